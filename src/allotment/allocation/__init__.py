@@ -1,0 +1,1 @@
+"""Split the budget: exact integers, the paper's relaxation with rounding, heuristics."""

@@ -1,0 +1,61 @@
+"""Every error Allotment raises on purpose.
+
+One root, :class:`AllotmentError`. Each class is also a subclass of the standard error it refines, so
+``except ValueError`` keeps working. A message has four parts: what was wrong, what was got, what is allowed,
+how to fix it; :func:`message` puts them together.
+"""
+
+from __future__ import annotations
+
+
+class AllotmentError(Exception):
+    """Root of all errors of this library."""
+
+
+class InvalidInputError(AllotmentError, ValueError):
+    """A value is outside its domain: NaN, wrong shape, probability outside [0, 1], empty batch."""
+
+
+class InfeasibleBudgetError(AllotmentError, ValueError):
+    """No allocation within the bounds spends the budget exactly."""
+
+
+class DuplicatePromptError(AllotmentError, ValueError):
+    """The same prompt id stands twice where each must stand once."""
+
+
+class UnknownPromptError(AllotmentError, KeyError):
+    """A prompt id that was never registered, or rewards for a prompt that was not asked."""
+
+    def __str__(self) -> str:
+        """The plain message (``KeyError`` would show it quoted)."""
+        return str(self.args[0]) if self.args else ""
+
+
+class RewardMismatchError(AllotmentError, ValueError):
+    """The rewards told do not fit the plan they answer: too many of a group, a group missing, plan not open."""
+
+
+class StateError(AllotmentError, ValueError):
+    """A state file or state dict cannot be used: truncated, of another kind, keys missing."""
+
+
+class StateVersionError(StateError):
+    """A state file was written by another version of the state format."""
+
+
+class ConfigError(AllotmentError, ValueError):
+    """A configuration cannot be used: unknown key, impossible combination."""
+
+
+class RunDirectoryError(AllotmentError, FileExistsError):
+    """An output directory already holds a run, or holds none where one is to be resumed."""
+
+
+class MissingExtraError(AllotmentError, ImportError):
+    """An optional dependency is not installed."""
+
+
+def message(wrong: str, *, got: object, allowed: object, fix: str) -> str:
+    """An error text: what was wrong, what was got, what is allowed, how to fix it."""
+    return f"{wrong}\n  got:     {got}\n  allowed: {allowed}\n  fix:     {fix}"

@@ -1,0 +1,1 @@
+"""Advantages, aggregation and losses for ragged groups (torch)."""

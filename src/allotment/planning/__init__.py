@@ -1,0 +1,1 @@
+"""Ask/tell planners, one file per system."""

@@ -1,0 +1,1 @@
+"""What do we believe about each prompt?"""

@@ -1,0 +1,1 @@
+"""What is one more rollout of a prompt worth?"""

@@ -1,0 +1,141 @@
+"""State on disk: one safetensors file with a JSON header, versioned, written atomically, no pickle.
+
+A state is a nested dict with string keys. Leaves are numpy arrays (stored as tensors) or JSON scalars (stored in the
+header). Floats survive bit for bit: arrays as they are, scalars through Python's shortest exact ``repr``.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from allotment.errors import StateError, StateVersionError, message
+
+State = dict[str, Any]
+
+FORMAT_VERSION = 1
+_SEPARATOR = "/"
+_HEADER = "allotment"
+
+
+def encode_json(value: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """``value`` as UTF-8 JSON bytes in an array, for long lists such as prompt ids; [bytes]."""
+    return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+
+
+def decode_json(data: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
+    """Inverse of :func:`encode_json`."""
+    return json.loads(np.asarray(data, dtype=np.uint8).tobytes().decode())
+
+
+def save_state(path: str | Path, state: State, *, kind: str) -> None:
+    """Write ``state`` to ``path`` so that a reader sees the old file or the new one, never a part.
+
+    Args:
+        path: file to write; its folder must exist.
+        state: nested dict of arrays and JSON scalars; keys must not contain ``/``.
+        kind: what the state is of, checked on loading (``"VIP"``, ``"lab-checkpoint"``).
+
+    Raises:
+        StateError: a key or a leaf cannot be stored.
+    """
+    path = Path(path)
+    tensors: dict[str, np.ndarray[Any, Any]] = {}
+    scalars: dict[str, Any] = {}
+    _flatten(state, "", tensors, scalars)
+    header = json.dumps({"version": FORMAT_VERSION, "kind": kind, "scalars": scalars})
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+    os.close(handle)
+    try:
+        save_file(tensors, temporary, metadata={_HEADER: header})
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def load_state(path: str | Path, *, kind: str) -> State:
+    """Read what :func:`save_state` wrote.
+
+    Raises:
+        StateError: the file is missing, truncated, not a state file, or of another kind.
+        StateVersionError: the file has another format version.
+    """
+    path = Path(path)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        header = json.loads(metadata[_HEADER])
+    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        raise StateError(
+            message(
+                f"cannot read the state file {path}",
+                got=f"{type(error).__name__}: {error}",
+                allowed=f"a complete state file of kind {kind!r}",
+                fix="use an older checkpoint; save_state leaves whole files only, so this one was damaged later",
+            )
+        ) from error
+    if header.get("version") != FORMAT_VERSION:
+        raise StateVersionError(
+            message(
+                f"the state file {path} has another format version",
+                got=header.get("version"),
+                allowed=FORMAT_VERSION,
+                fix="load it with the version of allotment that wrote it",
+            )
+        )
+    check_kind(header.get("kind"), kind, f"the state file {path}")
+    state: State = {}
+    for name, value in {**header["scalars"], **tensors}.items():
+        *folders, leaf = name.split(_SEPARATOR)
+        node = state
+        for folder in folders:
+            node = node.setdefault(folder, {})
+        if leaf:  # an empty leaf only marks an empty dict
+            node[leaf] = value
+    return state
+
+
+def check_kind(got: object, expected: str, what: str = "the state") -> None:
+    """Raise :class:`StateError` unless ``got == expected``."""
+    if got != expected:
+        raise StateError(
+            message(f"{what} is of another kind", got=got, allowed=expected, fix="load it into the object it came from")
+        )
+
+
+def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], scalars: dict[str, Any]) -> None:
+    if not state:
+        scalars[prefix] = None
+    for key, value in state.items():
+        if not isinstance(key, str) or _SEPARATOR in key or not key:
+            raise StateError(
+                message("bad key in a state", got=repr(key), allowed="non-empty str without '/'", fix="rename it")
+            )
+        name = prefix + key
+        if isinstance(value, Mapping):
+            _flatten(value, name + _SEPARATOR, tensors, scalars)
+        elif isinstance(value, np.ndarray):
+            tensors[name] = np.ascontiguousarray(value)
+        elif value is None or isinstance(value, bool | int | float | str):
+            scalars[name] = value
+        else:
+            raise StateError(
+                message(
+                    f"{name!r} cannot be stored",
+                    got=type(value).__name__,
+                    allowed="numpy array, int, float, bool, str, None or dict of these",
+                    fix="convert it first",
+                )
+            )

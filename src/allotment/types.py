@@ -1,0 +1,152 @@
+"""Results and beliefs that travel between the parts; all frozen, every array with its shape.
+
+Axis suffixes, used everywhere in the code: ``_Q`` prompt of the batch, ``_N`` rollout (groups of unequal size, one
+flat axis), ``_T`` token, ``_K`` count of rollouts on a grid, ``_M`` registered prompt, ``_D`` embedding dimension.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+import numpy.typing as npt
+from scipy.special import expit, polygamma, psi
+
+FloatArray = npt.NDArray[np.float64]
+IntArray = npt.NDArray[np.int64]
+PromptId = int | str
+PromptIds = Sequence[PromptId] | npt.NDArray[np.int64] | npt.NDArray[np.str_]
+
+QUADRATURE_NODES = 61
+
+
+@lru_cache(maxsize=1)
+def _gauss_hermite() -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights for the expectation under a standard normal; both [QUADRATURE_NODES]."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
+    return nodes, weights / weights.sum()
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """Belief about the success probability of each prompt: a normal distribution of its logit.
+
+    ``p_q = sigmoid(g_q)``, ``g_q ~ Normal(mean_q, variance_q)``, independent reports, one per prompt.
+    A variance of 0 is a point estimate. Expectations are by Gauss-Hermite quadrature.
+    """
+
+    mean: FloatArray
+    """[Q] mean of the logit."""
+    variance: FloatArray
+    """[Q] variance of the logit, >= 0."""
+
+    def __len__(self) -> int:
+        return len(self.mean)
+
+    def success_probability(self) -> FloatArray:
+        """[Q] ``E[p]``, in [0, 1]."""
+        return self._expect(expit)
+
+    def expected_variance(self) -> FloatArray:
+        """[Q] ``E[p (1 - p)]``, in [0, 1/4]: the expected variance of one 0/1 reward, unknown p averaged out."""
+        return self._expect(lambda g: expit(g) * expit(-g))
+
+    def plug_in_probability(self) -> FloatArray:
+        """[Q] ``sigmoid(mean)``: the prediction of the paper (VIP section 5.1), which ignores the variance."""
+        return np.asarray(expit(self.mean), dtype=np.float64)
+
+    def standard_deviation(self) -> FloatArray:
+        """[Q] standard deviation of p (not of the logit): ``sqrt(E[p] (1 - E[p]) - E[p (1 - p)])``."""
+        mean = self.success_probability()
+        return np.sqrt(np.maximum(mean * (1 - mean) - self.expected_variance(), 0.0))
+
+    def _expect(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
+        nodes, weights = _gauss_hermite()
+        logits = self.mean[:, None] + np.sqrt(self.variance)[:, None] * nodes
+        return np.asarray(function(logits) @ weights, dtype=np.float64)
+
+
+@dataclass(frozen=True)
+class BetaPosterior(Posterior):
+    """A :class:`Posterior` whose success probability is ``Beta(alpha, beta)``: expectations in closed form.
+
+    ``mean`` and ``variance`` are the exact moments of the logit of a Beta variable (digamma, trigamma).
+    Make it with :meth:`from_counts`.
+    """
+
+    alpha: FloatArray
+    """[Q] pseudo-count of successes, > 0."""
+    beta: FloatArray
+    """[Q] pseudo-count of failures, > 0."""
+
+    @classmethod
+    def from_counts(cls, alpha: FloatArray, beta: FloatArray) -> BetaPosterior:
+        """The posterior of ``Beta(alpha, beta)``; both [Q], positive."""
+        return cls(psi(alpha) - psi(beta), polygamma(1, alpha) + polygamma(1, beta), alpha, beta)
+
+    def success_probability(self) -> FloatArray:
+        """[Q] ``alpha / (alpha + beta)``."""
+        return self.alpha / (self.alpha + self.beta)
+
+    def expected_variance(self) -> FloatArray:
+        """[Q] ``E[p (1 - p)] = alpha beta / ((alpha + beta) (alpha + beta + 1))``."""
+        total = self.alpha + self.beta
+        return self.alpha * self.beta / (total * (total + 1))
+
+
+@dataclass(frozen=True)
+class Allocation:
+    """How a budget was split over the prompts of a batch, with what it achieves."""
+
+    counts: IntArray
+    """[Q] rollouts of each prompt; sums to the budget."""
+    objective: float
+    """Sum over prompts of the estimator variance at ``counts`` (unit: variance of the reward)."""
+    uniform_objective: float
+    """The same sum if the budget were split evenly (within the same bounds)."""
+    multiplier: tuple[float, float]
+    """[largest gain of one more rollout, smallest loss of one fewer], over all prompts that their bounds let move.
+
+    The optimality certificate: the allocation is optimal if and only if the first is not above the second. The
+    interval holds the Lagrange multiplier of the budget. First 0.0 where no prompt can rise, second inf where none
+    can fall.
+    """
+
+    @property
+    def budget(self) -> int:
+        """Total number of rollouts."""
+        return int(self.counts.sum())
+
+    @property
+    def is_certified(self) -> bool:
+        """Whether the multiplier interval proves the counts optimal."""
+        return self.multiplier[0] <= self.multiplier[1]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a planner asks to be generated: ``counts[i]`` rollouts of ``prompt_ids[i]``."""
+
+    prompt_ids: tuple[PromptId, ...]
+    """[Q] distinct prompt ids, in the order they were asked."""
+    counts: IntArray
+    """[Q] rollouts of each prompt."""
+    step: int
+    """The step this plan belongs to; counts the closed ``ask`` / ``tell`` cycles of its planner."""
+    round: int = 0
+    """Round within the step; always 0 for one-shot planners."""
+    posterior: Posterior | None = None
+    """The belief the plan was made from, [Q]; None where the planner has none."""
+    allocation: Allocation | None = None
+    """The allocation behind the counts; None where the counts come from elsewhere."""
+
+    @property
+    def budget(self) -> int:
+        """Total number of rollouts of this plan."""
+        return int(self.counts.sum())
+
+    def group_ids(self) -> list[PromptId]:
+        """[N] the prompt id of every rollout, when groups are laid one after another in plan order."""
+        return [prompt for prompt, count in zip(self.prompt_ids, self.counts, strict=True) for _ in range(count)]
