@@ -1,1 +1,59 @@
-"""Advantages, aggregation and losses for ragged groups (torch)."""
+"""From ragged groups of rewards to a scalar loss (torch): advantages, token losses, weights.
+
+Pure functions on flat tensors. Groups are named by integer ids, may have unequal sizes and may be interleaved in any
+order; nothing is padded to equal groups. The order of a training step::
+
+    advantages_N = rloo_advantages(rewards_N, group_ids_N)
+    weights_NT = rollout_weights(group_ids_N, mask_NT)
+    token_loss = clipped_surrogate(log_probs_NT, old_log_probs_NT, advantages_N, mask_NT)
+    loss = (weights_NT * token_loss.values_NT).sum()
+
+``docs/weights.md`` says which combinations keep the objective and which silently re-weight it.
+"""
+
+from __future__ import annotations
+
+from allotment.errors import MissingExtraError, message
+
+try:
+    import torch as _torch  # noqa: F401
+except ImportError as error:
+    raise MissingExtraError(
+        message(
+            "allotment.learning needs torch.",
+            got="an environment without torch",
+            allowed="torch >= 2.6",
+            fix="pip install 'allotment[train]'",
+        )
+    ) from error
+
+from allotment.learning.advantages import (
+    AdvantageFunction,
+    AdvantageName,
+    advantage_estimator,
+    dr_grpo_advantages,
+    grpo_advantages,
+    rloo_advantages,
+)
+from allotment.learning.aggregation import Aggregation, Length, aggregate, rollout_weights
+from allotment.learning.effective import effective_weights
+from allotment.learning.groups import Groups, group
+from allotment.learning.losses import TokenLoss, clipped_surrogate
+
+__all__ = [
+    "AdvantageFunction",
+    "AdvantageName",
+    "Aggregation",
+    "Groups",
+    "Length",
+    "TokenLoss",
+    "advantage_estimator",
+    "aggregate",
+    "clipped_surrogate",
+    "dr_grpo_advantages",
+    "effective_weights",
+    "group",
+    "grpo_advantages",
+    "rloo_advantages",
+    "rollout_weights",
+]

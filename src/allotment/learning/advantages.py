@@ -1,0 +1,118 @@
+"""Advantages of rollouts, each against its own group: RLOO, Dr. GRPO, GRPO.
+
+All three take rewards [N] and group ids [N], and return [N] in the same order (float32, or float64 for float64
+rewards), without gradient. A group of one has nothing to compare itself with: its advantage is 0, never the raw
+reward (verl returns the raw reward there). A group whose rewards are all equal has advantage exactly 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from allotment.errors import ConfigError, InvalidInputError, message
+from allotment.learning.groups import Groups, group
+
+AdvantageName = Literal["rloo", "dr_grpo", "grpo"]
+AdvantageFunction = Callable[[Tensor, Tensor], Tensor]
+"""``(rewards_N, group_ids_N) -> advantages_N``."""
+
+
+def rloo_advantages(rewards_N: Tensor, group_ids_N: Tensor) -> Tensor:
+    """Reward minus the mean reward of the *other* rollouts of the prompt: ``r_j - mean_{k != j} r_k``.
+
+    The same as ``n / (n - 1) * (r_j - mean r)``; the mean over a group of advantage times score is an unbiased
+    estimate of the policy gradient for every n >= 2.
+
+    ``rewards_N``: [N] finite. ``group_ids_N``: [N] integer. Returns [N], in units of the reward.
+
+    Raises :class:`~allotment.errors.InvalidInputError` for rewards that are not finite, or shapes that do not fit.
+    Source: Ahmadian et al. 2024 (arXiv 2402.14740); VIP (arXiv 2602.01601) section 3.
+    """
+    groups, centred_N = _centred(rewards_N, group_ids_N)
+    sizes_N = groups.sizes_per_rollout().to(centred_N.dtype)
+    return centred_N * sizes_N / (sizes_N - 1).clamp(min=1)
+
+
+def dr_grpo_advantages(rewards_N: Tensor, group_ids_N: Tensor) -> Tensor:
+    """Reward minus the mean reward of the prompt, itself included: ``r_j - mean r``.
+
+    ``(n - 1) / n`` times :func:`rloo_advantages`. With unequal groups the factor differs between prompts (2/3 at
+    n = 3, 0.97 at n = 32) and re-weights them.
+
+    ``rewards_N``: [N] finite. ``group_ids_N``: [N] integer. Returns [N], in units of the reward.
+
+    Raises :class:`~allotment.errors.InvalidInputError` for rewards that are not finite, or shapes that do not fit.
+    Source: Liu et al. 2025 (arXiv 2503.20783); VIP (arXiv 2602.01601) section 3.
+    """
+    return _centred(rewards_N, group_ids_N)[1]
+
+
+def grpo_advantages(rewards_N: Tensor, group_ids_N: Tensor, epsilon: float = 1e-4) -> Tensor:
+    """Standardised reward: ``(r_j - mean r) / (std r + epsilon)``.
+
+    The standard deviation is the one with ``n - 1`` in the denominator (``torch.std``), as TRL and verl use it; the
+    paper of GRPO does not say. ``epsilon`` is the one of TRL (verl: 1e-6). The division multiplies a prompt's weight
+    by about ``1 / sqrt(p (1 - p))``; see ``docs/weights.md``.
+
+    ``rewards_N``: [N] finite. ``group_ids_N``: [N] integer. Returns [N], without unit.
+
+    Raises :class:`~allotment.errors.InvalidInputError` for rewards that are not finite, shapes that do not fit, or
+    ``epsilon <= 0``. Source: Shao et al. 2024 (arXiv 2402.03300).
+    """
+    if not epsilon > 0:
+        raise InvalidInputError(
+            message("epsilon is not positive.", got=epsilon, allowed="> 0", fix="use 1e-4 (TRL) or 1e-6 (verl)")
+        )
+    groups, centred_N = _centred(rewards_N, group_ids_N)
+    std_Q = (groups.sums(centred_N**2) / (groups.sizes_Q - 1).clamp(min=1)).sqrt()
+    return centred_N / (std_Q[groups.index_N] + epsilon)
+
+
+_BY_NAME: dict[str, AdvantageFunction] = {
+    "rloo": rloo_advantages,
+    "dr_grpo": dr_grpo_advantages,
+    "grpo": grpo_advantages,
+}
+
+
+def advantage_estimator(name: AdvantageName) -> AdvantageFunction:
+    """The advantage function of that name.
+
+    Raises :class:`~allotment.errors.ConfigError` for an unknown name.
+    """
+    if name not in _BY_NAME:
+        raise ConfigError(
+            message("Unknown advantage.", got=repr(name), allowed=", ".join(_BY_NAME), fix="use 'rloo' when in doubt")
+        )
+    return _BY_NAME[name]
+
+
+def _centred(rewards_N: Tensor, group_ids_N: Tensor) -> tuple[Groups, Tensor]:
+    """The groups, and [N] the rewards minus the mean of their group, checked and in float32 or float64."""
+    groups = group(group_ids_N)
+    if rewards_N.shape != group_ids_N.shape:
+        raise InvalidInputError(
+            message(
+                "Rewards and group ids do not fit together.",
+                got=f"rewards {tuple(rewards_N.shape)}, group ids {tuple(group_ids_N.shape)}",
+                allowed="both [N]",
+                fix="give one reward and one id per rollout, flat",
+            )
+        )
+    finite_N = torch.isfinite(rewards_N)
+    if not finite_N.all():
+        index = int((~finite_N).nonzero()[0, 0])
+        raise InvalidInputError(
+            message(
+                f"The reward at index {index} is not finite.",
+                got=float(rewards_N[index]),
+                allowed="finite numbers",
+                fix="score a failed verification 0, or leave the rollout out",
+            )
+        )
+    dtype = torch.promote_types(rewards_N.dtype, torch.float32)
+    return groups, groups.centred(rewards_N.detach().to(dtype))
