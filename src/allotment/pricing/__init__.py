@@ -1,1 +1,19 @@
-"""What is one more rollout of a prompt worth?"""
+"""What is a rollout worth? The variance that n rollouts of a prompt leave, and the prices built from it."""
+
+from allotment.pricing.estimator import DR_GRPO, ESTIMATORS, RLOO, Estimator, get_estimator
+from allotment.pricing.price import Price, TablePrice, WeightedPrice
+from allotment.pricing.weights import bernoulli_weights, check_vector, posterior_weights
+
+__all__ = [
+    "DR_GRPO",
+    "ESTIMATORS",
+    "RLOO",
+    "Estimator",
+    "Price",
+    "TablePrice",
+    "WeightedPrice",
+    "bernoulli_weights",
+    "check_vector",
+    "get_estimator",
+    "posterior_weights",
+]
