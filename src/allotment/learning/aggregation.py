@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import ConfigError, InvalidInputError, message
-from allotment.learning.groups import group
+from allotment.learning.groups import checked_mask, group
 
 Aggregation = Literal["prompt_mean", "sequence_mean", "token_mean"]
 Length = Literal["mean", "sum"] | float
@@ -47,14 +47,18 @@ def rollout_weights(
     ``group_ids_N``: [N] integer. ``mask_NT``: [N, T] bool or 0/1, the tokens the policy generated. A rollout
     without tokens counts in n_q, Q and N and has weight 0. Leave tokens rejected for other reasons (trust regions)
     in this mask and zero their loss: otherwise the rejection raises the weight of the rest.
-    ``group_sizes_N``: [N] n_q of every rollout in the whole batch, where ``group_ids_N`` is a part of it.
-    ``total``: the denominator of the table, where the tensors are a part of the batch.
+    ``group_sizes_N``: [N] n_q of every rollout in the whole batch, where the tensors are a part of it; used by
+    ``prompt_mean`` alone. ``total``: the denominator of the table, where the tensors are a part of the batch.
 
     Raises :class:`~allotment.errors.InvalidInputError` for shapes or values that do not fit,
-    :class:`~allotment.errors.ConfigError` for an unknown name or a length with ``token_mean``.
+    :class:`~allotment.errors.ConfigError` for an unknown name, a length with ``token_mean``, or ``group_sizes_N``
+    without ``total``.
     Source: VIP (arXiv 2602.01601) eq. 1-4; Dr. GRPO (arXiv 2503.20783); DAPO (arXiv 2503.14476) for ``token_mean``.
     """
-    _check_names(aggregation, length)
+    _check_options(aggregation, length)
+    if group_sizes_N is not None and total is None:
+        fix = "pass the total of the whole batch too (for prompt_mean its number of prompts)"
+        raise ConfigError(message("group_sizes_N without total.", got="total=None", allowed="both or none", fix=fix))
     mask_NT = checked_mask(mask_NT, len(group_ids_N))
     groups = group(group_ids_N)
     ones_N = torch.ones(len(group_ids_N), dtype=dtype, device=mask_NT.device)
@@ -94,24 +98,7 @@ def aggregate(
     return (weights_NT * torch.where(mask_NT.bool(), values_NT, 0.0)).sum()
 
 
-def checked_mask(mask_NT: Tensor, rollouts: int) -> Tensor:
-    """[N, T] the mask as bool.
-
-    Raises :class:`~allotment.errors.InvalidInputError` for another shape or values other than 0 and 1.
-    """
-    if mask_NT.ndim != 2 or len(mask_NT) != rollouts or not ((mask_NT == 0) | (mask_NT == 1)).all():
-        raise InvalidInputError(
-            message(
-                "The token mask cannot be used.",
-                got=f"shape {tuple(mask_NT.shape)}, dtype {mask_NT.dtype}",
-                allowed=f"shape [{rollouts}, T], values 0 and 1 only",
-                fix="pass the response mask; multiply token weights into the token loss instead",
-            )
-        )
-    return mask_NT.bool()
-
-
-def _check_names(aggregation: str, length: Length) -> None:
+def _check_options(aggregation: str, length: Length) -> None:
     if aggregation not in get_args(Aggregation):
         allowed = ", ".join(get_args(Aggregation))
         raise ConfigError(

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import InvalidInputError, message
-from allotment.learning.aggregation import checked_mask
+from allotment.learning.groups import checked_mask
 
 
 @dataclass(frozen=True)
