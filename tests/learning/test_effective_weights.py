@@ -203,6 +203,8 @@ def test_grpo_approaches_one_over_the_deviation_and_saturates_for_rare_success()
     for n in (3, 8, 32):
         rare = effective_weights([1e-5], [n], "grpo")[0]
         assert rare == pytest.approx((n - 1) / math.sqrt(n), rel=2e-3)
+        grid = np.linspace(0.001, 0.999, 99)
+        assert np.all(effective_weights(grid, np.full(99, n), "grpo") * 99 <= (n - 1) / math.sqrt(n) + 1e-9)
 
 
 def test_sampled_training_steps_agree_with_the_exact_weights():

@@ -14,7 +14,7 @@ def surrogate(ratio, advantage, **clips):
     log_prob = torch.full((1, 1), math.log(ratio) - 1.0, dtype=torch.float64, requires_grad=True)
     loss = clipped_surrogate(log_prob, torch.full_like(log_prob, -1.0), torch.tensor([advantage]), ONE, **clips)
     loss.values_NT.sum().backward()
-    return float(loss.values_NT), float(log_prob.grad), float(loss.metrics["clip_fraction"])
+    return float(loss.values_NT.detach()), float(log_prob.grad), float(loss.metrics["clip_fraction"])
 
 
 @pytest.mark.parametrize(
