@@ -1,5 +1,22 @@
 """Split the budget: integers within bounds that sum to it exactly."""
 
+from allotment.allocation.dispatch import METHODS, Method, allocate
+from allotment.allocation.heuristics import inverse_accuracy, inverse_variance, uniform
 from allotment.allocation.integer import allocate_exact
+from allotment.allocation.problem import Problem
+from allotment.allocation.relaxed import RelaxedCounts, allocate_relaxed, relaxed_counts, round_down_and_fill
 
-__all__ = ["allocate_exact"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "Problem",
+    "RelaxedCounts",
+    "allocate",
+    "allocate_exact",
+    "allocate_relaxed",
+    "inverse_accuracy",
+    "inverse_variance",
+    "relaxed_counts",
+    "round_down_and_fill",
+    "uniform",
+]

@@ -45,7 +45,7 @@ def check_bounds(
 
 
 def tie_rank(n_prompts: int, tie_keys: npt.ArrayLike | None, seed: int | None) -> IntArray:
-    """[Q] rank of each prompt among equals, 0 first: by ``tie_keys``, else by a random order (``seed``), else by position.
+    """[Q] rank of each prompt among equals, 0 first: by ``tie_keys``, in a random order of ``seed``, or by position.
 
     Raises:
         InvalidInputError: both are given, or the keys are not Q distinct, comparable values.

@@ -51,6 +51,8 @@ class Problem:
     ) -> Problem:
         """Check everything; raises what :func:`allotment.allocation.allocate_exact` documents."""
         price = weights if isinstance(weights, Price) else _weighted(weights, estimator)
+        if len(price) == 0:
+            check_vector("price", [])
         budget, lower_Q, upper_Q = check_bounds(
             budget, lower, upper, n_prompts=len(price), minimum_count=price.minimum_count
         )
@@ -73,6 +75,15 @@ class Problem:
         reach_Q = np.minimum(self.upper, self.lower + (self.budget - int(self.lower.sum()) + 1))
         grid_K = np.arange(self.first, int(reach_Q.max()))
         gains_QK = np.asarray(self.price.gains(grid_K), dtype=np.float64)
+        if gains_QK.shape != (len(self.lower), len(grid_K)):
+            raise InvalidInputError(
+                message(
+                    "the gains of the price have the wrong shape",
+                    got=gains_QK.shape,
+                    allowed=f"[Q, K] = {len(self.lower), len(grid_K)}",
+                    fix="return one row per prompt and one column per count of the grid",
+                )
+            )
         if int(self.lower.max()) == self.first and int(reach_Q.min()) == int(reach_Q.max()):
             return _falling(gains_QK, None, self.first)
         inside_QK = (grid_K >= self.lower[:, None]) & (grid_K < reach_Q[:, None])
@@ -127,7 +138,8 @@ def _falling(gains_QK: FloatArray, inside_QK: npt.NDArray[np.bool_] | None, firs
     inside_QK = np.ones_like(wrong_QK) if inside_QK is None else inside_QK
     slack_Q1 = ROUNDING * np.where(inside_QK, gains_QK, 0.0).max(axis=1, keepdims=True)
     clean_QK = np.minimum.accumulate(np.where(inside_QK, np.maximum(gains_QK, 0.0), np.inf), axis=1)
-    bad_QK = inside_QK & ~((np.abs(gains_QK - clean_QK) <= slack_Q1) & (gains_QK < np.inf))
+    close_QK = (gains_QK >= -slack_Q1) & (gains_QK <= clean_QK + slack_Q1)
+    bad_QK = inside_QK & ~(close_QK & (gains_QK < np.inf))
     if bad_QK.any():
         prompt, column = (int(index) for index in np.argwhere(bad_QK)[0])
         got = f"gain {gains_QK[prompt, column]:.6g} from {first + column} to {first + column + 1} rollouts"

@@ -2,7 +2,7 @@
 
 from allotment.pricing.estimator import DR_GRPO, ESTIMATORS, RLOO, Estimator, get_estimator
 from allotment.pricing.price import Price, TablePrice, WeightedPrice
-from allotment.pricing.weights import bernoulli_weights, check_vector, posterior_weights
+from allotment.pricing.weights import bernoulli_weights, check_probabilities, check_vector, posterior_weights
 
 __all__ = [
     "DR_GRPO",
@@ -13,6 +13,7 @@ __all__ = [
     "TablePrice",
     "WeightedPrice",
     "bernoulli_weights",
+    "check_probabilities",
     "check_vector",
     "get_estimator",
     "posterior_weights",

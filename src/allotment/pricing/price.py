@@ -78,6 +78,19 @@ class TablePrice:
     minimum_count: int
     """The n of the first column."""
 
+    def __post_init__(self) -> None:
+        costs_QK = np.asarray(self.costs, dtype=np.float64)
+        if costs_QK.ndim != 2:
+            raise InvalidInputError(
+                message(
+                    "a price table has one row per prompt and one column per count",
+                    got=f"an array of shape {costs_QK.shape}",
+                    allowed="[Q, K]",
+                    fix="tabulate f_q(n) for every n from `minimum_count` to the upper bound",
+                )
+            )
+        object.__setattr__(self, "costs", costs_QK)
+
     def __len__(self) -> int:
         return len(self.costs)
 

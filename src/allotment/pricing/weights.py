@@ -29,8 +29,17 @@ def bernoulli_weights(success_probabilities: npt.ArrayLike) -> FloatArray:
     Raises:
         InvalidInputError: not a non-empty vector, or an entry is NaN or outside [0, 1].
     """
-    p_Q = check_vector("success probability", success_probabilities, high=1.0)
+    p_Q = check_probabilities(success_probabilities)
     return p_Q * (1.0 - p_Q)
+
+
+def check_probabilities(success_probabilities: npt.ArrayLike) -> FloatArray:
+    """``success_probabilities`` as a non-empty float vector [Q], all in [0, 1].
+
+    Raises:
+        InvalidInputError: they are not; names the first offending index and its value.
+    """
+    return check_vector("success probability", success_probabilities, high=1.0)
 
 
 def check_vector(what: str, values: npt.ArrayLike, *, high: float | None = None) -> FloatArray:
@@ -63,7 +72,7 @@ def check_vector(what: str, values: npt.ArrayLike, *, high: float | None = None)
         raise InvalidInputError(
             message(
                 f"the {what} of prompt {index} is outside its domain",
-                got=f"{vector[index]!r} at index {index} ({int(bad_Q.sum())} such of {vector.size})",
+                got=f"{vector[index]} at index {index} ({int(bad_Q.sum())} such of {vector.size})",
                 allowed=allowed,
                 fix="look at the predictor or the file this number comes from",
             )

@@ -1,0 +1,142 @@
+"""The paper's split: solve the continuous relaxation in closed form, round down, fill up.
+
+VIP (arXiv 2602.01601), theorems 5.1 (Dr. GRPO) and 5.2 (RLOO) and algorithm 2. The relaxation is exact; algorithm 2
+is close but not always optimal: rounding down can leave a prompt with many rollouts one more than the integer optimum
+gives it, and filling never takes it back. The certificate of the result tells, and
+:func:`~allotment.allocation.allocate_exact` costs less.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from allotment.allocation.bounds import Bound
+from allotment.allocation.integer import largest_gains
+from allotment.allocation.level import LevelCurve, clipped_to_budget
+from allotment.allocation.problem import Problem
+from allotment.errors import InvalidInputError, message
+from allotment.pricing import DR_GRPO, RLOO, Estimator, WeightedPrice, check_vector, get_estimator
+from allotment.types import Allocation, FloatArray, IntArray
+
+NEARLY_WHOLE = 1e-9
+"""A count this far below an integer is that integer: the root finder's rounding is not rounded down."""
+
+
+@dataclass(frozen=True)
+class RelaxedCounts:
+    """The optimum of the relaxation."""
+
+    counts: FloatArray
+    """[Q] real-valued counts within the bounds; sums to the budget."""
+    multiplier: float
+    """Lagrange multiplier of the budget, >= 0: ``-a_q g'(n_q)`` of every prompt strictly between its bounds."""
+
+
+def _rloo_count(ratio_Q: FloatArray) -> FloatArray:
+    """``n`` with ``a / (n - 1)^2 = multiplier``, from ``ratio = a / multiplier`` (theorem 5.2)."""
+    return 1.0 + np.sqrt(ratio_Q)
+
+
+def _dr_grpo_count(ratio_Q: FloatArray) -> FloatArray:
+    """Largest root of ``n^3 - t n + 2 t``, ``t = a / multiplier`` (theorem 5.1); at most 3 where t <= 27."""
+    angle_Q = np.arccos(-np.minimum(np.sqrt(27.0 / ratio_Q), 1.0)) / 3.0
+    return 2.0 * np.sqrt(ratio_Q / 3.0) * np.cos(angle_Q)
+
+
+CLOSED_FORMS: dict[Estimator, LevelCurve] = {RLOO: _rloo_count, DR_GRPO: _dr_grpo_count}
+"""The count at which the marginal gain of a prompt is the multiplier, from ``a / multiplier``."""
+
+
+def relaxed_counts(
+    weights: npt.ArrayLike,
+    budget: int,
+    *,
+    lower: Bound = 3,
+    upper: Bound = 32,
+    estimator: str | Estimator = "rloo",
+) -> RelaxedCounts:
+    """Minimise ``sum_q a_q g(n_q)`` over real-valued counts within the bounds that sum to the budget.
+
+    VIP, theorems 5.1 and 5.2: the closed form of the estimator, clipped to the bounds, at the multiplier where the sum
+    is the budget. Zero weights are the limit of equal tiny ones: at their lower bounds until all others are at their
+    upper bounds, then even. At either end of the feasible budgets the multiplier is not unique; one is returned.
+
+    Args:
+        weights: [Q] as for :func:`~allotment.allocation.allocate_exact`.
+        budget: C.
+        lower: L, one number or [Q].
+        upper: U, one number or [Q].
+        estimator: ``"rloo"`` or ``"dr_grpo"``.
+
+    Raises:
+        InvalidInputError: as :func:`~allotment.allocation.allocate_exact`; or an estimator without a closed form.
+        InfeasibleBudgetError: the budget is outside the sums of the bounds.
+    """
+    problem = _problem(weights, budget, lower, upper, estimator, tie_keys=None, seed=None)
+    return _solve(problem)
+
+
+def allocate_relaxed(
+    weights: npt.ArrayLike,
+    budget: int,
+    *,
+    lower: Bound = 3,
+    upper: Bound = 32,
+    estimator: str | Estimator = "rloo",
+    tie_keys: npt.ArrayLike | None = None,
+    seed: int | None = None,
+) -> Allocation:
+    """The paper's integers: :func:`relaxed_counts`, then :func:`round_down_and_fill`.
+
+    Arguments and errors are those of :func:`~allotment.allocation.allocate_exact`, without custom prices.
+    """
+    problem = _problem(weights, budget, lower, upper, estimator, tie_keys, seed)
+    return problem.allocation(round_down_and_fill(problem, _solve(problem).counts))
+
+
+def round_down_and_fill(problem: Problem, counts_Q: FloatArray) -> IntArray:
+    """VIP, algorithm 2: round every count down, then +1 where the variance falls most, until the budget is spent.
+
+    Args:
+        problem: whose price, bounds and order of ties apply.
+        counts_Q: [Q] real-valued counts within the bounds; their sum is the budget.
+
+    Returns:
+        [Q] integers within the bounds; their sum is the budget.
+    """
+    floor_Q = np.floor(counts_Q + NEARLY_WHOLE).astype(np.int64)
+    rest = replace(problem, lower=floor_Q)
+    return floor_Q + largest_gains(rest.gains, problem.budget - int(floor_Q.sum()), problem.rank)
+
+
+def _problem(
+    weights: npt.ArrayLike,
+    budget: int,
+    lower: Bound,
+    upper: Bound,
+    estimator: str | Estimator,
+    tie_keys: npt.ArrayLike | None,
+    seed: int | None,
+) -> Problem:
+    found = get_estimator(estimator)
+    if found not in CLOSED_FORMS:
+        raise InvalidInputError(
+            message(
+                "the relaxation has no closed form for this estimator",
+                got=repr(found.name),
+                allowed=", ".join(repr(known.name) for known in CLOSED_FORMS),
+                fix="use allocate_exact, which takes any convex variance",
+            )
+        )
+    price = WeightedPrice(check_vector("weight", weights), found)
+    return Problem.of(price, budget, lower=lower, upper=upper, estimator=found, tie_keys=tie_keys, seed=seed)
+
+
+def _solve(problem: Problem) -> RelaxedCounts:
+    assert isinstance(problem.price, WeightedPrice)
+    price = problem.price
+    curve = CLOSED_FORMS[price.estimator]
+    return RelaxedCounts(*clipped_to_budget(price.weights, problem.budget, problem.lower, problem.upper, curve))
