@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +115,25 @@ def check_kind(got: object, expected: str, what: str = "the state") -> None:
         )
 
 
+def check_state(state: object, kind: str, keys: Iterable[str]) -> None:
+    """Raise :class:`StateError` unless ``state`` is a dict of this ``kind`` (its key ``"kind"``) with all ``keys``."""
+    if not isinstance(state, Mapping):
+        raise StateError(
+            message("a state is not a dict", got=type(state).__name__, allowed="a dict", fix="pass state_dict()")
+        )
+    check_kind(state.get("kind"), kind)
+    missing = [key for key in keys if key not in state]
+    if missing:
+        raise StateError(
+            message(
+                f"a {kind} state lacks keys",
+                got=f"no {', '.join(map(repr, missing))}",
+                allowed="every key that state_dict() gave",
+                fix="save the whole state_dict(), or start anew",
+            )
+        )
+
+
 def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], scalars: dict[str, Any]) -> None:
     if not state:
         scalars[prefix] = None
@@ -127,7 +146,7 @@ def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], sca
         if isinstance(value, Mapping):
             _flatten(value, name + _SEPARATOR, tensors, scalars)
         elif isinstance(value, np.ndarray):
-            tensors[name] = np.ascontiguousarray(value)
+            tensors[name] = np.asarray(value, order="C")  # ascontiguousarray would make 0-d arrays 1-d
         elif value is None or isinstance(value, bool | int | float | str):
             scalars[name] = value
         else:

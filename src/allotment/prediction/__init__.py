@@ -1,1 +1,35 @@
-"""What do we believe about each prompt?"""
+"""What do we believe about each prompt?
+
+Every predictor here follows :class:`Predictor`: ``predict(ids)``, ``observe(ids, successes, trials)``,
+``state_dict()``, ``load_state_dict(state)``.
+
+=========================== ========== ============================================================================
+:class:`DiscountedCounts`   default    each prompt's own discounted counts, a Beta posterior
+:class:`LastValue`          baseline   each prompt's last observed rate
+:class:`GlobalMean`         baseline   one rate for all: the moving average of VIP figure 3
+:class:`GaussianProcess`    the paper  VIP Algorithm 1 as printed, on embeddings
+:class:`Ridge`              baseline   linear regression on embeddings, VIP table 3
+:class:`KNearest`           baseline   nearest neighbours on embeddings
+=========================== ========== ============================================================================
+
+:class:`RewardVarianceGaussianProcess` predicts the variance of a real-valued reward instead (VIP appendix E).
+:func:`embed` turns prompts into vectors. Importing this loads no torch.
+"""
+
+from allotment.prediction.base import Predictor
+from allotment.prediction.counts import DiscountedCounts, GlobalMean, LastValue
+from allotment.prediction.embedding import embed
+from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
+from allotment.prediction.regression import KNearest, Ridge
+
+__all__ = [
+    "DiscountedCounts",
+    "GaussianProcess",
+    "GlobalMean",
+    "KNearest",
+    "LastValue",
+    "Predictor",
+    "RewardVarianceGaussianProcess",
+    "Ridge",
+    "embed",
+]

@@ -40,9 +40,15 @@ def canonical_ids(ids: PromptIds, *, unique: bool = True) -> tuple[PromptId, ...
     """``ids`` as plain ints and strings.
 
     Raises:
-        InvalidInputError: an id is neither an integer nor a string.
+        InvalidInputError: an id is neither an integer nor a string, or ``ids`` is no sequence of ids.
         DuplicatePromptError: an id stands twice and ``unique`` is set.
     """
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):  # a lone id; a string would fall into letters
+        raise InvalidInputError(
+            message(
+                "the prompt ids are not a sequence", got=repr(ids), allowed="a list or array of ids", fix="pass [id]"
+            )
+        )
     plain = tuple(_canonical_id(prompt) for prompt in ids)
     if unique and len(set(plain)) != len(plain):
         seen: set[PromptId] = set()
@@ -77,11 +83,16 @@ def check_counts(ids: PromptIds, successes: Any, trials: Any) -> tuple[tuple[Pro
     """Validated ``(ids, successes, trials)`` of an observation; all [Q].
 
     Raises:
-        InvalidInputError: lengths differ, a count is negative or not whole, or successes exceed trials.
+        InvalidInputError: lengths differ, a count is negative, not finite or not whole, or successes exceed trials.
         DuplicatePromptError: an id stands twice.
     """
     plain = canonical_ids(ids)
-    successes_Q, trials_Q = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    try:
+        successes_Q, trials_Q = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            message("counts are not numbers", got=error, allowed="whole numbers", fix="pass one count per prompt")
+        ) from None
     shape = (len(plain),)
     if successes_Q.shape != shape or trials_Q.shape != shape:
         raise InvalidInputError(
@@ -92,7 +103,8 @@ def check_counts(ids: PromptIds, successes: Any, trials: Any) -> tuple[tuple[Pro
                 fix="pass aggregated counts: one entry per prompt",
             )
         )
-    good = (successes_Q >= 0) & (successes_Q <= trials_Q) & (trials_Q % 1 == 0) & (successes_Q % 1 == 0)
+    whole = (np.floor(successes_Q) == successes_Q) & (np.floor(trials_Q) == trials_Q)
+    good = whole & (successes_Q >= 0) & (successes_Q <= trials_Q) & (trials_Q < np.inf)
     if not good.all():
         i = int(np.flatnonzero(~good)[0])
         raise InvalidInputError(

@@ -1,0 +1,155 @@
+"""The recursion of VIP's Algorithm 1: one mean per prompt, moved by noise-free interpolation of each batch."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from scipy.linalg import cho_solve, cholesky
+from scipy.spatial.distance import pdist
+
+from allotment.prediction.storage import (
+    EmbeddedPrompts,
+    Embeddings,
+    array_from_state,
+    check_hyper,
+    from_state,
+    grown,
+)
+from allotment.state import State
+from allotment.types import FloatArray, IntArray, PromptIds
+
+MEDIAN_SAMPLE = 1024
+"""Most prompts whose pairwise distances enter the median heuristic."""
+BLOCK_ENTRIES = 4_194_304
+"""Most entries of a kernel block held at once (32 MiB)."""
+
+
+class Interpolation:
+    """``m <- m + K(all, B) Sigma_BB^{-1} (target_B - m_B)``, then ``m_B = target_B``.
+
+    ``Sigma`` is the RBF kernel of amplitude 1, ``K(x, x') = exp(-|x - x'|^2 / (2 h^2))``, the same at every step: the
+    mean is recursive, the covariance is not (VIP section 5.1, Algorithm 1). Only B x B and B x M blocks are formed,
+    the latter in pieces of :data:`BLOCK_ENTRIES`.
+
+    **Bandwidth.** ``None`` means the median heuristic: h is the median of the Euclidean distances ``|x_i - x_j|`` over
+    all pairs ``i < j`` of registered prompts, taken at the first :meth:`condition` and kept from then on. With more
+    than 1,024 prompts the pairs come from 1,024 of them, evenly spaced in order of registration (rows
+    ``round(linspace(0, M - 1, 1024))``). While that median is 0 or there is only one prompt, h does not matter (every
+    kernel entry is 1): 1.0 is used and nothing is kept.
+
+    **Jitter.** ``jitter`` is added to the diagonal of ``Sigma_BB``. If the Cholesky factor does not exist or its
+    smallest squared pivot is not above B machine epsilons, the jitter is multiplied by 10 (starting from 1e-10 if it
+    was 0) and tried again; at 1 at the latest it succeeds. An escalated jitter holds for that one batch.
+    """
+
+    def __init__(
+        self,
+        embeddings: Embeddings | None,
+        ids: PromptIds | None,
+        *,
+        bandwidth: float | None,
+        jitter: float,
+        prior_mean: float,
+    ) -> None:
+        check_hyper("bandwidth", bandwidth, bandwidth is None or 0 < bandwidth < np.inf, "None or a positive number")
+        check_hyper("jitter", jitter, 0 <= jitter <= 1, "0 <= jitter <= 1 (the kernel's amplitude is 1)")
+        check_hyper("prior_mean", prior_mean, bool(np.isfinite(prior_mean)), "a finite number")
+        self.bandwidth = None if bandwidth is None else float(bandwidth)
+        self.jitter = float(jitter)
+        self.prior_mean = float(prior_mean)
+        self.prompts = EmbeddedPrompts(embeddings, ids)
+        self._mean = np.full(len(self.prompts), self.prior_mean)
+
+    @property
+    def mean(self) -> FloatArray:
+        """[M] current mean of every registered prompt, a view."""
+        return self._mean[: len(self.prompts)]
+
+    def register(self, ids: PromptIds, embeddings: npt.ArrayLike) -> None:
+        """Add prompts at the prior mean; see :meth:`EmbeddedPrompts.register`."""
+        before = len(self.prompts)
+        self.prompts.register(ids, embeddings)
+        self._mean = grown(self._mean, len(self.prompts))
+        self._mean[before : len(self.prompts)] = self.prior_mean
+
+    def condition(self, rows_B: IntArray, targets_B: FloatArray) -> None:
+        """Move every mean so that the prompts ``rows_B`` (distinct) have exactly ``targets_B``; both [B]."""
+        if not len(rows_B):
+            return
+        bandwidth = self._settled_bandwidth()
+        points_BD = self.prompts.vectors[rows_B]
+        kernel_BB = _kernel(points_BD, points_BD, bandwidth)
+        np.fill_diagonal(kernel_BB, 1.0)
+        weights_B = _solve(kernel_BB, targets_B - self.mean[rows_B], self.jitter)
+        piece = max(1, BLOCK_ENTRIES // len(rows_B))
+        for start in range(0, len(self.prompts), piece):
+            block = slice(start, min(start + piece, len(self.prompts)))
+            self._mean[block] += _kernel(self.prompts.vectors[block], points_BD, bandwidth) @ weights_B
+        self._mean[rows_B] = targets_B
+
+    def _settled_bandwidth(self) -> float:
+        if self.bandwidth is None:
+            median = median_distance(self.prompts.vectors)
+            if not median > 0:
+                return 1.0
+            self.bandwidth = median
+        return self.bandwidth
+
+    def state(self) -> State:
+        """The entries of a state."""
+        hyper = {"bandwidth": self.bandwidth, "jitter": self.jitter, "prior_mean": self.prior_mean}
+        return {**hyper, **self.prompts.state(), "mean": self.mean.copy()}
+
+    KEYS = ("bandwidth", "jitter", "prior_mean", "ids", "embeddings", "mean")
+
+    @classmethod
+    def from_state(cls, state: State) -> Interpolation:
+        """Inverse of :meth:`state`.
+
+        Raises:
+            StateError: a value is out of its range, or arrays do not fit together.
+        """
+        hyper = {name: state[name] for name in ("bandwidth", "jitter", "prior_mean")}
+        made = from_state(lambda: cls(None, None, **hyper))
+        made.prompts = EmbeddedPrompts.from_state(state)
+        made._mean = array_from_state(state, "mean", (len(made.prompts),))
+        return made
+
+
+def median_distance(vectors_MD: FloatArray) -> float:
+    """Median Euclidean distance between two prompts; over an evenly spaced sample of 1,024 where there are more.
+
+    Returns 0.0 for fewer than two prompts.
+    """
+    count = len(vectors_MD)
+    if count < 2:
+        return 0.0
+    if count > MEDIAN_SAMPLE:
+        vectors_MD = vectors_MD[np.linspace(0, count - 1, MEDIAN_SAMPLE).round().astype(np.int64)]
+    return float(np.median(pdist(vectors_MD)))
+
+
+def squared_distances(a_AD: FloatArray, b_BD: FloatArray) -> FloatArray:
+    """[A, B] squared Euclidean distances by one matrix product; origin moved to the mean of ``b`` for accuracy."""
+    origin_D = b_BD.mean(axis=0)
+    a_AD, b_BD = a_AD - origin_D, b_BD - origin_D
+    squares = np.einsum("ad,ad->a", a_AD, a_AD)[:, None] + np.einsum("bd,bd->b", b_BD, b_BD) - 2 * (a_AD @ b_BD.T)
+    return np.asarray(np.maximum(squares, 0.0), dtype=np.float64)
+
+
+def _kernel(a_AD: FloatArray, b_BD: FloatArray, bandwidth: float) -> FloatArray:
+    return np.exp(squared_distances(a_AD, b_BD) / (-2 * bandwidth * bandwidth))
+
+
+def _solve(kernel_BB: FloatArray, residual_B: FloatArray, jitter: float) -> FloatArray:
+    """[B] ``(kernel + jitter I)^{-1} residual``, the jitter escalated as :class:`Interpolation` says."""
+    size = len(kernel_BB)
+    while True:
+        try:
+            factor = cholesky(kernel_BB + jitter * np.eye(size), lower=True)
+        except np.linalg.LinAlgError:
+            pass
+        else:
+            if float(factor.diagonal().min()) ** 2 > size * np.finfo(np.float64).eps or jitter >= 1:
+                return np.asarray(cho_solve((factor, True), residual_B))
+        jitter = min(1.0, max(10 * jitter, 1e-10))

@@ -1,0 +1,111 @@
+"""Posterior: expectations by quadrature; BetaPosterior: closed forms. Both against scipy's adaptive integration."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+from scipy.integrate import quad
+from scipy.special import expit
+
+from allotment.types import Allocation, BetaPosterior, Plan, Posterior
+
+means = st.floats(-12, 12)
+variances = st.floats(0, 9)
+pseudo_counts = st.floats(0.5, 60)
+
+
+def normal_expectation(function, mean, variance):
+    scale = np.sqrt(variance)
+    return quad(lambda z: function(mean + scale * z) * stats.norm.pdf(z), -12, 12, epsabs=1e-11, limit=200)[0]
+
+
+@settings(deadline=None, max_examples=40)
+@given(means, variances)
+def test_quadrature_equals_adaptive_integration(mean, variance):
+    posterior = Posterior(np.array([mean]), np.array([variance]))
+    assert posterior.success_probability()[0] == pytest.approx(normal_expectation(expit, mean, variance), abs=1e-6)
+    expected = normal_expectation(lambda g: expit(g) * expit(-g), mean, variance)
+    assert posterior.expected_variance()[0] == pytest.approx(expected, abs=1e-6)
+
+
+@settings(deadline=None)
+@given(means)
+def test_without_variance_everything_is_the_plug_in(mean):
+    posterior = Posterior(np.array([mean]), np.array([0.0]))
+    p = 1 / (1 + np.exp(-mean))
+    np.testing.assert_allclose(posterior.plug_in_probability(), p, rtol=1e-12)
+    np.testing.assert_allclose(posterior.success_probability(), p, rtol=1e-12)
+    np.testing.assert_allclose(posterior.expected_variance(), p * (1 - p), rtol=1e-7)
+    np.testing.assert_allclose(posterior.standard_deviation(), 0, atol=1e-7)
+
+
+@settings(deadline=None)
+@given(means, variances)
+def test_success_and_failure_are_symmetric(mean, variance):
+    one, other = (Posterior(np.array([m]), np.array([variance])) for m in (mean, -mean))
+    np.testing.assert_allclose(one.success_probability(), 1 - other.success_probability(), atol=1e-12)
+    np.testing.assert_allclose(one.expected_variance(), other.expected_variance(), atol=1e-12)
+
+
+@settings(deadline=None)
+@given(st.floats(-4, 4), st.floats(0.1, 9))
+def test_the_law_of_total_variance_bounds_the_expected_variance(mean, variance):
+    posterior = Posterior(np.array([mean]), np.array([variance]))
+    p = posterior.success_probability()[0]
+    assert 0 < posterior.expected_variance()[0] < p * (1 - p)
+
+
+@settings(deadline=None, max_examples=40)
+@given(pseudo_counts, pseudo_counts)
+def test_beta_closed_forms_equal_integration(alpha, beta):
+    posterior = BetaPosterior.from_counts(np.array([alpha]), np.array([beta]))
+    law = stats.beta(alpha, beta)
+    assert posterior.success_probability()[0] == pytest.approx(law.mean(), rel=1e-12)
+    assert posterior.standard_deviation()[0] == pytest.approx(law.std(), rel=1e-6)
+    # In logits the density is smooth: alpha g - (alpha + beta) log(1 + e^g), up to a constant.
+    centre, width = posterior.mean[0], np.sqrt(posterior.variance[0])
+
+    def moment(function):
+        peak = alpha * centre - (alpha + beta) * np.logaddexp(0, centre)
+        return quad(
+            lambda g: function(g) * np.exp(alpha * g - (alpha + beta) * np.logaddexp(0, g) - peak),
+            centre - 14 * width,
+            centre + 14 * width,
+            epsabs=1e-9,
+            epsrel=1e-9,
+            limit=400,
+        )[0]
+
+    mass = moment(lambda g: 1.0)
+    assert posterior.mean[0] == pytest.approx(moment(lambda g: g) / mass, rel=1e-4, abs=1e-4)
+    assert posterior.variance[0] == pytest.approx(moment(lambda g: (g - centre) ** 2) / mass, rel=1e-3)
+    expected = moment(lambda g: expit(g) * expit(-g)) / mass
+    assert posterior.expected_variance()[0] == pytest.approx(expected, rel=1e-5)
+
+
+def test_beta_closed_forms_equal_monte_carlo():
+    alpha, beta = np.array([0.7, 3.0, 20.0]), np.array([5.0, 3.0, 1.5])
+    draws = np.random.default_rng(0).beta(alpha, beta, size=(200_000, 3))
+    posterior = BetaPosterior.from_counts(alpha, beta)
+    np.testing.assert_allclose(posterior.expected_variance(), (draws * (1 - draws)).mean(axis=0), atol=1e-3)
+    np.testing.assert_allclose(posterior.standard_deviation(), draws.std(axis=0), atol=1e-3)
+
+
+def test_a_posterior_of_no_prompts_has_empty_expectations():
+    posterior = Posterior(np.empty(0), np.empty(0))
+    assert len(posterior) == 0
+    assert posterior.success_probability().shape == posterior.expected_variance().shape == (0,)
+
+
+def test_plan_lays_groups_one_after_another():
+    plan = Plan(("a", 7), np.array([2, 3]), step=0)
+    assert plan.budget == 5
+    assert plan.group_ids() == ["a", "a", 7, 7, 7]
+
+
+@pytest.mark.parametrize(("multiplier", "certified"), [((0.1, 0.2), True), ((0.1, 0.1), True), ((0.2, 0.1), False)])
+def test_the_certificate_is_an_ordered_interval(multiplier, certified):
+    allocation = Allocation(np.array([3, 5]), 1.0, 1.0, multiplier)
+    assert allocation.is_certified is certified
+    assert allocation.budget == 8
