@@ -1,0 +1,163 @@
+"""Frozen, validated configurations, the same for the command line, TOML files and Python."""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from allotment.errors import ConfigError, message
+
+PlannerName = Literal["vip", "vip-paper", "uniform", "inverse-accuracy", "inverse-variance", "ridge", "oracle"]
+EstimatorName = Literal["rloo", "dr_grpo"]
+RegimeName = Literal["scratchpad", "short"]
+
+
+class Config(BaseModel):
+    """Base of all configurations: frozen, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def from_values(cls, values: dict[str, Any], source: str) -> Self:
+        """Make a config from a plain dict.
+
+        Raises:
+            ConfigError: a key is unknown (the nearest valid key is named) or a value is not allowed.
+        """
+        unknown = [key for key in values if key not in cls.model_fields]
+        if unknown:
+            near = difflib.get_close_matches(unknown[0], cls.model_fields, n=1, cutoff=0.0)
+            raise ConfigError(
+                message(
+                    f"unknown key in {source}",
+                    got=repr(unknown[0]),
+                    allowed=", ".join(cls.model_fields),
+                    fix=f"did you mean {near[0]!r}?",
+                )
+            )
+        try:
+            return cls(**values)
+        except ValidationError as error:
+            first = error.errors()[0]
+            raise ConfigError(
+                message(
+                    f"bad value in {source} for {'.'.join(map(str, first['loc'])) or 'the whole'}",
+                    got=repr(first.get("input")),
+                    allowed=first["msg"],
+                    fix="change the value; --help lists all fields",
+                )
+            ) from error
+
+    @classmethod
+    def from_toml(cls, path: Path) -> Self:
+        """Read a TOML file.
+
+        Raises:
+            ConfigError: the file is missing, is not TOML, or does not fit.
+        """
+        try:
+            values = tomllib.loads(path.read_text())
+        except (OSError, tomllib.TOMLDecodeError) as error:
+            raise ConfigError(
+                message(f"cannot read {path}", got=error, allowed="a TOML file", fix="check the path and the syntax")
+            ) from error
+        return cls.from_values(values, str(path))
+
+    @classmethod
+    def from_json(cls, path: Path) -> Self:
+        """Read what :meth:`to_json` wrote.
+
+        Raises:
+            ConfigError: the file is missing, damaged, or does not fit.
+        """
+        try:
+            values = json.loads(path.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise ConfigError(
+                message(f"cannot read {path}", got=error, allowed="a JSON file", fix="is this a run directory?")
+            ) from error
+        return cls.from_values(values, str(path))
+
+    def to_json(self) -> str:
+        """All fields, readable."""
+        return self.model_dump_json(indent=2) + "\n"
+
+
+class TrainConfig(Config):
+    """Reinforcement learning of the lab's language model."""
+
+    planner: PlannerName = "vip"
+    """Who decides the number of rollouts of each prompt."""
+    regime: RegimeName = "scratchpad"
+    """Form of a completion: free characters before the answer, or the answer alone."""
+    steps: int = Field(100, ge=1)
+    """Optimiser steps; one batch of prompts each."""
+    seed: int = Field(0, ge=0)
+    """Fixes prompts and sampling; runs of equal seed are paired."""
+    prompts_per_step: int = Field(16, ge=1)
+    """Prompts of a batch."""
+    rollouts_per_prompt: int = Field(8, ge=2)
+    """Mean number of rollouts; the budget of a step is this times the prompts, spent exactly."""
+    lower: int = Field(3, ge=2)
+    """Least rollouts of a prompt."""
+    upper: int = Field(32, ge=2)
+    """Most rollouts of a prompt."""
+    estimator: EstimatorName = "rloo"
+    """Advantage that is computed and whose variance is priced."""
+    aggregation: Literal["prompt_mean", "sequence_mean", "token_mean"] = "prompt_mean"
+    """How token losses become one number; see docs/weights.md before changing it."""
+    learning_rate: float = Field(3e-4, gt=0)
+    """Of AdamW, constant."""
+    clip_norm: float = Field(1.0, gt=0)
+    """Largest norm of the gradient."""
+    evaluate_every: int = Field(10, ge=1)
+    """Steps between evaluations on the whole pool and the held-out prompts."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Steps between checkpoints."""
+
+    @property
+    def budget(self) -> int:
+        """Rollouts of a step."""
+        return self.prompts_per_step * self.rollouts_per_prompt
+
+    @model_validator(mode="after")
+    def _bounds_admit_the_mean(self) -> Self:
+        least = 3 if self.estimator == "dr_grpo" else 2
+        if not least <= self.lower <= self.rollouts_per_prompt <= self.upper:
+            raise ValueError(
+                f"{least} <= lower <= rollouts_per_prompt <= upper for {self.estimator}, "
+                f"got {self.lower}, {self.rollouts_per_prompt}, {self.upper}"
+            )
+        return self
+
+
+class GradientVarianceConfig(Config):
+    """Measurement of gradient variance at a fixed policy, per planner."""
+
+    regime: RegimeName = "scratchpad"
+    """Form of a completion."""
+    history: int = Field(32, ge=0)
+    """Past rollouts of every prompt that the predictors have seen, in visits of 8."""
+    planners: tuple[str, ...] = ("uniform", "uniform-2x", "oracle", "neyman", "vip", "vip-paper")
+    """Names as for training, and uniform-2x (twice the budget), neyman (knows the gradient moments)."""
+    batches: int = Field(6, ge=2)
+    """Disjoint batches of prompts; the standard error is over them."""
+    prompts: int = Field(64, ge=2)
+    """Prompts of a batch."""
+    rollouts: int = Field(256, ge=16)
+    """Rollouts of each prompt from which its moments are measured."""
+    directions: int = Field(6, ge=1)
+    """Random directions of the parameter space."""
+    rollouts_per_prompt: int = Field(8, ge=3)
+    """Mean number of rollouts that is allocated."""
+    lower: int = Field(3, ge=2)
+    """Least rollouts of a prompt."""
+    upper: int = Field(32, ge=2)
+    """Most rollouts of a prompt."""
+    seed: int = Field(0, ge=0)
+    """Fixes prompts, rollouts and directions."""

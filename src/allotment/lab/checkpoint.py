@@ -1,0 +1,71 @@
+"""The warm-started policy as package data: load it, save it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from allotment.errors import StateError, message
+from allotment.lab.generation import Lab
+from allotment.lab.policy import Policy, PolicySize
+from allotment.lab.regime import Regime, regime_named
+from allotment.lab.tokenizer import Tokenizer
+from allotment.state import State, decode_json, encode_json, load_state, save_state
+
+KIND = "lab-policy"
+
+
+def shipped_policy(regime: str) -> Path:
+    """Where the warm-started policy of a regime lies inside the package."""
+    return Path(__file__).parent / "data" / f"{regime_named(regime).name}.safetensors"
+
+
+def save_lab(path: Path, lab: Lab) -> None:
+    """Write policy, vocabulary and regime to one file."""
+    size = lab.policy.size
+    save_state(
+        path,
+        {
+            "regime": lab.regime.name,
+            "vocabulary": encode_json(list(lab.tokenizer.vocabulary)),
+            "size": {"width": size.width, "layers": size.layers, "heads": size.heads},
+            "parameters": parameters_state(lab.policy),
+        },
+        kind=KIND,
+    )
+
+
+def load_lab(regime: str | Regime, path: Path | None = None) -> Lab:
+    """The lab with the shipped policy of a regime, or with the policy in ``path``.
+
+    Raises:
+        StateError: the file is damaged or belongs to another regime.
+    """
+    regime = regime if isinstance(regime, Regime) else regime_named(regime)
+    path = path or shipped_policy(regime.name)
+    state = load_state(path, kind=KIND)
+    if state["regime"] != regime.name:
+        raise StateError(
+            message(
+                f"the policy in {path} was trained for another regime",
+                got=state["regime"],
+                allowed=regime.name,
+                fix="pass the regime it was trained for",
+            )
+        )
+    tokenizer = Tokenizer(decode_json(state["vocabulary"]))
+    policy = Policy(PolicySize(len(tokenizer), **state["size"]))
+    load_parameters(policy, state["parameters"])
+    return Lab(policy, tokenizer, regime)
+
+
+def parameters_state(policy: Policy) -> State:
+    """The parameters as arrays by name."""
+    return {name: tensor.detach().numpy().copy() for name, tensor in policy.state_dict().items()}
+
+
+def load_parameters(policy: Policy, state: State) -> None:
+    """Take over what :func:`parameters_state` gave."""
+    policy.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})

@@ -1,0 +1,140 @@
+"""Rollouts of the lab's policy: sampling, scoring, verification, exact success probability."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allotment.lab.policy import Policy, PromptCache
+from allotment.lab.regime import Regime
+from allotment.lab.tokenizer import Tokenizer
+from allotment.tasks.mixture import Problem
+from allotment.tasks.verifier import is_correct
+from allotment.types import FloatArray, IntArray
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """N completions of Q prompts, ragged groups on one flat axis."""
+
+    group_N: Tensor
+    """[N] row of the prompt in the batch."""
+    tokens_NT: Tensor
+    """[N, T] completion tokens, padded after the end token."""
+    mask_NT: Tensor
+    """[N, T] True up to and including the end token."""
+    rewards_N: FloatArray
+    """[N] 1.0 for a verified answer, else 0.0."""
+
+    def __len__(self) -> int:
+        return len(self.group_N)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Rollouts]) -> Rollouts:
+        """The rollouts of several rounds of one batch."""
+        return cls(
+            torch.cat([p.group_N for p in parts]),
+            torch.cat([p.tokens_NT for p in parts]),
+            torch.cat([p.mask_NT for p in parts]),
+            np.concatenate([p.rewards_N for p in parts]),
+        )
+
+    @property
+    def n_tokens(self) -> int:
+        """Completion tokens generated."""
+        return int(self.mask_NT.sum())
+
+
+class Lab:
+    """A policy with its tokenizer and regime: everything between a list of problems and verified rollouts."""
+
+    def __init__(self, policy: Policy, tokenizer: Tokenizer, regime: Regime) -> None:
+        self.policy, self.tokenizer, self.regime = policy, tokenizer, regime
+
+    def encode(self, problems: Sequence[Problem]) -> PromptCache:
+        """The prompt cache of Q problems; carries gradients if they are enabled."""
+        return self.policy.encode_prompts([self.tokenizer.encode_prompt(p.question) for p in problems])
+
+    @torch.no_grad()
+    def rollouts(self, problems: Sequence[Problem], counts_Q: IntArray, generator: torch.Generator) -> Rollouts:
+        """Sample ``counts_Q[i]`` completions of ``problems[i]`` at temperature 1 and verify them."""
+        group_N = torch.repeat_interleave(torch.arange(len(problems)), torch.as_tensor(counts_Q))
+        tokens_NT = self._sample(self.encode(problems).repeat(group_N), self.regime.max_tokens, generator)
+        ended = (tokens_NT == self.tokenizer.end).cumsum(1)
+        mask_NT = (ended == 0) | ((ended == 1) & (tokens_NT == self.tokenizer.end))
+        texts = [self.tokenizer.decode(row) for row in tokens_NT.tolist()]
+        complete = (ended[:, -1] > 0).tolist()
+        rewards = [
+            float(whole and self._correct(problems[g], text))
+            for g, text, whole in zip(group_N.tolist(), texts, complete, strict=True)
+        ]
+        return Rollouts(group_N, tokens_NT, mask_NT, np.array(rewards))
+
+    def log_probs(self, problems: Sequence[Problem], group_N: Tensor, tokens_NT: Tensor, mask_NT: Tensor) -> Tensor:
+        """[N, T] log-probability of every completion token under the policy, 0 where masked; differentiable."""
+        logits = self.completion_logits(self.encode(problems).repeat(group_N), tokens_NT)
+        taken = logits.log_softmax(-1).gather(2, tokens_NT[:, :, None]).squeeze(2)
+        return torch.where(mask_NT, taken, 0.0)
+
+    @torch.no_grad()
+    def success_probability(self, problems: Sequence[Problem], *, scratchpads: int = 4, seed: int = 0) -> FloatArray:
+        """[Q] probability that one rollout is verified correct.
+
+        Exact in the ``short`` regime: the answer is one string, so its probability is one forward pass. In the
+        ``scratchpad`` regime the answer's probability is exact given the free characters, and averaged over
+        ``scratchpads`` draws of these from the policy with a fixed seed: unbiased, and a function of the policy alone.
+        """
+        regime, draws = self.regime, scratchpads if self.regime.scratchpad else 1
+        chunks = []
+        for first in range(0, len(problems), 256):
+            part = problems[first : first + 256]
+            rows = torch.arange(len(part)).repeat_interleave(draws)
+            cache = self.encode(part).repeat(rows)
+            answers = [self.tokenizer.encode_answer("=" * bool(regime.scratchpad) + p.answer) for p in part]
+            length = max(map(len, answers))
+            answer_NT = torch.tensor([a + [self.tokenizer.pad] * (length - len(a)) for a in answers])[rows]
+            tokens_NT, valid = answer_NT, torch.ones(len(rows))
+            if regime.scratchpad:
+                pads = self._sample(cache, regime.scratchpad, torch.Generator().manual_seed(seed + first))
+                valid = (pads != self.tokenizer.end).all(1).float()
+                tokens_NT = torch.cat([pads, answer_NT], dim=1)
+            logits = self.completion_logits(cache, tokens_NT)[:, regime.scratchpad :]
+            taken = logits.log_softmax(-1).gather(2, answer_NT[:, :, None]).squeeze(2)
+            log_p = torch.where(answer_NT == self.tokenizer.pad, 0.0, taken).sum(1)
+            chunks.append((log_p.exp() * valid).view(len(part), draws).mean(1))
+        return torch.cat(chunks).double().numpy()
+
+    def completion_logits(self, cache: PromptCache, tokens_NT: Tensor) -> Tensor:
+        """[N, T, vocabulary] logits from which each completion token was drawn."""
+        start = torch.full((len(tokens_NT), 1), self.tokenizer.answer)
+        return self.policy.extend(cache, torch.cat([start, tokens_NT[:, :-1]], dim=1))[0]
+
+    def _correct(self, problem: Problem, completion: str) -> bool:
+        answer = self.regime.answer_of(completion)
+        return answer is not None and is_correct(problem, answer)
+
+    def _sample(self, cache: PromptCache, length: int, generator: torch.Generator) -> Tensor:
+        """[N, length] sampled tokens; rows that have ended leave the computation and stay padded."""
+        n = cache.mask.shape[0]
+        tokens_NT = torch.full((n, length), self.tokenizer.pad)
+        active = torch.arange(n)
+        last = torch.full((n, 1), self.tokenizer.answer)
+        for t in range(length):
+            logits, cache = self.policy.extend(cache, last, start=t)
+            last = torch.multinomial(logits[:, 0].softmax(-1), 1, generator=generator)
+            tokens_NT[active, t] = last[:, 0]
+            going = (last[:, 0] != self.tokenizer.end).nonzero().squeeze(1)
+            if len(going) < len(active):
+                active, last, cache = active[going], last[going], cache.repeat(going)
+            if not len(active):
+                break
+        return tokens_NT
+
+
+def seeded_generator(*key: int) -> torch.Generator:
+    """Random numbers that are a function of ``key`` alone."""
+    return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))

@@ -1,0 +1,243 @@
+"""The variance of the policy gradient at a fixed policy, measured, per planner.
+
+For each prompt, many rollouts give pairs of a reward r and a score s, where s is the derivative of the rollout's
+log-probability along a random direction of the parameter space (forward mode, so no gradient is stored). The RLOO
+estimate from n rollouts is the sample covariance of r and s, whose variance has a closed form in four moments
+(:meth:`Moments.variance`). Averaged over random directions it is proportional to the trace of the gradient's
+covariance. A planner's figure is the sum over a batch of prompts, relative to the uniform allocation.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch.func import functional_call, jvp
+
+from allotment.allocation import allocate_exact
+from allotment.config import GradientVarianceConfig
+from allotment.errors import ConfigError, message
+from allotment.lab.checkpoint import load_lab
+from allotment.lab.generation import Lab, Rollouts, seeded_generator
+from allotment.lab.planners import NAMES, make_planner
+from allotment.planning.success import SuccessPlanner
+from allotment.prediction import embed
+from allotment.pricing import TablePrice
+from allotment.tasks.mixture import Problem, load_mixture
+from allotment.types import FloatArray, IntArray
+
+VISIT = 8
+"""Rollouts of a prompt in one past visit."""
+OBSERVED_TOGETHER = 16
+"""Prompts of a past step."""
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Central moments of (reward, score) per prompt; the scores are averaged over directions where they enter squared."""
+
+    mu22: FloatArray
+    """[Q] ``E[(r - E r)^2 (s - E s)^2]``."""
+    squared_covariance: FloatArray
+    """[Q] ``Cov(r, s)^2``: the squared gradient."""
+    variances: FloatArray
+    """[Q] ``Var(r) Var(s)``."""
+
+    @classmethod
+    def of(cls, rewards_QN: FloatArray, scores_QND: FloatArray) -> Moments:
+        """Sample moments from N rollouts of each of Q prompts along D directions."""
+        r = (rewards_QN - rewards_QN.mean(1, keepdims=True))[:, :, None]
+        s = scores_QND - scores_QND.mean(1, keepdims=True)
+        mu22 = (r**2 * s**2).mean(1)
+        covariance = (r * s).mean(1)
+        return cls(mu22.mean(1), (covariance**2).mean(1), ((r**2).mean(1) * (s**2).mean(1)).mean(1))
+
+    def variance(self, counts: IntArray) -> FloatArray:
+        """Variance of the sample covariance of n independent pairs, for counts that broadcast against [Q].
+
+        ``mu22 / n - (n - 2) / (n (n - 1)) Cov^2 + Var(r) Var(s) / (n (n - 1))``. Where r and s are independent this is
+        ``Var(r) Var(s) / (n - 1)``: the model of VIP (proposition 4.3).
+        """
+        n = counts.astype(np.float64)
+        return self.mu22 / n + (self.variances - (n - 2) * self.squared_covariance) / (n * (n - 1))
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Gradient variance relative to uniform allocation, over batches of prompts."""
+
+    ratio: float
+    """Mean over batches."""
+    se: float
+    """Standard error over batches."""
+
+
+def measure(config: GradientVarianceConfig, progress: Callable[[str], None] = lambda text: None) -> dict[str, Ratio]:
+    """Gradient variance of every planner of ``config``, relative to uniform at the same budget.
+
+    Raises:
+        ConfigError: an unknown planner, or more prompts than the pool holds.
+    """
+    torch.set_num_threads(1)
+    lab, pool = load_lab(config.regime), load_mixture().pool
+    _check(config, len(pool))
+    random = np.random.default_rng(config.seed)
+    batches = random.permutation(len(pool))[: config.batches * config.prompts].reshape(config.batches, config.prompts)
+    splits = _planner_splits(config, lab, pool, progress)
+    ratios: dict[str, list[float]] = {name: [] for name in config.planners}
+    for number, rows in enumerate(batches):
+        progress(f"batch {number + 1} of {config.batches}: {config.prompts * config.rollouts} rollouts")
+        problems = [pool[i] for i in rows]
+        halves = _halves(*rewards_and_scores(lab, problems, config, batch=number))
+        uniform = np.full(config.prompts, config.rollouts_per_prompt)
+        for name in config.planners:
+            counts = [_counts(name, config, problems, splits, other) for other in (halves[1], halves[0])]
+            planned = sum(half.variance(c).sum() for half, c in zip(halves, counts, strict=True))
+            ratios[name].append(float(planned / sum(half.variance(uniform).sum() for half in halves)))
+    return {name: Ratio(float(np.mean(r)), float(np.std(r, ddof=1) / np.sqrt(len(r)))) for name, r in ratios.items()}
+
+
+def rewards_and_scores(
+    lab: Lab, problems: Sequence[Problem], config: GradientVarianceConfig, batch: int
+) -> tuple[FloatArray, FloatArray]:
+    """[Q, N] rewards and [Q, N, D] directional scores of ``config.rollouts`` rollouts of each problem."""
+    rewards, scores = [], []
+    for first in range(0, len(problems), 16):  # bounds the memory
+        part = problems[first : first + 16]
+        counts = np.full(len(part), config.rollouts)
+        rollouts = lab.rollouts(part, counts, seeded_generator(config.seed, 1, batch, first))
+        rewards.append(rollouts.rewards_N.reshape(len(part), -1))
+        columns = [directional_scores(lab, part, rollouts, d) for d in _directions(lab, config)]
+        scores.append(np.stack(columns, axis=1).reshape(len(part), config.rollouts, -1))
+    return np.concatenate(rewards), np.concatenate(scores)
+
+
+def directional_scores(
+    lab: Lab, problems: Sequence[Problem], rollouts: Rollouts, direction: dict[str, torch.Tensor]
+) -> FloatArray:
+    """[N] derivative of each rollout's log-probability along ``direction``, by forward-mode differentiation."""
+
+    def log_prob(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+        return functional_call(_LogProb(lab), {f"policy.{k}": v for k, v in parameters.items()}, (problems, rollouts))
+
+    parameters = {name: p.detach() for name, p in lab.policy.named_parameters()}
+    with torch.no_grad():
+        _, tangents = jvp(log_prob, (parameters,), (direction,))
+    return np.asarray(tangents.double().numpy())
+
+
+class _LogProb(torch.nn.Module):
+    """Rollout log-probabilities as a module, for ``functional_call``."""
+
+    def __init__(self, lab: Lab) -> None:
+        super().__init__()
+        self.policy = lab.policy
+        self.lab = lab
+
+    def forward(self, problems: Sequence[Problem], rollouts: Rollouts) -> torch.Tensor:
+        return self.lab.log_probs(problems, rollouts.group_N, rollouts.tokens_NT, rollouts.mask_NT).sum(1)
+
+
+def _directions(lab: Lab, config: GradientVarianceConfig) -> Iterator[dict[str, torch.Tensor]]:
+    """The same random directions at every call."""
+    for number in range(config.directions):
+        generator = seeded_generator(config.seed, 2, number)
+        yield {name: torch.randn(p.shape, generator=generator) for name, p in lab.policy.named_parameters()}
+
+
+def _halves(rewards_QN: FloatArray, scores_QND: FloatArray) -> tuple[Moments, Moments]:
+    """Moments of the first and the second half of the rollouts: who allocates by one is judged by the other."""
+    middle = rewards_QN.shape[1] // 2
+    return (
+        Moments.of(rewards_QN[:, :middle], scores_QND[:, :middle]),
+        Moments.of(rewards_QN[:, middle:], scores_QND[:, middle:]),
+    )
+
+
+def _counts(
+    name: str,
+    config: GradientVarianceConfig,
+    problems: Sequence[Problem],
+    planners: dict[str, SuccessPlanner],
+    known: Moments,
+) -> IntArray:
+    """[Q] the counts of a planner; only ``neyman`` looks at ``known``, the moments of the other half."""
+    mean, budget = config.rollouts_per_prompt, config.rollouts_per_prompt * len(problems)
+    if name == "uniform-2x":
+        return np.full(len(problems), 2 * mean)
+    if name == "neyman":
+        grid_K1 = np.arange(2, config.upper + 1)[:, None]
+        price = TablePrice(np.ascontiguousarray(known.variance(grid_K1).T), minimum_count=2)
+        return allocate_exact(price, budget, lower=config.lower, upper=config.upper).counts
+    planner = planners[name]
+    plan = planner.ask([p.id for p in problems])
+    planner.cancel(plan)
+    return plan.counts
+
+
+def _planner_splits(
+    config: GradientVarianceConfig, lab: Lab, pool: Sequence[Problem], progress: Callable[[str], None]
+) -> dict[str, SuccessPlanner]:
+    """The planners, each having observed the same history of every prompt of the pool."""
+    embeddings: list[FloatArray] = []
+
+    def embed_once() -> FloatArray:
+        if not embeddings:
+            progress("embedding the prompts")
+            embeddings.append(embed([p.question for p in pool]).astype(np.float64))
+        return embeddings[0]
+
+    progress(f"history: {config.history} rollouts of each of {len(pool)} prompts")
+    history = list(_history(config, lab, pool))
+    planners = {}
+    for name in config.planners:
+        if name in NAMES:
+            planner = make_planner(
+                name,
+                lab,
+                pool,
+                budget=config.rollouts_per_prompt * config.prompts,
+                bounds=(config.lower, config.upper),
+                seed=config.seed,
+                embeddings=embed_once,
+            )
+            assert isinstance(planner, SuccessPlanner)
+            for ids, successes, trials in history:
+                planner.predictor.observe(ids, successes, trials)
+            planners[name] = planner
+    return planners
+
+
+def _history(
+    config: GradientVarianceConfig, lab: Lab, pool: Sequence[Problem]
+) -> Iterator[tuple[list[str], IntArray, IntArray]]:
+    """Observations in the order of training: visits of 8 rollouts, 16 prompts a step, each visit in a new order."""
+    for visit, start in enumerate(range(0, config.history, VISIT)):
+        n = min(VISIT, config.history - start)
+        order = np.random.default_rng([config.seed, 3, visit]).permutation(len(pool))
+        for first in range(0, len(pool), OBSERVED_TOGETHER):
+            part = [pool[i] for i in order[first : first + OBSERVED_TOGETHER]]
+            trials = np.full(len(part), n)
+            rollouts = lab.rollouts(part, trials, seeded_generator(config.seed, 4, visit, first))
+            successes = rollouts.rewards_N.reshape(len(part), n).sum(1).astype(np.int64)
+            yield [p.id for p in part], successes, trials
+
+
+def _check(config: GradientVarianceConfig, pool_size: int) -> None:
+    known = (*NAMES, "uniform-2x", "neyman")
+    unknown = [name for name in config.planners if name not in known]
+    if unknown:
+        raise ConfigError(
+            message("unknown planner", got=repr(unknown[0]), allowed=", ".join(known), fix="choose among them")
+        )
+    if config.batches * config.prompts > pool_size:
+        raise ConfigError(
+            message(
+                "more prompts than the pool holds",
+                got=f"{config.batches} batches of {config.prompts}",
+                allowed=f"{pool_size} prompts in all",
+                fix="lower --batches or --prompts",
+            )
+        )

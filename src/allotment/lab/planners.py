@@ -1,0 +1,89 @@
+"""The planners that the lab's command line names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import logit
+
+from allotment.errors import ConfigError, message
+from allotment.lab.generation import Lab
+from allotment.planning import VIP, InverseAccuracy, InverseVariance, Planner, RidgeVIP, Uniform
+from allotment.prediction import embed
+from allotment.state import State
+from allotment.tasks.mixture import Problem
+from allotment.types import FloatArray, Posterior, PromptIds
+
+NAMES = ("vip", "vip-paper", "uniform", "inverse-accuracy", "inverse-variance", "ridge", "oracle")
+
+
+class Oracle:
+    """A predictor that knows: the exact success probability under the current policy."""
+
+    def __init__(self, lab: Lab, problems: Sequence[Problem]) -> None:
+        self._lab, self._problems = lab, {p.id: p for p in problems}
+
+    def predict(self, ids: PromptIds) -> Posterior:
+        """The exact success probability of each prompt, without uncertainty; [Q]."""
+        p_Q = self._lab.success_probability([self._problems[str(i)] for i in ids])
+        mean_Q = logit(np.clip(p_Q, 1e-9, 1 - 1e-9))
+        return Posterior(mean_Q, np.zeros_like(mean_Q))
+
+    def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
+        """Nothing to learn."""
+
+    def state_dict(self) -> State:
+        """Nothing to save."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Nothing to restore."""
+
+
+def make_planner(
+    name: str,
+    lab: Lab,
+    problems: Sequence[Problem],
+    *,
+    budget: int,
+    bounds: tuple[int, int],
+    estimator: str = "rloo",
+    seed: int = 0,
+    embeddings: Callable[[], FloatArray] | None = None,
+) -> Planner:
+    """The planner of that name over ``problems``.
+
+    Args:
+        name: one of :data:`NAMES`.
+        lab: whose policy the oracle looks into.
+        problems: every prompt that will be asked.
+        budget: rollouts of a step.
+        bounds: least and most rollouts of a prompt.
+        estimator: ``"rloo"`` or ``"dr_grpo"``.
+        seed: breaks ties.
+        embeddings: gives the [M, D] embeddings of ``problems`` where they are needed; all-MiniLM-L6-v2 if None.
+
+    Raises:
+        ConfigError: there is no planner of that name.
+    """
+    settings: dict[str, Any] = {"budget": budget, "bounds": bounds, "estimator": estimator}
+    ids = [p.id for p in problems]
+    embeddings = embeddings or (lambda: embed([p.question for p in problems], progress=True).astype(np.float64))
+    match name:
+        case "vip":
+            return VIP(**settings, seed=seed)
+        case "vip-paper":
+            return VIP.paper(**settings, embeddings=embeddings(), ids=ids)
+        case "ridge":
+            return RidgeVIP(**settings, embeddings=embeddings(), ids=ids, seed=seed)
+        case "uniform":
+            return Uniform(**settings, seed=seed)
+        case "inverse-accuracy":
+            return InverseAccuracy(**settings, seed=seed)
+        case "inverse-variance":
+            return InverseVariance(**settings, seed=seed)
+        case "oracle":
+            return VIP(**settings, predictor=Oracle(lab, problems), seed=seed)
+    raise ConfigError(message("unknown planner", got=repr(name), allowed=", ".join(NAMES), fix="choose one of them"))

@@ -1,0 +1,132 @@
+"""The lab's policy: a decoder-only transformer of about 0.1 M parameters that computes a shared prompt once.
+
+A prompt is run once (:meth:`Policy.encode_prompts`); its keys and values are then repeated for each of its rollouts
+(:meth:`PromptCache.repeat`), in sampling and in training. Positions are counted from the answer token, so the same
+distance to it always has the same position, however long the prompt is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MAX_PROMPT, MAX_COMPLETION = 48, 20
+
+
+@dataclass(frozen=True)
+class PolicySize:
+    """Shape of the transformer."""
+
+    vocabulary: int
+    width: int = 64
+    layers: int = 2
+    heads: int = 2
+
+
+@dataclass(frozen=True)
+class PromptCache:
+    """Keys and values of earlier tokens; per layer, with the rows R being prompts or rollouts."""
+
+    keys: tuple[Tensor, ...]
+    """Per layer [R, heads, L, width / heads]."""
+    values: tuple[Tensor, ...]
+    """Per layer [R, heads, L, width / heads]."""
+    mask: Tensor
+    """[R, L] additive: 0 for real tokens, -inf for padding."""
+
+    def repeat(self, rows_N: Tensor) -> PromptCache:
+        """The cache of rollouts whose prompts are ``rows_N``; [N] row numbers, any order, repeats allowed."""
+        return PromptCache(
+            tuple(k.index_select(0, rows_N) for k in self.keys),
+            tuple(v.index_select(0, rows_N) for v in self.values),
+            self.mask.index_select(0, rows_N),
+        )
+
+
+class Block(nn.Module):
+    """Pre-norm attention and ReLU MLP."""
+
+    def __init__(self, size: PolicySize) -> None:
+        super().__init__()
+        self.heads = size.heads
+        self.norm_attention = nn.LayerNorm(size.width)
+        self.qkv = nn.Linear(size.width, 3 * size.width, bias=False)
+        self.out = nn.Linear(size.width, size.width, bias=False)
+        self.norm_mlp = nn.LayerNorm(size.width)
+        self.up = nn.Linear(size.width, 4 * size.width)
+        self.down = nn.Linear(4 * size.width, size.width)
+
+    def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """``x`` [R, T, width] after the block, with the keys and values of past and present, [R, heads, L + T, ·]."""
+        rows, length, width = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(rows, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        if past is not None:
+            key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
+        scores = query @ key.transpose(-1, -2) * (width // self.heads) ** -0.5 + mask[:, None]
+        attended = (scores.softmax(-1) @ value).transpose(1, 2).reshape(rows, length, width)
+        x = x + self.out(attended)
+        return x + self.down(functional.relu(self.up(self.norm_mlp(x)))), key, value
+
+
+class Policy(nn.Module):
+    """Next-token distribution of completions given prompts."""
+
+    def __init__(self, size: PolicySize) -> None:
+        super().__init__()
+        self.size = size
+        self.tokens = nn.Embedding(size.vocabulary, size.width)
+        self.positions = nn.Embedding(MAX_PROMPT + MAX_COMPLETION, size.width)
+        self.blocks = nn.ModuleList(Block(size) for _ in range(size.layers))
+        self.norm = nn.LayerNorm(size.width)
+        self.head = nn.Linear(size.width, size.vocabulary, bias=False)
+        nn.init.normal_(self.tokens.weight, std=0.1)
+        nn.init.normal_(self.positions.weight, std=0.1)
+
+    def encode_prompts(self, prompts: Sequence[Sequence[int]], pad: int = 0) -> PromptCache:
+        """Run Q prompts once, right-aligned; the answer token is not part of them."""
+        length = max(map(len, prompts))
+        tokens_QL = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts])
+        real_QL = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts])
+        padding_QL = torch.zeros(real_QL.shape).masked_fill(~real_QL, -torch.inf)
+        visible = real_QL[:, None, :] & _causal(length)
+        visible = visible | torch.eye(length, dtype=torch.bool)  # a padding row attends to itself, so no NaN
+        mask = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
+        x = self.tokens(tokens_QL) + self.positions.weight[MAX_PROMPT - length : MAX_PROMPT]
+        keys, values = [], []
+        for block in self.blocks:
+            x, key, value = block(x, None, mask)
+            keys.append(key)
+            values.append(value)
+        return PromptCache(tuple(keys), tuple(values), padding_QL)
+
+    def extend(self, cache: PromptCache, tokens_NT: Tensor, start: int = 0) -> tuple[Tensor, PromptCache]:
+        """Logits after each of T further tokens, and the cache that includes them.
+
+        Args:
+            cache: of N rollouts; holds the prompt and the first ``start`` tokens of the answer part.
+            tokens_NT: the next tokens; the answer part begins with the answer token.
+            start: position of the first of them in the answer part.
+
+        Returns:
+            [N, T, vocabulary] logits, and the longer cache.
+        """
+        rows, length = tokens_NT.shape
+        causal = torch.zeros(length, length).masked_fill(~_causal(length), -torch.inf)
+        mask = torch.cat([cache.mask[:, None, :].expand(-1, length, -1), causal.expand(rows, -1, -1)], dim=2)
+        x = self.tokens(tokens_NT) + self.positions.weight[MAX_PROMPT + start : MAX_PROMPT + start + length]
+        keys, values = [], []
+        for block, key, value in zip(self.blocks, cache.keys, cache.values, strict=True):
+            x, key, value = block(x, (key, value), mask)
+            keys.append(key)
+            values.append(value)
+        longer = PromptCache(tuple(keys), tuple(values), torch.cat([cache.mask, torch.zeros(rows, length)], dim=1))
+        return self.head(self.norm(x)), longer
+
+
+def _causal(length: int) -> Tensor:
+    return torch.ones(length, length, dtype=torch.bool).tril()

@@ -1,0 +1,61 @@
+"""What a completion looks like in each regime of the lab."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from allotment.errors import ConfigError, message
+
+SCRATCHPAD_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
+MAX_ANSWER = 10
+
+
+@dataclass(frozen=True)
+class Regime:
+    """The form of a completion: ``scratchpad`` free characters and ``=`` before the answer, or the answer alone.
+
+    The free characters stand for the free-form reasoning of a language model: they carry score-function variance that
+    is independent of the reward. Without them the score is a function of the reward, and the variance model of VIP
+    does not hold (docs/experiments.md).
+    """
+
+    name: str
+    scratchpad: int
+
+    @property
+    def answer_start(self) -> int:
+        """Number of tokens before the answer."""
+        return self.scratchpad + 1 if self.scratchpad else 0
+
+    @property
+    def max_tokens(self) -> int:
+        """Longest completion that is generated, end token included."""
+        return self.answer_start + MAX_ANSWER + 1
+
+    def target(self, answer: str, random: np.random.Generator) -> str:
+        """A completion to imitate in the warm start: random letters, ``=``, the answer."""
+        if not self.scratchpad:
+            return answer
+        return "".join(random.choice(list(SCRATCHPAD_ALPHABET), self.scratchpad)) + "=" + answer
+
+    def answer_of(self, completion: str) -> str | None:
+        """The answer in a completion, None where the form is broken."""
+        if not self.scratchpad:
+            return completion
+        return completion[self.answer_start :] if completion[self.scratchpad : self.answer_start] == "=" else None
+
+
+REGIMES = {regime.name: regime for regime in (Regime("scratchpad", 5), Regime("short", 0))}
+
+
+def regime_named(name: str) -> Regime:
+    """The regime of that name.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if name not in REGIMES:
+        raise ConfigError(message("unknown regime", got=repr(name), allowed=sorted(REGIMES), fix="choose one of them"))
+    return REGIMES[name]

@@ -1,0 +1,205 @@
+"""The loop: ask -> generate -> verify -> advantage -> loss -> step -> tell.
+
+Batches and random numbers are functions of (seed, step), so a run resumes bit for bit and runs of equal seed but
+different planners are paired: same prompts in the same order.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from allotment.config import TrainConfig
+from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
+from allotment.lab.generation import Lab, Rollouts, seeded_generator
+from allotment.lab.planners import make_planner
+from allotment.lab.run_directory import RunDirectory
+from allotment.learning import Length, advantage_estimator, clipped_surrogate, rollout_weights
+from allotment.planning import Planner
+from allotment.state import State
+from allotment.tasks.mixture import Mixture, Problem, load_mixture
+from allotment.types import Plan
+
+Metrics = dict[str, Any]
+
+
+@dataclass
+class Totals:
+    """What a run has generated so far."""
+
+    rollouts: int = 0
+    tokens: int = 0
+
+
+class Trainer:
+    """One run of reinforcement learning in the lab."""
+
+    def __init__(self, config: TrainConfig, lab: Lab | None = None, mixture: Mixture | None = None) -> None:
+        torch.set_num_threads(1)
+        self.config = config
+        self.lab = load_lab(config.regime) if lab is None else lab
+        self.mixture = load_mixture() if mixture is None else mixture
+        self.optimizer = torch.optim.AdamW(self.lab.policy.parameters(), lr=config.learning_rate)
+        self.planner: Planner = make_planner(
+            config.planner,
+            self.lab,
+            self.mixture.pool,
+            budget=config.budget,
+            bounds=(config.lower, config.upper),
+            estimator=config.estimator,
+            seed=config.seed,
+        )
+        self.totals = Totals()
+
+    def run(self, directory: RunDirectory, on_step: Callable[[Metrics], None] = lambda metrics: None) -> None:
+        """Train to the last step, from the checkpoint if there is one; ``on_step`` sees every metrics line."""
+        checkpoint = directory.load_checkpoint()
+        if checkpoint is not None:
+            self.load_state_dict(checkpoint)
+        first = 0 if checkpoint is None else checkpoint["step"]
+        if first == 0:
+            row = {"step": 0, "rollouts_total": 0, "tokens_total": 0, **self.evaluate()}
+            directory.append("metrics.jsonl", [row])
+            on_step(row)
+        for step in range(first + 1, self.config.steps + 1):
+            started = time.perf_counter()
+            row, rollout_rows = self.step(step)
+            seconds = time.perf_counter() - started
+            if step % self.config.evaluate_every == 0 or step == self.config.steps:
+                row |= self.evaluate()
+            directory.append("rollouts.jsonl", rollout_rows)
+            directory.append("metrics.jsonl", [row])
+            directory.append("timing.jsonl", [{"step": step, "seconds": round(seconds, 4)}])
+            if step % self.config.checkpoint_every == 0 or step == self.config.steps:
+                directory.save_checkpoint(self.state_dict(step))
+            on_step(row)
+
+    def step(self, step: int) -> tuple[Metrics, list[Metrics]]:
+        """One batch of prompts; the metrics line and one line per prompt."""
+        problems = self.batch(step)
+        row_of = {p.id: row for row, p in enumerate(problems)}
+        parts: list[Rollouts] = []
+        rows: list[Metrics] = []
+        while True:
+            plan = self.planner.ask([p.id for p in problems])
+            counts_Q = np.zeros(len(problems), dtype=np.int64)
+            counts_Q[[row_of[str(i)] for i in plan.prompt_ids]] = plan.counts
+            part = self.lab.rollouts(problems, counts_Q, seeded_generator(self.config.seed, step, plan.round))
+            self.planner.tell(plan, part.rewards_N, [problems[g].id for g in part.group_N.tolist()])
+            parts.append(part)
+            rows += _rollout_rows(step, plan, row_of, part)
+            if self.planner.done:
+                break
+        rollouts = Rollouts.concatenate(parts)
+        learning = self.update(problems, rollouts)
+        self.totals.rollouts += len(rollouts)
+        self.totals.tokens += rollouts.n_tokens
+        totals = {"rollouts_total": self.totals.rollouts, "tokens_total": self.totals.tokens}
+        return {"step": step, **totals, **_plan_metrics(plan, rows), **learning}, rows
+
+    def update(self, problems: list[Problem], rollouts: Rollouts) -> Metrics:
+        """One optimiser step on the rollouts; groups whose rewards are all equal have zero advantage."""
+        config = self.config
+        rewards_N = torch.from_numpy(rollouts.rewards_N).float()
+        advantages_N = advantage_estimator(config.estimator)(rewards_N, rollouts.group_N)
+        length: Length = "mean" if config.aggregation == "token_mean" else "sum"  # "sum" keeps E[p], docs/weights.md
+        weights_NT = rollout_weights(rollouts.group_N, rollouts.mask_NT, config.aggregation, length=length)
+        live = advantages_N != 0  # rows without advantage have no gradient: leave them out of the backward pass
+        loss = torch.zeros(())
+        self.optimizer.zero_grad()
+        if live.any():
+            mask_NT = rollouts.mask_NT[live]
+            log_probs_NT = self.lab.log_probs(problems, rollouts.group_N[live], rollouts.tokens_NT[live], mask_NT)
+            surrogate = clipped_surrogate(log_probs_NT, log_probs_NT.detach(), advantages_N[live], mask_NT)
+            loss = (weights_NT[live] * surrogate.values_NT).sum()
+            loss.backward()  # type: ignore[no-untyped-call]
+        norm = torch.nn.utils.clip_grad_norm_(self.lab.policy.parameters(), config.clip_norm)
+        self.optimizer.step()
+        return {"loss": loss.item(), "gradient_norm": norm.item()}
+
+    def batch(self, step: int) -> list[Problem]:
+        """The prompts of a step (from 1): each epoch is a new shuffle of the pool; a last, short batch is left out."""
+        pool, size = self.mixture.pool, self.config.prompts_per_step
+        epoch, place = divmod(step - 1, len(pool) // size)
+        order = np.random.default_rng([self.config.seed, epoch]).permutation(len(pool))
+        return [pool[i] for i in order[place * size : (place + 1) * size]]
+
+    def evaluate(self) -> Metrics:
+        """Mean exact success probability on the whole pool and on the held-out prompts."""
+        pool = self.lab.success_probability(self.mixture.pool)
+        held_out = self.lab.success_probability(self.mixture.held_out)
+        return {"pool_success": float(pool.mean()), "held_out_success": float(held_out.mean())}
+
+    def state_dict(self, step: int) -> State:
+        """Everything a resumed run needs, after ``step`` steps."""
+        moments = self.optimizer.state_dict()["state"]
+        return {
+            "step": step,
+            "rollouts": self.totals.rollouts,
+            "tokens": self.totals.tokens,
+            "parameters": parameters_state(self.lab.policy),
+            "optimizer": {
+                str(i): {name: tensor.numpy().copy() for name, tensor in entry.items()} for i, entry in moments.items()
+            },
+            "planner": self.planner.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        load_parameters(self.lab.policy, state["parameters"])
+        moments = {
+            int(i): {name: torch.from_numpy(np.array(array)) for name, array in entry.items()}
+            for i, entry in state["optimizer"].items()
+        }
+        groups = self.optimizer.state_dict()["param_groups"]
+        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.planner.load_state_dict(state["planner"])
+        self.totals = Totals(state["rollouts"], state["tokens"])
+
+
+def _rollout_rows(step: int, plan: Plan, row_of: Mapping[str, int], rollouts: Rollouts) -> list[Metrics]:
+    """One line of ``rollouts.jsonl`` per prompt."""
+    groups, rows = rollouts.group_N.numpy(), [row_of[str(i)] for i in plan.prompt_ids]
+    successes = np.bincount(groups, rollouts.rewards_N, minlength=len(row_of))[rows]
+    tokens = np.bincount(groups, rollouts.mask_NT.sum(1).numpy(), minlength=len(row_of))[rows]
+    mean = None if plan.posterior is None else plan.posterior.success_probability()
+    deviation = None if plan.posterior is None else plan.posterior.standard_deviation()
+    return [
+        {
+            "prompt_id": prompt,
+            "step": step,
+            "round": plan.round,
+            "n": int(plan.counts[q]),
+            "successes": int(successes[q]),
+            "tokens": int(tokens[q]),
+            "predicted_mean": None if mean is None else round(float(mean[q]), 6),
+            "predicted_sd": None if deviation is None else round(float(deviation[q]), 6),
+        }
+        for q, prompt in enumerate(plan.prompt_ids)
+    ]
+
+
+def _plan_metrics(plan: Plan, rows: list[Metrics]) -> Metrics:
+    """What the step did, from its rollout lines; means are over prompts, not over rollouts."""
+    n = np.array([row["n"] for row in rows])
+    successes = np.array([row["successes"] for row in rows])
+    predicted = [row["predicted_mean"] for row in rows]
+    metrics: Metrics = {
+        "budget": int(n.sum()),
+        "min_count": int(n.min()),
+        "max_count": int(n.max()),
+        "success": float((successes / n).mean()),
+        "zero_variance_groups": float(((successes == 0) | (successes == n)).mean()),
+    }
+    if None not in predicted:
+        metrics["predicted_success"] = float(np.mean(predicted))
+        metrics["prediction_error"] = float(np.abs(np.array(predicted) - successes / n).mean())
+    if plan.allocation is not None:
+        metrics["objective"] = plan.allocation.objective
+        metrics["uniform_objective"] = plan.allocation.uniform_objective
+    return metrics

@@ -1,0 +1,182 @@
+"""The books of a planner: which plans are open, and which rewards have come back for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from allotment.errors import InvalidInputError, RewardMismatchError, UnknownPromptError, message
+from allotment.prediction.base import canonical_ids
+from allotment.state import State, decode_json, encode_json
+from allotment.types import FloatArray, IntArray, Plan, PromptId, PromptIds
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came back for one plan: N rewards, each with the row of its prompt in the plan."""
+
+    prompt_ids: tuple[PromptId, ...]
+    """[Q] the plan's prompts."""
+    planned: IntArray
+    """[Q] rollouts asked for."""
+    rewards_N: FloatArray
+    """[N] rewards, in the order told."""
+    rows_N: IntArray
+    """[N] position of each reward's prompt in ``prompt_ids``."""
+
+    @property
+    def received(self) -> IntArray:
+        """[Q] rewards told."""
+        return np.bincount(self.rows_N, minlength=len(self.prompt_ids))
+
+    @property
+    def missing(self) -> IntArray:
+        """[Q] rollouts asked for whose reward was not told."""
+        return self.planned - self.received
+
+    def successes(self, threshold: float) -> IntArray:
+        """[Q] rewards of at least ``threshold``."""
+        return np.bincount(self.rows_N[self.rewards_N >= threshold], minlength=len(self.prompt_ids))
+
+    def reward_variance(self) -> FloatArray:
+        """[Q] unbiased sample variance of the rewards; NaN where fewer than two were told."""
+        count = self.received
+        total = np.bincount(self.rows_N, self.rewards_N, minlength=len(count))
+        mean = total / np.maximum(count, 1)
+        squares = np.bincount(self.rows_N, (self.rewards_N - mean[self.rows_N]) ** 2, minlength=len(count))
+        return np.where(count >= 2, squares / np.maximum(count - 1, 1), np.nan)
+
+
+class Ledger:
+    """Open plans by step and round; checks every reward against the plan it answers."""
+
+    def __init__(self) -> None:
+        self._open: dict[tuple[int, int], Outcome] = {}
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def open(self, plan: Plan) -> None:
+        """Expect rewards for ``plan``."""
+        nothing = np.zeros(0)
+        self._open[plan.step, plan.round] = Outcome(plan.prompt_ids, plan.counts, nothing, nothing.astype(np.int64))
+
+    def close(self, plan: Plan) -> Outcome:
+        """Forget ``plan`` and return what came back for it.
+
+        Raises:
+            RewardMismatchError: the plan is not open.
+        """
+        self._entry(plan)
+        return self._open.pop((plan.step, plan.round))
+
+    def with_rewards(self, plan: Plan, rewards: npt.ArrayLike, group_ids: PromptIds) -> Outcome:
+        """The plan's outcome with further rewards; recorded only by :meth:`record`.
+
+        Args:
+            plan: an open plan.
+            rewards: [n] finite numbers.
+            group_ids: [n] the prompt id of each reward, in any order.
+
+        Raises:
+            RewardMismatchError: the plan is not open, or a prompt has more rewards than planned.
+            InvalidInputError: a reward is NaN or infinite, or the lengths differ.
+            UnknownPromptError: a reward belongs to a prompt that was not asked.
+        """
+        entry = self._entry(plan)
+        rewards_n = _finite_rewards(rewards, group_ids)
+        rows = {prompt: row for row, prompt in enumerate(entry.prompt_ids)}
+        groups = canonical_ids(group_ids, unique=False)
+        strange = next((g for g in groups if g not in rows), None)
+        if strange is not None:
+            raise UnknownPromptError(
+                message(
+                    "a reward belongs to a prompt that was not asked",
+                    got=repr(strange),
+                    allowed=f"the {len(rows)} prompt ids of the plan of step {plan.step}",
+                    fix="pass the plan these rollouts were generated for, and prompt ids as group ids",
+                )
+            )
+        rows_n = np.array([rows[g] for g in groups], dtype=np.int64)
+        outcome = Outcome(
+            entry.prompt_ids,
+            entry.planned,
+            np.concatenate([entry.rewards_N, rewards_n]),
+            np.concatenate([entry.rows_N, rows_n]),
+        )
+        if (outcome.missing < 0).any():
+            q = int(outcome.missing.argmin())
+            raise RewardMismatchError(
+                message(
+                    f"more rewards than planned rollouts for prompt {entry.prompt_ids[q]!r}",
+                    got=int(outcome.received[q]),
+                    allowed=f"at most {entry.planned[q]}",
+                    fix="tell each reward once; padding rows must not be told",
+                )
+            )
+        return outcome
+
+    def record(self, plan: Plan, outcome: Outcome) -> None:
+        """Keep ``outcome`` as what has come back so far for ``plan``."""
+        self._open[plan.step, plan.round] = outcome
+
+    def state_dict(self) -> State:
+        """All open plans with the rewards so far."""
+        return {
+            f"{step}.{round_}": {
+                "ids": encode_json(list(o.prompt_ids)),
+                "planned": o.planned,
+                "rewards": o.rewards_N,
+                "rows": o.rows_N,
+            }
+            for (step, round_), o in self._open.items()
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        self._open = {}
+        for name, entry in state.items():
+            step, round_ = map(int, name.split("."))
+            outcome = Outcome(tuple(decode_json(entry["ids"])), entry["planned"], entry["rewards"], entry["rows"])
+            self._open[step, round_] = outcome
+
+    def _entry(self, plan: Plan) -> Outcome:
+        entry = self._open.get((plan.step, plan.round))
+        if entry is None or entry.prompt_ids != plan.prompt_ids:
+            raise RewardMismatchError(
+                message(
+                    "the plan is not open",
+                    got=f"a plan of step {plan.step}, round {plan.round}",
+                    allowed=f"a plan this planner made and was not yet told: {sorted(self._open) or 'none'}",
+                    fix="tell each plan once, to the planner that made it",
+                )
+            )
+        return entry
+
+
+def _finite_rewards(rewards: npt.ArrayLike, group_ids: Any) -> FloatArray:
+    rewards_n = np.asarray(rewards, dtype=np.float64)
+    if rewards_n.shape != (len(group_ids),):
+        raise InvalidInputError(
+            message(
+                "rewards and group ids do not fit together",
+                got=f"rewards of shape {rewards_n.shape}, {len(group_ids)} group ids",
+                allowed="one flat array of rewards with one group id each",
+                fix="pass one entry per rollout; leave out rollouts that did not finish",
+            )
+        )
+    bad = np.flatnonzero(~np.isfinite(rewards_n))
+    if len(bad):
+        i = int(bad[0])
+        raise InvalidInputError(
+            message(
+                "a reward is not finite",
+                got=f"{rewards_n[i]} at index {i} (prompt {group_ids[i]!r}), {len(bad)} of {len(rewards_n)} in all",
+                allowed="finite numbers",
+                fix="leave out rollouts whose reward is unknown, or score them; nothing of this call was recorded",
+            )
+        )
+    return rewards_n

@@ -1,0 +1,30 @@
+"""Strict verification: no partial credit, no second spelling."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+import reasoning_gym
+
+from allotment.tasks.mixture import Problem
+
+
+def is_correct(problem: Problem, answer: str) -> bool:
+    """Whether ``answer`` is exactly the reference answer, and reasoning-gym's verifier gives it the full score.
+
+    reasoning-gym's scores alone are too generous to learn from: almost every task gives partial credit, some accept
+    trailing text or other spellings of a number, and spell_backward scores a right answer followed by junk at
+    0.9999999999999998 and ignores case. All tasks of the mixture have one right answer, so exact equality is a fair
+    rule.
+    """
+    if answer != problem.answer:
+        return False
+    return float(_scorer(problem.dataset)(answer, dict(problem.entry))) == 1.0
+
+
+@cache  # making one builds a whole data set object
+def _scorer(dataset: str) -> Callable[[str, dict[str, Any]], float]:
+    score: Callable[[str, dict[str, Any]], float] = reasoning_gym.get_score_answer_fn(dataset)
+    return score
