@@ -205,6 +205,10 @@ def test_price_that_is_not_convex_and_falling_is_refused(costs):
 
 
 def test_price_is_checked_within_its_own_bounds_only():
-    costs = np.array([[9.0, 8.0, 6.0, 5.0], [9.0, 8.0, 7.0, 6.5]])
-    result = allocate_exact(TablePrice(costs, minimum_count=3), 9, lower=[4, 3], upper=6)
-    assert result.counts.tolist() == [5, 4]
+    costs = np.array([[9.0, 8.0, 6.0, np.nan], [9.0, 8.0, 7.0, 6.5]])  # prompt 0: gains 1, 2, NaN
+    above = allocate_exact(TablePrice(costs, minimum_count=3), 9, lower=[4, 3], upper=[5, 6])
+    assert above.counts.tolist() == [5, 4]
+    below = allocate_exact(TablePrice(costs, minimum_count=3), 9, lower=3, upper=[4, 6])
+    assert below.counts.tolist() == [4, 5]
+    with pytest.raises(InvalidInputError, match=r"(?s)prompt 0 is not convex.*gain 2 from 4 to 5 rollouts, after 1 "):
+        allocate_exact(TablePrice(costs, minimum_count=3), 9, lower=3, upper=[5, 6])
