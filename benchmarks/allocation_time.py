@@ -1,20 +1,21 @@
 """How long an allocation takes, and how good it is: ours beside the solvers others use. Prints a Markdown table.
 
     python benchmarks/allocation_time.py            # seconds
-    python benchmarks/allocation_time.py --slow     # SLSQP at 512 prompts too: minutes
+    python benchmarks/allocation_time.py --slow     # SLSQP at 512 prompts too: seconds to minutes
 
 RLOO, L = 3, U = 32, C = 8 Q, success probabilities uniform on [0, 1] (seed 0). SLSQP with numeric gradients is what
-the code of VIP (arXiv 2602.01601) runs; its time depends much on the release of SciPy. Clarabel through cvxpy is a good
-general solver on the relaxed problem.
+the code of VIP (arXiv 2602.01601) runs. Clarabel through cvxpy is a good general solver on the relaxed problem.
 "excess" is the objective above that of the exact integers, relative; a relaxation may lie below (negative).
 """
 
 from __future__ import annotations
 
 import argparse
+import importlib
 import statistics
 import time
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -38,8 +39,7 @@ def relaxed(weights_Q: npt.NDArray[np.float64]) -> float:
 
 def slsqp(weights_Q: npt.NDArray[np.float64]) -> float:
     """SciPy's SLSQP on the relaxation, gradients by finite differences."""
-    from scipy.optimize import minimize
-
+    minimize: Any = importlib.import_module("scipy.optimize").minimize
     n_prompts = len(weights_Q)
     result = minimize(
         lambda n: float((weights_Q / (n - 1)).sum()),
@@ -54,8 +54,7 @@ def slsqp(weights_Q: npt.NDArray[np.float64]) -> float:
 
 def clarabel(weights_Q: npt.NDArray[np.float64]) -> float:
     """Clarabel through cvxpy on the relaxation, modelling included."""
-    import cvxpy
-
+    cvxpy: Any = importlib.import_module("cvxpy")
     n = cvxpy.Variable(len(weights_Q))
     cost = cvxpy.sum(cvxpy.multiply(weights_Q, cvxpy.inv_pos(n - 1)))
     constraints = [cvxpy.sum(n) == PER_PROMPT * len(weights_Q), n >= LOWER, n <= UPPER]
@@ -75,7 +74,7 @@ def measure(solver: Solver, weights_Q: npt.NDArray[np.float64], *, at_least: flo
 def main() -> None:
     """Measure everything and print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--slow", action="store_true", help="SLSQP at 512 prompts too (minutes)")
+    parser.add_argument("--slow", action="store_true", help="SLSQP at 512 prompts too (seconds to minutes)")
     parser.add_argument("--seconds", type=float, default=2.0, help="time to repeat each measurement for")
     options = parser.parse_args()
     rows: list[tuple[str, Solver, tuple[int, ...]]] = [
