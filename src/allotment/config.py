@@ -43,15 +43,7 @@ class Config(BaseModel):
         try:
             return cls(**values)
         except ValidationError as error:
-            first = error.errors()[0]
-            raise ConfigError(
-                message(
-                    f"bad value in {source} for {'.'.join(map(str, first['loc'])) or 'the whole'}",
-                    got=repr(first.get("input")),
-                    allowed=first["msg"],
-                    fix="change the value; --help lists all fields",
-                )
-            ) from error
+            raise explained(error, source) from error
 
     @classmethod
     def from_toml(cls, path: Path) -> Self:
@@ -86,6 +78,20 @@ class Config(BaseModel):
     def to_json(self) -> str:
         """All fields, readable."""
         return self.model_dump_json(indent=2) + "\n"
+
+
+def explained(error: ValidationError, source: str) -> ConfigError:
+    """The first complaint of a validation as a :class:`~allotment.errors.ConfigError`."""
+    first = error.errors()[0]
+    field = ".".join(map(str, first["loc"]))
+    return ConfigError(
+        message(
+            f"bad value in {source}" + (f" for {field}" if field else ""),
+            got=repr(first["input"]) if field else "a combination that cannot be",
+            allowed=first["msg"].removeprefix("Value error, "),
+            fix="change the value; --help lists all fields",
+        )
+    )
 
 
 class TrainConfig(Config):
@@ -149,9 +155,9 @@ class GradientVarianceConfig(Config):
     """Disjoint batches of prompts; the standard error is over them."""
     prompts: int = Field(64, ge=2)
     """Prompts of a batch."""
-    rollouts: int = Field(256, ge=16)
+    rollouts: int = Field(192, ge=16)
     """Rollouts of each prompt from which its moments are measured."""
-    directions: int = Field(6, ge=1)
+    directions: int = Field(4, ge=1)
     """Random directions of the parameter space."""
     rollouts_per_prompt: int = Field(8, ge=3)
     """Mean number of rollouts that is allocated."""

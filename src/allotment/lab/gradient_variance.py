@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,7 +37,7 @@ OBSERVED_TOGETHER = 16
 
 @dataclass(frozen=True)
 class Moments:
-    """Central moments of (reward, score) per prompt; the scores are averaged over directions where they enter squared."""
+    """Central moments of (reward, score) per prompt, averaged over the directions of the score."""
 
     mu22: FloatArray
     """[Q] ``E[(r - E r)^2 (s - E s)^2]``."""
@@ -119,12 +120,12 @@ def directional_scores(
 ) -> FloatArray:
     """[N] derivative of each rollout's log-probability along ``direction``, by forward-mode differentiation."""
 
-    def log_prob(parameters: dict[str, torch.Tensor]) -> torch.Tensor:
+    def log_prob(parameters: dict[str, torch.Tensor]) -> Any:
         return functional_call(_LogProb(lab), {f"policy.{k}": v for k, v in parameters.items()}, (problems, rollouts))
 
     parameters = {name: p.detach() for name, p in lab.policy.named_parameters()}
     with torch.no_grad():
-        _, tangents = jvp(log_prob, (parameters,), (direction,))
+        tangents: torch.Tensor = jvp(log_prob, (parameters,), (direction,))[1]
     return np.asarray(tangents.double().numpy())
 
 

@@ -71,7 +71,7 @@ def train_stage(lab: Lab, problems: Sequence[Problem], stage: Stage) -> float:
 
 
 def _drawn(problems: Sequence[Problem], random: np.random.Generator) -> Problem:
-    return problems[random.integers(len(problems))]
+    return problems[int(random.integers(len(problems)))]
 
 
 def _schedule(step: int, stage: Stage) -> float:

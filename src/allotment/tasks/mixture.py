@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 import reasoning_gym
@@ -68,8 +69,9 @@ class Mixture:
     """Prompts with answers for the supervised warm start."""
 
 
+@cache  # three seconds of generation; the result is immutable
 def load_mixture() -> Mixture:
-    """Generate the mixture; the same problems at every call.
+    """Generate the mixture; the same problems in every process.
 
     Of each level's distinct questions the first 60 (at most a third) are the pool, the next 30 (at most a sixth) are
     held out, the rest is for the warm start: small levels have few distinct questions.

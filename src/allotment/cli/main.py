@@ -1,0 +1,53 @@
+"""The ``allotment`` command: parses, runs, and turns the library's errors into messages."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import tyro
+from pydantic import ValidationError
+
+from allotment.cli.allocate import Allocate
+from allotment.cli.gradient_variance import GradientVariance
+from allotment.cli.report import Report
+from allotment.cli.train import Train, settings_from
+from allotment.config import explained
+from allotment.errors import AllotmentError
+
+DESCRIPTION = "Decides how many rollouts each prompt gets in reinforcement learning with verifiable rewards."
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit status (2 for unusable input)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    try:
+        parse(arguments).run()
+    except ValidationError as error:
+        print(f"error: {explained(error, 'the command line')}", file=sys.stderr)
+        return 2
+    except AllotmentError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; a training run continues with --resume", file=sys.stderr)
+        return 130
+    return 0
+
+
+def parse(arguments: Sequence[str]) -> Any:
+    """The command with its settings; exits where the words are unusable."""
+    train = Train(settings=settings_from(arguments) if arguments[:1] == ["train"] else Train().settings)
+    commands: Any = (
+        Annotated[Allocate, tyro.conf.subcommand("allocate")]
+        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
+        | Annotated[GradientVariance, tyro.conf.subcommand("gradient-variance")]
+        | Annotated[Report, tyro.conf.subcommand("report")]
+    )
+    options = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
+    return tyro.cli(commands, prog="allotment", description=DESCRIPTION, args=arguments, config=options)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,25 @@
+"""``allotment report``: one HTML page from run directories."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+
+@dataclass(frozen=True)
+class Report:
+    """Write a self-contained HTML page about one or more runs."""
+
+    runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR...")]
+    """Run directories, as allotment train leaves them."""
+    out: Path = Path("report.html")
+    """File to write."""
+
+    def run(self) -> None:
+        """Write the page and say where it is."""
+        from allotment.report import write_report
+
+        print(f"report: {write_report(self.runs, self.out)}")

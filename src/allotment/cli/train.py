@@ -1,0 +1,115 @@
+"""``allotment train``: reinforcement learning in the lab."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from allotment.config import TrainConfig
+from allotment.errors import ConfigError, message
+
+OnStep = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Train:
+    """Train the lab's language model; the planner decides every prompt's number of rollouts."""
+
+    settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    config: Annotated[Path | None, tyro.conf.arg(metavar="F.toml")] = None
+    """TOML file with any of the settings; flags override it."""
+    out: Path | None = None
+    """Run directory; runs/REGIME-PLANNER-sSEED by default."""
+    resume: bool = False
+    """Continue the run in --out, bit for bit; its settings are the defaults, only --steps may change."""
+    dry_run: bool = False
+    """Print the resolved configuration and stop."""
+
+    def run(self) -> None:
+        """Train, with live progress; the run directory holds everything afterwards."""
+        config = self.settings
+        out = self.out or Path("runs") / f"{config.regime}-{config.planner}-s{config.seed}"
+        if self.dry_run:
+            print(config.to_json(), end="")
+            return
+        from allotment.lab.run_directory import RunDirectory
+        from allotment.lab.train import Trainer
+
+        directory = RunDirectory.resume(out, config) if self.resume else RunDirectory.create(out, config)
+        with show_progress(config) as on_step:
+            Trainer(config).run(directory, on_step)
+        Console().print(f"run directory: {out}", soft_wrap=True)
+
+
+def settings_from(arguments: Sequence[str]) -> TrainConfig:
+    """The defaults of the flags: those of the run to be resumed, else of the TOML file, else the built-in ones.
+
+    Raises:
+        ConfigError: the TOML file does not fit, or --resume has no --out, or both files are named.
+        RunDirectoryError: there is no run to resume.
+    """
+    config, out = _value_of("--config", arguments), _value_of("--out", arguments)
+    if "--resume" in arguments:
+        if out is None or config is not None:
+            raise ConfigError(
+                message(
+                    "--resume continues the run in --out with the settings saved there",
+                    got=f"--out {out}, --config {config}",
+                    allowed="--resume --out DIR",
+                    fix="name the run directory, leave --config out",
+                )
+            )
+        from allotment.lab.run_directory import saved_config
+
+        return saved_config(Path(out))
+    return TrainConfig() if config is None else TrainConfig.from_toml(Path(config))
+
+
+def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
+    for place, argument in enumerate(arguments):
+        if argument == flag and place + 1 < len(arguments):
+            return arguments[place + 1]
+        if argument.startswith(flag + "="):
+            return argument.removeprefix(flag + "=")
+    return None
+
+
+@contextmanager
+def show_progress(config: TrainConfig) -> Iterator[OnStep]:
+    """A live bar on a terminal, one plain line a step elsewhere."""
+    console = Console()
+    if not console.is_terminal:
+        yield lambda row: console.print(_line(row), soft_wrap=True, highlight=False)
+        return
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, TextColumn("{task.fields[line]}"), console=console) as progress:
+        task = progress.add_task(f"{config.planner} seed {config.seed}", total=config.steps, line="")
+        last: dict[str, Any] = {}
+
+        def on_step(row: dict[str, Any]) -> None:
+            last.update(row)  # evaluations come every few steps: keep showing the newest
+            progress.update(task, completed=row["step"], line=_line(last))
+
+        yield on_step
+
+
+def _line(row: dict[str, Any]) -> str:
+    """One step for a person: only what the row has."""
+    parts = [f"step {row['step']}"]
+    if "pool_success" in row:
+        parts.append(f"exact success pool {row['pool_success']:.3f} held out {row['held_out_success']:.3f}")
+    if "budget" in row:
+        parts.append(f"rollouts {row['budget']} ({row['min_count']} to {row['max_count']} a prompt)")
+        parts.append(f"observed {row['success']:.2f}")
+    if "predicted_success" in row:
+        parts.append(f"predicted {row['predicted_success']:.2f}")
+    if "zero_variance_groups" in row:
+        parts.append(f"groups without signal {row['zero_variance_groups']:.0%}")
+    return " · ".join(parts)

@@ -1,0 +1,131 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from allotment.config import TrainConfig
+from allotment.errors import ConfigError, RunDirectoryError
+from allotment.lab.run_directory import RunDirectory, read_log
+from allotment.lab.train import Trainer
+from allotment.tasks.mixture import Mixture
+
+PLANNERS = ["vip", "uniform", "inverse-accuracy", "inverse-variance", "oracle", "vip-paper", "ridge"]
+
+
+@pytest.fixture(scope="module")
+def small(mixture):
+    """Few prompts, so that prompts come back within a few steps and embeddings are quick."""
+    return Mixture(mixture.pool[::26], mixture.held_out[::40], ())
+
+
+def config(**changes):
+    return TrainConfig(**{"steps": 6, "prompts_per_step": 8, "evaluate_every": 3, "checkpoint_every": 2, **changes})
+
+
+def train(path, settings, mixture, stop_after=None):
+    def on_step(row):
+        if row["step"] == stop_after:
+            raise KeyboardInterrupt
+
+    directory = RunDirectory.resume(path, settings) if path.exists() else RunDirectory.create(path, settings)
+    Trainer(settings, mixture=mixture).run(directory, on_step)
+
+
+@pytest.mark.parametrize("planner", PLANNERS)
+def test_every_planner_trains_and_spends_its_budget(tmp_path, small, planner):
+    settings = config(planner=planner)
+    train(tmp_path / "run", settings, small)
+    rows = read_log(tmp_path / "run" / "rollouts.jsonl")
+    for step in range(1, 7):
+        n = [row["n"] for row in rows if row["step"] == step]
+        assert sum(n) == settings.budget
+        assert min(n) >= settings.lower
+        assert max(n) <= settings.upper
+        assert len(n) == 8
+    metrics = read_log(tmp_path / "run" / "metrics.jsonl")
+    assert [row["step"] for row in metrics] == list(range(7))
+    assert metrics[-1]["rollouts_total"] == 6 * settings.budget
+    assert [row["step"] for row in metrics if "pool_success" in row] == [0, 3, 6]
+    assert all(0 <= row["successes"] <= row["n"] for row in rows)
+
+
+@pytest.mark.parametrize("stop_after", [1, 3, 4])
+@pytest.mark.parametrize("planner", ["vip", "vip-paper"])
+def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, small, planner, stop_after):
+    settings = config(planner=planner)
+    train(tmp_path / "whole", settings, small)
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "killed", settings, small, stop_after)
+    with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
+        file.write('{"step": 5, "rollo')  # killed while writing
+    train(tmp_path / "killed", settings, small)
+    for name in ("metrics.jsonl", "rollouts.jsonl", "config.json", "checkpoint.safetensors"):
+        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+
+
+def test_a_finished_run_can_be_prolonged(tmp_path, small):
+    train(tmp_path / "long", config(steps=6), small)
+    train(tmp_path / "short", config(steps=4), small)
+    train(tmp_path / "short", config(steps=6), small)
+    long, short = (read_log(tmp_path / name / "rollouts.jsonl") for name in ("long", "short"))
+    assert long == short
+
+
+def test_runs_of_one_seed_see_the_same_prompts(small):
+    batches = [[p.id for p in Trainer(config(planner=name), mixture=small).batch(4)] for name in ("vip", "uniform")]
+    assert batches[0] == batches[1]
+    assert len(set(batches[0])) == 8
+
+
+def test_an_epoch_shows_every_prompt_once(small):
+    trainer = Trainer(config(), mixture=small)
+    per_epoch = len(small.pool) // 8
+    seen = [p.id for step in range(1, per_epoch + 1) for p in trainer.batch(step)]
+    assert len(set(seen)) == len(seen) == per_epoch * 8
+
+
+def test_learning_raises_success(mixture, tmp_path):
+    """Not a benchmark: 30 steps on eight prompts of middling difficulty must help on them."""
+    trainer = Trainer(config(planner="uniform", learning_rate=1e-3), mixture=mixture)
+    p = trainer.lab.success_probability(mixture.pool)
+    middling = [mixture.pool[i] for i in np.flatnonzero((p > 0.15) & (p < 0.5))[:8]]
+    trainer.mixture = Mixture(tuple(middling), (), ())
+    before = trainer.lab.success_probability(middling).mean()
+    for step in range(1, 31):
+        trainer.step(step)
+    assert trainer.lab.success_probability(middling).mean() > before + 0.1
+
+
+def test_rows_without_advantage_do_not_change_the_gradient(small):
+    """The update leaves groups with equal rewards out; the gradient equals that of the loss on all rows."""
+    trainer = Trainer(config(planner="uniform"), mixture=small)
+    problems = trainer.batch(1)
+    rollouts = trainer.lab.rollouts(problems, np.full(8, 6), torch.Generator().manual_seed(0))
+    rewards = torch.from_numpy(rollouts.rewards_N)
+    groups = [rewards[rollouts.group_N == q] for q in range(8)]
+    assert any(g.std() == 0 for g in groups)
+    log_probs = trainer.lab.log_probs(problems, rollouts.group_N, rollouts.tokens_NT, rollouts.mask_NT).sum(1)
+    expected_loss = torch.zeros(())
+    for q, g in enumerate(groups):
+        advantages = (g - g.mean()) * 6 / 5
+        expected_loss = expected_loss - (advantages * log_probs[rollouts.group_N == q]).mean() / 8
+    expected = torch.autograd.grad(expected_loss, list(trainer.lab.policy.parameters()))
+    norm = torch.sqrt(sum((g**2).sum() for g in expected)).item()
+    assert trainer.update(problems, rollouts)["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+
+
+def test_a_directory_is_never_overwritten(tmp_path):
+    RunDirectory.create(tmp_path, config())
+    with pytest.raises(RunDirectoryError, match="already holds a run"):
+        RunDirectory.create(tmp_path, config())
+
+
+def test_resuming_needs_a_run_and_keeps_its_settings(tmp_path):
+    with pytest.raises(RunDirectoryError, match="no run"):
+        RunDirectory.resume(tmp_path, config())
+    RunDirectory.create(tmp_path, config(seed=1))
+    with pytest.raises(ConfigError, match="seed"):
+        RunDirectory.resume(tmp_path, config(seed=2))
+    assert RunDirectory.resume(tmp_path, config(seed=1, steps=9)).path == tmp_path
+    assert json.loads((tmp_path / "config.json").read_text())["steps"] == 9
