@@ -51,8 +51,8 @@ def new_lab(problems: Sequence[Problem], regime: Regime, seed: int = 0) -> Lab:
 def train_stage(lab: Lab, problems: Sequence[Problem], stage: Stage) -> float:
     """Train ``lab.policy`` in place to give the right answers.
 
-    Levels are drawn in proportion to the square root of their number of problems: in proportion to the number itself the
-    small levels are hardly seen, equally often they are learnt by heart and their gradients explode.
+    Levels are drawn in proportion to the square root of their number of problems. In proportion to the number itself,
+    small levels are hardly seen; equally often, they are learnt by heart and their gradients become very large.
 
     Returns:
         The mean loss of the last 100 steps, in nats a token.
