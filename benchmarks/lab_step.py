@@ -1,4 +1,4 @@
-"""Seconds of one step of reinforcement learning in the lab (128 rollouts, one thread): ``python benchmarks/lab_step.py``."""
+"""Seconds of one RL step in the lab (128 rollouts, one thread): ``python benchmarks/lab_step.py``."""
 
 from __future__ import annotations
 

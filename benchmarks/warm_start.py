@@ -34,9 +34,8 @@ def main() -> None:
             equal = all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
             print(f"### {regime}: parameters {'equal to the bit' if equal else 'differ'}; ", end="")
             print(f"success {shipped.mean():.4f} shipped, {remade.mean():.4f} re-made, ", end="")
-            print(
-                f"mean absolute difference {np.abs(shipped - remade).mean():.4f}\n\n| level | shipped | re-made |\n|---|--:|--:|"
-            )
+            print(f"mean absolute difference {np.abs(shipped - remade).mean():.4f}\n")
+            print("| level | shipped | re-made |\n|---|--:|--:|")
             for level in LEVELS:
                 rows = [i for i, problem in enumerate(pool) if problem.level == level.name]
                 print(f"| {level.name} | {shipped[rows].mean():.3f} | {remade[rows].mean():.3f} |")
