@@ -1,0 +1,108 @@
+"""The cards of the page: which figures there are to show, and why others are left out. Captions are in the template."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Literal
+
+from allotment.report import figures
+from allotment.report.data import Arm, Study
+from allotment.report.predictions import Predictions, bins, calibration_error, predictions
+from allotment.report.style import Look
+from allotment.report.summary import Axis, Measure
+
+CardId = Literal["learning", "allocation", "calibration"]
+
+MEASURES: dict[Measure, str] = {"pool_success": "Training pool", "held_out_success": "Held-out prompts"}
+
+AXES: dict[Axis, str] = {"rollouts_total": "rollouts", "tokens_total": "tokens"}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One figure."""
+
+    title: str
+    specification: str
+    """Plotly JSON."""
+    label: str
+    """What it shows, for those who cannot see it."""
+    note: str = ""
+    """Its numbers in words."""
+    arm: int | None = None
+    """Index of the one arm it is about; None if it shows all."""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A section of the page. Without panels it is one line that says why."""
+
+    id: CardId
+    panels: list[Panel] = field(default_factory=list)
+    absent: list[str] = field(default_factory=list)
+    """Arms, or the whole card, that are left out, each with the reason."""
+
+
+def make_cards(study: Study, looks: Sequence[Look]) -> list[Card]:
+    """All cards, in reading order, each drawn or with the reason why it is not."""
+    made = [predictions(arm) for arm in study.arms]
+    return [
+        _learning(study, looks),
+        _allocation(study, looks, made),
+        _calibration(study, looks, made),
+    ]
+
+
+def _learning(study: Study, looks: Sequence[Look]) -> Card:
+    if not any(len(run.evaluations) > 1 for run in study.runs):
+        return Card("learning", absent=["no run has been evaluated since its training began."])
+    card = Card("learning")
+    for axis, spent in AXES.items():
+        for measure, prompts in MEASURES.items():
+            label = f"Line chart: success on the {prompts.lower()} against {spent} generated, one line per planner."
+            specification = figures.learning_figure(study.arms, looks, axis, measure)
+            card.panels.append(Panel(f"{prompts}, by {spent}", specification, label))
+    return card
+
+
+def _allocation(study: Study, looks: Sequence[Look], made: Sequence[Predictions]) -> Card:
+    card = Card("allocation")
+    for number, (arm, found) in enumerate(zip(study.arms, made, strict=True)):
+        if not len(found):
+            card.absent.append(_no_predictions(arm, found))
+        elif found.equal_counts:
+            card.absent.append(f"{arm.label} gives every prompt {found.n[0]} rollouts, whatever it predicts.")
+        else:
+            drawn = min(len(found), figures.MOST_DOTS)
+            which = f"all {len(found):,} dots" if drawn == len(found) else f"{drawn:,} of {len(found):,} dots"
+            note = f"Counts from {found.n.min()} to {found.n.max()}, mean {found.n.mean():.1f}; {which} shown."
+            label = f"Scatter plot for {arm.label}: rollouts given against predicted success probability."
+            specification = figures.allocation_figure(found, looks[number], ideal=arm.config.estimator == "rloo")
+            card.panels.append(Panel(arm.label, specification, label, note + _without(found), number))
+    return card
+
+
+def _calibration(study: Study, looks: Sequence[Look], made: Sequence[Predictions]) -> Card:
+    card = Card("calibration")
+    for number, (arm, found) in enumerate(zip(study.arms, made, strict=True)):
+        if not len(found):
+            card.absent.append(_no_predictions(arm, found))
+            continue
+        note = (
+            f"Mean absolute error {found.mean_absolute_error:.3f} per prompt; {found.chance_error:.3f} would remain "
+            "from the chance of few rollouts if every prediction were exact. Points lie "
+            f"{calibration_error(bins(found)):.3f} from the diagonal on average, weighted by rollouts."
+        )
+        label = f"Calibration plot for {arm.label}: observed against predicted success probability."
+        specification = figures.calibration_figure(found, looks[number])
+        card.panels.append(Panel(arm.label, specification, label, note + _without(found), number))
+    return card
+
+
+def _no_predictions(arm: Arm, found: Predictions) -> str:
+    return f"{arm.label} {'makes no predictions' if found.without else 'has no rollouts logged yet'}."
+
+
+def _without(found: Predictions) -> str:
+    return f" {found.without:,} prompts without a prediction are left out." if found.without else ""

@@ -1,0 +1,144 @@
+"""Runs grouped into arms: runs that differ in nothing but their seed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, get_args
+
+from allotment.config import PlannerName, TrainConfig
+from allotment.errors import RunDirectoryError, message
+from allotment.report.runs import Run, read_run
+
+BOOKKEEPING = frozenset({"seed", "evaluate_every", "checkpoint_every"})
+"""Settings that change what is written down, or which sample is drawn, but not what is compared."""
+
+PLANNER_ORDER = get_args(PlannerName)
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Runs that differ in nothing but their seed: one line of every figure, one row of every table."""
+
+    label: str
+    """The planner's name, with the settings in which it departs from most runs; no two arms share it."""
+    runs: tuple[Run, ...]
+    """By seed; at least one."""
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration, whose seed is that of the first run."""
+        return self.runs[0].config
+
+    @property
+    def is_uniform(self) -> bool:
+        """Whether this is the reference that others are compared with."""
+        return self.config.planner == "uniform"
+
+    @cached_property
+    def counted(self) -> tuple[Run, ...]:
+        """The runs that means are taken over: the finished ones, or all evaluated ones if none has finished."""
+        finished = tuple(run for run in self.runs if run.finished)
+        return finished or tuple(run for run in self.runs if run.evaluations)
+
+    @cached_property
+    def steps(self) -> list[int]:
+        """The steps at which every counted run was evaluated, ascending; empty if no run was."""
+        return sorted(set.intersection(*(set(run.evaluations) for run in self.counted))) if self.counted else []
+
+    @property
+    def step(self) -> int | None:
+        """The last step at which all counted runs can be compared; None if there is none."""
+        return self.steps[-1] if self.steps else None
+
+
+@dataclass(frozen=True)
+class Study:
+    """All that a page is about."""
+
+    arms: tuple[Arm, ...]
+    """Uniform first, then in the order the command line names planners."""
+    repeated: tuple[str, ...] = ()
+    """Why some directories were left out: given twice, or the same configuration and seed as another."""
+
+    @property
+    def runs(self) -> list[Run]:
+        """All runs, arm by arm."""
+        return [run for arm in self.arms for run in arm.runs]
+
+    @property
+    def differing(self) -> dict[str, list[Any]]:
+        """Settings in which the arms differ, beside the planner, with their values; the most frequent one first."""
+        usual = _usual([run.config for run in self.runs])
+        found = differing_settings([arm.config for arm in self.arms])
+        return {name: [usual[name], *(v for v in values if v != usual[name])] for name, values in found.items()}
+
+
+def read_study(run_directories: Sequence[Path]) -> Study:
+    """Read run directories and group them; each directory, and each configuration with its seed, counts once.
+
+    Raises:
+        RunDirectoryError: none was given, one holds no run, or a log is damaged.
+        ConfigError: a configuration does not fit this version.
+    """
+    if not run_directories:
+        raise RunDirectoryError(
+            message("no run to report on", got="no directory", allowed="at least 1", fix="name a run directory")
+        )
+    repeated: list[str] = []
+    directories: dict[Path, Path] = {}
+    for path in map(Path, run_directories):
+        if path.resolve() in directories:
+            repeated.append(f"{path} was given more than once and counts once.")
+        directories.setdefault(path.resolve(), path)
+    runs: dict[str, Run] = {}
+    for run in map(read_run, directories.values()):
+        key = setting_key(run.config, BOOKKEEPING - {"seed"})
+        kept = max(runs.get(key, run), run, key=lambda each: each.last_step)
+        if key in runs:
+            left = run if kept is runs[key] else runs[key]
+            repeated.append(
+                f"{left.path} has the same configuration and seed as {kept.path}: the same run, not a second seed. "
+                "It is left out."
+            )
+        runs[key] = kept
+    return Study(_arms(list(runs.values())), tuple(dict.fromkeys(repeated)))
+
+
+def setting_key(config: TrainConfig, without: frozenset[str]) -> str:
+    """A configuration as a dictionary key, some of its fields left out."""
+    return config.model_dump_json(exclude=set(without))
+
+
+def differing_settings(configs: Sequence[TrainConfig]) -> dict[str, list[Any]]:
+    """The fields in which configurations differ, with their values; planner and bookkeeping aside."""
+    names = [name for name in TrainConfig.model_fields if name not in BOOKKEEPING | {"planner"}]
+    values = {name: list(dict.fromkeys(getattr(config, name) for config in configs)) for name in names}
+    return {name: found for name, found in values.items() if len(found) > 1}
+
+
+def _arms(runs: list[Run]) -> tuple[Arm, ...]:
+    groups: dict[str, list[Run]] = {}
+    for run in runs:
+        groups.setdefault(setting_key(run.config, BOOKKEEPING), []).append(run)
+    usual = _usual([run.config for run in runs])
+    arms = [
+        Arm(_label(group[0].config, usual), tuple(sorted(group, key=lambda run: run.config.seed)))
+        for group in groups.values()
+    ]
+    rank = {name: place for place, name in enumerate(("uniform", *(n for n in PLANNER_ORDER if n != "uniform")))}
+    return tuple(sorted(arms, key=lambda arm: rank[arm.config.planner]))
+
+
+def _usual(configs: Sequence[TrainConfig]) -> dict[str, Any]:
+    """The most frequent value (the first of them) of each setting in which configurations differ."""
+    counts = {name: Counter(getattr(c, name) for c in configs) for name in differing_settings(configs)}
+    return {name: found.most_common(1)[0][0] for name, found in counts.items()}
+
+
+def _label(config: TrainConfig, usual: dict[str, Any]) -> str:
+    named = [name for name, value in usual.items() if getattr(config, name) != value]
+    return ", ".join([config.planner, *(f"{name.replace('_', ' ')} {getattr(config, name)}" for name in named)])

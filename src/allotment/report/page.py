@@ -1,0 +1,147 @@
+"""The page: facts, notices and cards put into the template."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+from plotly.offline import get_plotlyjs
+
+from allotment.report.cards import make_cards
+from allotment.report.data import Arm, Study
+from allotment.report.style import FONT, looks
+from allotment.report.summary import Estimate, SummaryRow, critical_value, summarise
+
+
+def render(study: Study) -> str:
+    """The whole page as one string of HTML that loads nothing from elsewhere."""
+    environment = Environment(
+        loader=PackageLoader("allotment.report", "."),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"integer": integer, "between": between, "estimate": estimate, "signed": signed}
+    arm_looks, rows = looks(study.arms), summarise(study)
+    look_of = {arm.label: look for arm, look in zip(study.arms, arm_looks, strict=True)}
+    return environment.get_template("page.html.j2").render(
+        title=f"{', '.join(dict.fromkeys(arm.config.planner for arm in study.arms))}: Allotment report",
+        study=study,
+        facts=facts(study),
+        notices=notices(study),
+        findings=[finding(row) for row in rows],
+        rows=rows,
+        look_of=look_of,
+        pairs=sorted({d.n for row in rows for d in row.difference.values() if d is not None and d.n > 1}),
+        critical_value=critical_value,
+        cards=make_cards(study, arm_looks),
+        font=FONT,
+        plotly_js=Markup(get_plotlyjs()),
+    )
+
+
+def facts(study: Study) -> list[tuple[str, str]]:
+    """What was run, as (name, value); a setting in which arms differ shows all its values."""
+    configs = [run.config for run in study.runs]
+
+    def values(what: list[Any]) -> str:
+        return ", ".join(map(str, dict.fromkeys(what)))
+
+    per_step = [f"{c.budget} rollouts ({c.prompts_per_step} prompts × {c.rollouts_per_prompt})" for c in configs]
+    return [
+        ("Runs", str(len(configs))),
+        ("Planners", values([arm.config.planner for arm in study.arms])),
+        ("Seeds", values(sorted({c.seed for c in configs}))),
+        ("Task regime", values([c.regime for c in configs])),
+        ("Steps", values([c.steps for c in configs])),
+        ("Budget of a step", values(per_step)),
+        ("Rollouts of a prompt", values([f"{c.lower} to {c.upper}" for c in configs])),
+        ("Estimator", values([f"{c.estimator}, {c.aggregation.replace('_', ' ')}" for c in configs])),
+        ("Learning rate", values([f"{c.learning_rate:g}" for c in configs])),
+    ]
+
+
+def notices(study: Study) -> list[str]:
+    """What a reader must know before believing the numbers."""
+    found = list(study.repeated)
+    if study.differing:
+        what = "; ".join(
+            f"{name.replace('_', ' ')} ({_unless_named(values)})" for name, values in study.differing.items()
+        )
+        found.append(
+            f"The runs differ in more than the planner: {what}. Lines with different settings are drawn together, but "
+            "a difference to uniform is only taken between runs of equal settings, seed and step."
+        )
+    for arm in study.arms:
+        found += _arm_notices(arm)
+    for run in study.runs:
+        if run.cut_logs:
+            logs = " and ".join(run.cut_logs)
+            found.append(f"{run.path}: the last line of {logs} was cut short by a kill and is left out.")
+    single = [arm.label for arm in study.arms if len(arm.counted) == 1]
+    if single:
+        found.append(
+            f"One seed only: {'; '.join(single)}. A single run has no standard error: another seed might turn any "
+            "order round."
+        )
+    return found
+
+
+def finding(row: SummaryRow) -> str:
+    """One sentence about an arm's held-out success."""
+    success, difference = row.success["held_out_success"], row.difference["held_out_success"]
+    text = f"held-out success {estimate(success)} after {row.step} of {row.arm.config.steps} steps"
+    if row.arm.is_uniform:
+        return f"{text}."
+    if difference is None:
+        return f"{text}; not compared, for want of a uniform run of equal settings, seed and step."
+    pairs = f"{difference.n} pair{'s' if difference.n > 1 else ''}"
+    return f"{text}; {signed(difference)} to uniform ({pairs}): {difference.verdict}."
+
+
+def integer(value: float) -> str:
+    """A whole number with separators."""
+    return f"{round(value):,}"
+
+
+def between(ends: tuple[int, int]) -> str:
+    """A range of whole numbers; one number if its ends are equal."""
+    return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
+
+
+def estimate(value: Estimate) -> str:
+    """A probability with its standard error, if it has one."""
+    return f"{value.mean:.3f}" + _error(value, digits=3)
+
+
+def signed(value: Estimate) -> str:
+    """A difference of probabilities with its standard error, if it has one."""
+    return f"{value.mean:+.4f}".replace("-", "−") + _error(value, digits=4)
+
+
+def _error(value: Estimate, digits: int) -> str:
+    if value.standard_error is None or not math.isfinite(value.standard_error):
+        return ""
+    return f"\u00a0±\u00a0{value.standard_error:.{digits}f}"
+
+
+def _arm_notices(arm: Arm) -> list[str]:
+    found = []
+    for run in arm.runs:
+        if not run.evaluations:
+            found.append(f"{run.path} ({arm.label}) ended before its first evaluation: it has no success to show.")
+        elif run not in arm.counted:
+            found.append(
+                f"{run.path} ({arm.label}) stopped after {run.last_step} of {run.config.steps} steps: drawn as a thin "
+                "line, left out of means and differences."
+            )
+    if arm.counted and not arm.counted[0].finished:
+        found.append(f"No run of {arm.label} has finished: its numbers are those after step {arm.step}.")
+    return found
+
+
+def _unless_named(values: list[Any]) -> str:
+    return f"{values[0]} unless the name says {' or '.join(map(str, values[1:]))}"

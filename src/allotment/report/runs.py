@@ -1,0 +1,75 @@
+"""One run directory, read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from allotment.config import TrainConfig
+from allotment.errors import RunDirectoryError, message
+from allotment.lab.run_directory import LOGS, read_log, saved_config
+
+Row = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What one run directory holds."""
+
+    path: Path
+    config: TrainConfig
+    metrics: list[Row]
+    """One line per step, step 0 (before training) first."""
+    rollouts: list[Row]
+    """One line per prompt of a step."""
+    timing: list[Row]
+    """Seconds of each step."""
+    cut_logs: tuple[str, ...] = ()
+    """Logs whose last line was cut short by a kill; that line is left out."""
+
+    @cached_property
+    def evaluations(self) -> dict[int, Row]:
+        """The metrics lines with exact success probabilities, by step."""
+        return {row["step"]: row for row in self.metrics if "pool_success" in row}
+
+    @property
+    def last_step(self) -> int:
+        """The last step that was logged; 0 if none was."""
+        return max((int(row["step"]) for row in self.metrics), default=0)
+
+    @property
+    def finished(self) -> bool:
+        """Whether the last configured step was reached and evaluated."""
+        return self.config.steps in self.evaluations
+
+
+def read_run(path: Path) -> Run:
+    """Read one run directory; a last line that a kill cut short is left out of its log.
+
+    Raises:
+        RunDirectoryError: there is no run, or a log is damaged before its last line.
+        ConfigError: the configuration does not fit this version.
+    """
+    config = saved_config(path)
+    logs: dict[str, list[Row]] = {}
+    for log in LOGS:
+        try:
+            logs[log] = read_log(path / log)
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise RunDirectoryError(
+                message(
+                    f"{path / log} is damaged",
+                    got=error,
+                    allowed="one JSON object a line; only the last line may be cut short",
+                    fix="restore the file, or train again with --resume from the last checkpoint",
+                )
+            ) from error
+    cut = tuple(log for log in LOGS if _is_cut(path / log))
+    return Run(path, config, logs["metrics.jsonl"], logs["rollouts.jsonl"], logs["timing.jsonl"], cut)
+
+
+def _is_cut(path: Path) -> bool:
+    return path.exists() and path.stat().st_size > 0 and not path.read_bytes().endswith(b"\n")

@@ -1,0 +1,156 @@
+"""Means, standard errors, and differences to uniform, paired by seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import stdtrit
+
+from allotment.report.data import BOOKKEEPING, Arm, Study, setting_key
+from allotment.report.runs import Run
+from allotment.types import FloatArray
+
+Measure = Literal["pool_success", "held_out_success"]
+Axis = Literal["rollouts_total", "tokens_total"]
+
+CONFIDENCE = 0.95
+"""Two-sided, of the verdict on one planner and one measure."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean over runs, in the unit of its values."""
+
+    mean: float
+    standard_error: float | None
+    """Sample standard deviation (n - 1) over sqrt(n); None for one run, which tells nothing about its own error."""
+    n: int
+    """Number of runs, or of pairs of runs."""
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Estimate:
+        """The mean of at least one value."""
+        n = len(values)
+        error = float(np.std(values, ddof=1) / np.sqrt(n)) if n > 1 else None
+        return cls(float(np.mean(values)), error, n)
+
+    @property
+    def verdict(self) -> str:
+        """For a difference to uniform: what one may say about it."""
+        if self.standard_error is None:
+            return "no standard error, so nothing can be concluded"
+        if self.mean == 0 and self.standard_error == 0:
+            return "the same as uniform"
+        if abs(self.mean) <= critical_value(self.n) * self.standard_error:
+            return "cannot be told apart from uniform"
+        return f"{'higher' if self.mean > 0 else 'lower'} than uniform"
+
+
+@dataclass(frozen=True)
+class SummaryRow:
+    """One arm at its last common step."""
+
+    arm: Arm
+    step: int
+    success: dict[Measure, Estimate]
+    """Exact success probability, mean over prompts, then over runs."""
+    difference: dict[Measure, Estimate | None]
+    """To uniform, over pairs of runs of equal seed, settings and step; None without a pair, and for uniform itself."""
+    rollouts: float
+    """Generated up to ``step``, mean over runs."""
+    tokens: float
+    """Generated up to ``step``, mean over runs."""
+    zero_variance: float | None
+    """Share of groups whose rewards are all equal, mean over steps and runs; None before the first step."""
+    counts: tuple[int, int] | None
+    """[fewest, most] rollouts of one prompt in any step; None before the first step."""
+    seconds: float | None
+    """Median seconds of a step, without evaluation, mean over runs; None without timings."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A learning curve; all arrays [E], one entry per evaluation common to the runs."""
+
+    step: list[int]
+    x: FloatArray
+    """Rollouts or tokens generated so far, mean over runs."""
+    mean: FloatArray
+    """Success probability, mean over runs."""
+    standard_error: FloatArray | None
+    """Over runs; None for one run."""
+
+
+def critical_value(pairs: int) -> float:
+    """Student's t: how many standard errors a mean of ``pairs`` (>= 2) differences must lie from 0."""
+    return float(stdtrit(pairs - 1, (1 + CONFIDENCE) / 2))
+
+
+def summarise(study: Study) -> list[SummaryRow]:
+    """One row per arm that was evaluated at least once."""
+    references = _uniform_runs(study)
+    return [_row(arm, arm.step, references) for arm in study.arms if arm.step is not None]
+
+
+def curve(arm: Arm, axis: Axis, measure: Measure, runs: Sequence[Run] | None = None) -> Curve:
+    """The mean curve over ``runs`` (those counted, if None), at the steps at which all were evaluated."""
+    chosen = arm.counted if runs is None else runs
+    steps = sorted(set.intersection(*(set(run.evaluations) for run in chosen))) if chosen else []
+    x_RE = np.array([[run.evaluations[step][axis] for step in steps] for run in chosen], dtype=np.float64)
+    y_RE = np.array([[run.evaluations[step][measure] for step in steps] for run in chosen], dtype=np.float64)
+    if not steps:
+        return Curve([], np.zeros(0), np.zeros(0), None)
+    error_E = y_RE.std(axis=0, ddof=1) / np.sqrt(len(chosen)) if len(chosen) > 1 else None
+    return Curve(steps, x_RE.mean(axis=0), y_RE.mean(axis=0), error_E)
+
+
+def _row(arm: Arm, step: int, references: dict[tuple[str, int], list[Run]]) -> SummaryRow:
+    runs = arm.counted
+    last = [run.evaluations[step] for run in runs]
+    trained = [row for run in runs for row in run.metrics if 1 <= row["step"] <= step]
+    medians = [median for run in runs if (median := _median_seconds(run, step)) is not None]
+    measures: tuple[Measure, ...] = ("pool_success", "held_out_success")
+    return SummaryRow(
+        arm=arm,
+        step=step,
+        success={m: Estimate.of([row[m] for row in last]) for m in measures},
+        difference={m: None if arm.is_uniform else _paired(runs, step, m, references) for m in measures},
+        rollouts=float(np.mean([row["rollouts_total"] for row in last])),
+        tokens=float(np.mean([row["tokens_total"] for row in last])),
+        zero_variance=float(np.mean([row["zero_variance_groups"] for row in trained])) if trained else None,
+        counts=(min(r["min_count"] for r in trained), max(r["max_count"] for r in trained)) if trained else None,
+        seconds=float(np.mean(medians)) if medians else None,
+    )
+
+
+def _paired(
+    runs: Sequence[Run], step: int, measure: Measure, references: dict[tuple[str, int], list[Run]]
+) -> Estimate | None:
+    """The mean of (run - uniform) over seeds that both have, at ``step``."""
+    differences = []
+    for run in runs:
+        partners = [u for u in references.get(_pair_key(run), []) if step in u.evaluations]
+        if partners:
+            differences.append(run.evaluations[step][measure] - partners[0].evaluations[step][measure])
+    return Estimate.of(differences) if differences else None
+
+
+def _uniform_runs(study: Study) -> dict[tuple[str, int], list[Run]]:
+    found: dict[tuple[str, int], list[Run]] = {}
+    for run in study.runs:
+        if run.config.planner == "uniform":
+            found.setdefault(_pair_key(run), []).append(run)
+    return found
+
+
+def _pair_key(run: Run) -> tuple[str, int]:
+    """What must be equal in a pair. Not the number of steps: the learning rate is constant, so a step is a step."""
+    return setting_key(run.config, BOOKKEEPING | {"planner", "steps"}), run.config.seed
+
+
+def _median_seconds(run: Run, step: int) -> float | None:
+    seconds = [row["seconds"] for row in run.timing if row["step"] <= step]
+    return float(np.median(seconds)) if seconds else None

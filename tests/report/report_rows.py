@@ -1,0 +1,36 @@
+"""Lines of hand-made logs."""
+
+import json
+
+
+def evaluation(step, pool, held_out, rollouts=None, tokens=None, **more):
+    """A metrics line with success probabilities; 128 rollouts of 10 tokens a step unless told."""
+    rollouts = 128 * step if rollouts is None else rollouts
+    trained = {"zero_variance_groups": 0.5, "min_count": 3, "max_count": 20} if step else {}
+    return {
+        "step": step,
+        "rollouts_total": rollouts,
+        "tokens_total": 10 * rollouts if tokens is None else tokens,
+        **trained,
+        "pool_success": pool,
+        "held_out_success": held_out,
+        **more,
+    }
+
+
+def group(n, successes, predicted, step=1, prompt="a"):
+    """A rollouts line."""
+    return {
+        "prompt_id": prompt,
+        "step": step,
+        "round": 0,
+        "n": n,
+        "successes": successes,
+        "tokens": 10 * n,
+        "predicted_mean": predicted,
+        "predicted_sd": None if predicted is None else 0.1,
+    }
+
+
+def lines(rows):
+    return "".join(json.dumps(row) + "\n" for row in rows)
