@@ -47,7 +47,7 @@ def main() -> None:
     console = Console()
     console.rule("Allotment: who gets how many rollouts?")
     console.print(
-        f"A language model of 0.1 M parameters learns from verified answers, {len(PLANNERS)} planners × {len(SEEDS)} seeds"
+        f"A small language model learns from verified answers: {len(PLANNERS)} planners × {len(SEEDS)} seeds"
         f" × {STEPS} steps of 128 rollouts."
     )
     directories = [train(planner, seed) for seed in SEEDS for planner in PLANNERS]
