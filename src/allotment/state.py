@@ -23,6 +23,7 @@ State = dict[str, Any]
 FORMAT_VERSION = 1
 _SEPARATOR = "/"
 _HEADER = "allotment"
+_RESERVED = "__metadata__"  # safetensors' own key beside the tensors
 
 
 def encode_json(value: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -44,7 +45,7 @@ def save_state(path: str | Path, state: State, *, kind: str) -> None:
         kind: what the state is of, checked on loading (``"VIP"``, ``"lab-checkpoint"``).
 
     Raises:
-        StateError: a key or a leaf cannot be stored.
+        StateError: a key or a leaf cannot be stored, or the file cannot be written.
     """
     path = Path(path)
     tensors: dict[str, np.ndarray[Any, Any]] = {}
@@ -57,9 +58,17 @@ def save_state(path: str | Path, state: State, *, kind: str) -> None:
         with open(temporary, "rb") as file:
             os.fsync(file.fileno())
         os.replace(temporary, path)
-    except BaseException:
+    except (OSError, SafetensorError) as error:
+        raise StateError(
+            message(
+                f"cannot write the state file {path}",
+                got=f"{type(error).__name__}: {error}",
+                allowed="a file in an existing folder with room and write permission",
+                fix="make the folder first; what was at this path before is still there",
+            )
+        ) from error
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
 
 
 def load_state(path: str | Path, *, kind: str) -> State:
@@ -71,37 +80,26 @@ def load_state(path: str | Path, *, kind: str) -> State:
     """
     path = Path(path)
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        header = json.loads(metadata[_HEADER])
-    except (OSError, SafetensorError, KeyError, json.JSONDecodeError) as error:
+        version, saved_kind, state = _read(path)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise StateError(
             message(
                 f"cannot read the state file {path}",
                 got=f"{type(error).__name__}: {error}",
                 allowed=f"a complete state file of kind {kind!r}",
-                fix="use an older checkpoint; save_state leaves whole files only, so this one was damaged later",
+                fix="check the path, or use an older checkpoint: save_state leaves whole files only",
             )
         ) from error
-    if header.get("version") != FORMAT_VERSION:
+    if version != FORMAT_VERSION:
         raise StateVersionError(
             message(
                 f"the state file {path} has another format version",
-                got=header.get("version"),
+                got=version,
                 allowed=FORMAT_VERSION,
                 fix="load it with the version of allotment that wrote it",
             )
         )
-    check_kind(header.get("kind"), kind, f"the state file {path}")
-    state: State = {}
-    for name, value in {**header["scalars"], **tensors}.items():
-        *folders, leaf = name.split(_SEPARATOR)
-        node = state
-        for folder in folders:
-            node = node.setdefault(folder, {})
-        if leaf:  # an empty leaf only marks an empty dict
-            node[leaf] = value
+    check_kind(saved_kind, kind, f"the state file {path}")
     return state
 
 
@@ -132,18 +130,49 @@ def check_state(state: object, kind: str, keys: Iterable[str]) -> None:
         )
 
 
+def _read(path: Path) -> tuple[object, object, State]:
+    """Version, kind and state of a file; an empty state if the version is another one."""
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads((file.metadata() or {})[_HEADER])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    version, kind = header["version"], header["kind"]
+    state: State = {}
+    if version == FORMAT_VERSION:
+        for name, value in {**header["scalars"], **tensors}.items():
+            *folders, leaf = name.split(_SEPARATOR)
+            node = state
+            for folder in folders:
+                node = node.setdefault(folder, {})
+            if leaf:  # an empty leaf only marks an empty dict
+                node[leaf] = value
+    return version, kind, state
+
+
+def _is_storable(array: np.ndarray[Any, Any]) -> bool:
+    return array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
+
+
+def _is_key(key: object) -> bool:
+    return isinstance(key, str) and key.isprintable() and _SEPARATOR not in key and key not in ("", _RESERVED)
+
+
 def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], scalars: dict[str, Any]) -> None:
     if not state:
         scalars[prefix] = None
     for key, value in state.items():
-        if not isinstance(key, str) or _SEPARATOR in key or not key:
+        if not _is_key(key):
             raise StateError(
-                message("bad key in a state", got=repr(key), allowed="non-empty str without '/'", fix="rename it")
+                message(
+                    "bad key in a state",
+                    got=repr(key),
+                    allowed=f"a non-empty printable str without '/', other than {_RESERVED!r}",
+                    fix="rename it",
+                )
             )
         name = prefix + key
         if isinstance(value, Mapping):
             _flatten(value, name + _SEPARATOR, tensors, scalars)
-        elif isinstance(value, np.ndarray):
+        elif isinstance(value, np.ndarray) and _is_storable(value):
             tensors[name] = np.asarray(value, order="C")  # ascontiguousarray would make 0-d arrays 1-d
         elif value is None or isinstance(value, bool | int | float | str):
             scalars[name] = value
@@ -151,8 +180,8 @@ def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], sca
             raise StateError(
                 message(
                     f"{name!r} cannot be stored",
-                    got=type(value).__name__,
-                    allowed="numpy array, int, float, bool, str, None or dict of these",
+                    got=f"array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__,
+                    allowed="numpy array of numbers or bools, int, float, bool, str, None or dict of these",
                     fix="convert it first",
                 )
             )

@@ -6,7 +6,7 @@ import hashlib
 import logging
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Protocol, Self, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,7 @@ from allotment.errors import InvalidInputError, RewardMismatchError, StateError,
 from allotment.planning.ledger import Ledger, Outcome
 from allotment.prediction.base import canonical_ids
 from allotment.pricing import get_estimator
-from allotment.state import State, check_kind, load_state, save_state
+from allotment.state import State, check_state, load_state, save_state
 from allotment.types import Allocation, Plan, Posterior, PromptId, PromptIds
 
 log = logging.getLogger("allotment")
@@ -98,9 +98,10 @@ class OneShotPlanner(ABC):
         estimator: str = "rloo",
         seed: int = 0,
     ) -> None:
-        self.budget, self.bounds = budget, bounds
+        self.budget = _whole("budget", budget)
+        self.bounds = _pair(bounds)
         self.estimator = get_estimator(estimator).name
-        self.seed = seed
+        self.seed = _whole("seed", seed)
         self._check_settings()
         self._step = 0
         self._ledger = Ledger()
@@ -115,6 +116,14 @@ class OneShotPlanner(ABC):
     def missing_rollouts(self) -> int:
         """Rollouts planned but never told, over all closed steps."""
         return self._missing
+
+    @property
+    def open_plans(self) -> tuple[Plan, ...]:
+        """Plans asked and neither told nor cancelled, oldest first, without the belief behind them.
+
+        After :meth:`load`, this is how to tell or cancel what was open when the planner was saved.
+        """
+        return self._ledger.plans()
 
     @abstractmethod
     def _decide(self, ids: tuple[PromptId, ...], budget: int) -> tuple[Allocation, Posterior | None]:
@@ -176,7 +185,7 @@ class OneShotPlanner(ABC):
 
         Raises:
             RewardMismatchError: the plan is not open, has more rewards than planned, or a group is missing.
-            InvalidInputError: a reward is NaN or infinite, or the lengths differ.
+            InvalidInputError: a reward is no finite number, or the lengths differ.
             UnknownPromptError: a reward belongs to a prompt that was not asked.
         """
         outcome = self._ledger.with_rewards(plan, rewards, group_ids)
@@ -215,27 +224,27 @@ class OneShotPlanner(ABC):
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave; later plans are bit-identical.
+        """Take over what :meth:`state_dict` gave, all or nothing; later plans are bit-identical.
 
         Raises:
             StateError: the state is of another planner, has other settings, or lacks keys.
         """
-        check_kind(state.get("kind"), type(self).__name__, "the planner state")
-        lacking = {"settings", "step", "missing", "predictor", "ledger"} - state.keys()
-        saved, own = state.get("settings", {}), self._settings()
-        different = {key: (saved.get(key), own[key]) for key in own if saved.get(key) != own[key]}
-        if lacking or different:
+        check_state(state, type(self).__name__, ("settings", "step", "missing", "predictor", "ledger"))
+        self._check_saved_settings(state["settings"])
+        ledger = Ledger.from_state(state["ledger"])
+        step, missing = state["step"], state["missing"]
+        newest = max((plan.step for plan in ledger.plans()), default=-1)
+        if not (type(step) is type(missing) is int and newest < step and missing >= 0):
             raise StateError(
                 message(
-                    "the planner state does not fit this planner",
-                    got=f"missing keys {sorted(lacking)}, settings (saved, own) {different}",
-                    allowed="all keys, equal settings",
-                    fix="make the planner with the settings it was saved with; ask(budget=...) varies a single step",
+                    "the counters of a planner state cannot be right",
+                    got=f"step {step!r}, missing {missing!r}, newest open plan of step {newest}",
+                    allowed="step above that of every open plan, missing >= 0",
+                    fix="load a whole state_dict(), or start anew",
                 )
             )
-        self._belief.load_state_dict(state["predictor"])
-        self._ledger.load_state_dict(state["ledger"])
-        self._step, self._missing = state["step"], state["missing"]
+        self._belief.load_state_dict(state["predictor"])  # the last that can fail; it is all or nothing itself
+        self._ledger, self._step, self._missing = ledger, step, missing
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`state_dict` to one file, atomically."""
@@ -265,6 +274,21 @@ class OneShotPlanner(ABC):
         digests = b"".join(hashlib.blake2b(prefix + repr(i).encode(), digest_size=8).digest() for i in ids)
         return np.frombuffer(digests, dtype=np.uint64)
 
+    def _check_saved_settings(self, saved: object) -> None:
+        own = self._settings()
+        if saved == own:
+            return
+        values = saved if isinstance(saved, dict) else {}
+        different = {k: (values.get(k), own.get(k)) for k in {**own, **values} if values.get(k) != own.get(k)}
+        raise StateError(
+            message(
+                "the planner state does not fit this planner",
+                got=f"settings (saved, own) {different}",
+                allowed="equal settings",
+                fix="make the planner with the settings it was saved with; ask(budget=...) varies a single step",
+            )
+        )
+
     def _check_settings(self) -> None:
         lower, upper = self.bounds
         minimum = get_estimator(self.estimator).minimum_count
@@ -277,6 +301,30 @@ class OneShotPlanner(ABC):
                     fix="raise the lower bound or the budget",
                 )
             )
+
+
+def _whole(name: str, value: object) -> int:
+    """``value`` as a plain int: numpy's cannot be saved, and a float or bool is a mistake."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InvalidInputError(
+            message(f"`{name}` is not a whole number", got=repr(value), allowed="an int", fix=f"pass int({name})")
+        )
+    return int(value)
+
+
+def _pair(bounds: Any) -> tuple[int, int]:
+    try:
+        lower, upper = bounds
+    except (TypeError, ValueError):
+        raise InvalidInputError(
+            message(
+                "`bounds` is not a pair",
+                got=repr(bounds),
+                allowed="(least, most) rollouts of a prompt",
+                fix="pass bounds=(3, 32)",
+            )
+        ) from None
+    return _whole("lower bound", lower), _whole("upper bound", upper)
 
 
 def _refuse_missing_groups(outcome: Outcome) -> None:

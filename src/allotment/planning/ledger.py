@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, RewardMismatchError, UnknownPromptError, message
+from allotment.errors import InvalidInputError, RewardMismatchError, StateError, UnknownPromptError, message
 from allotment.prediction.base import canonical_ids
+from allotment.prediction.storage import array_from_state, rows_from_state
 from allotment.state import State, decode_json, encode_json
 from allotment.types import FloatArray, IntArray, Plan, PromptId, PromptIds
 
@@ -27,6 +27,10 @@ class Outcome:
     rows_N: IntArray
     """[N] position of each reward's prompt in ``prompt_ids``."""
 
+    def __post_init__(self) -> None:
+        for array in (self.planned, self.rewards_N, self.rows_N):  # the ledger and its states keep the same arrays
+            array.setflags(write=False)
+
     @property
     def received(self) -> IntArray:
         """[Q] rewards told."""
@@ -42,11 +46,12 @@ class Outcome:
         return np.bincount(self.rows_N[self.rewards_N >= threshold], minlength=len(self.prompt_ids))
 
     def reward_variance(self) -> FloatArray:
-        """[Q] unbiased sample variance of the rewards; NaN where fewer than two were told."""
+        """[Q] unbiased sample variance of the rewards, whatever their order; NaN where fewer than two were told."""
         count = self.received
-        total = np.bincount(self.rows_N, self.rewards_N, minlength=len(count))
-        mean = total / np.maximum(count, 1)
-        squares = np.bincount(self.rows_N, (self.rewards_N - mean[self.rows_N]) ** 2, minlength=len(count))
+        order = np.lexsort((self.rewards_N, self.rows_N))  # the last bits of a sum depend on its order
+        rows_N, rewards_N = self.rows_N[order], self.rewards_N[order]
+        mean = np.bincount(rows_N, rewards_N, minlength=len(count)) / np.maximum(count, 1)
+        squares = np.bincount(rows_N, (rewards_N - mean[rows_N]) ** 2, minlength=len(count))
         return np.where(count >= 2, squares / np.maximum(count - 1, 1), np.nan)
 
 
@@ -58,6 +63,10 @@ class Ledger:
 
     def __len__(self) -> int:
         return len(self._open)
+
+    def plans(self) -> tuple[Plan, ...]:
+        """The open plans in order of step and round, without the belief they were made from."""
+        return tuple(Plan(o.prompt_ids, o.planned, *key) for key, o in sorted(self._open.items(), key=lambda i: i[0]))
 
     def open(self, plan: Plan) -> None:
         """Expect rewards for ``plan``."""
@@ -83,20 +92,20 @@ class Ledger:
 
         Raises:
             RewardMismatchError: the plan is not open, or a prompt has more rewards than planned.
-            InvalidInputError: a reward is NaN or infinite, or the lengths differ.
+            InvalidInputError: a reward is no finite number, or the lengths differ.
             UnknownPromptError: a reward belongs to a prompt that was not asked.
         """
         entry = self._entry(plan)
-        rewards_n = _finite_rewards(rewards, group_ids)
-        rows = {prompt: row for row, prompt in enumerate(entry.prompt_ids)}
         groups = canonical_ids(group_ids, unique=False)
+        rewards_n = _finite_rewards(rewards, groups)
+        rows = {prompt: row for row, prompt in enumerate(entry.prompt_ids)}
         strange = next((g for g in groups if g not in rows), None)
         if strange is not None:
             raise UnknownPromptError(
                 message(
                     "a reward belongs to a prompt that was not asked",
                     got=repr(strange),
-                    allowed=f"the {len(rows)} prompt ids of the plan of step {plan.step}",
+                    allowed=f"the {len(rows)} prompt ids of step {plan.step}, such as {plan.prompt_ids[0]!r}",
                     fix="pass the plan these rollouts were generated for, and prompt ids as group ids",
                 )
             )
@@ -135,17 +144,33 @@ class Ledger:
             for (step, round_), o in self._open.items()
         }
 
-    def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        self._open = {}
-        for name, entry in state.items():
-            step, round_ = map(int, name.split("."))
-            outcome = Outcome(tuple(decode_json(entry["ids"])), entry["planned"], entry["rewards"], entry["rows"])
-            self._open[step, round_] = outcome
+    @classmethod
+    def from_state(cls, state: State) -> Ledger:
+        """The books that :meth:`state_dict` gave.
+
+        Raises:
+            StateError: keys are missing, or values do not fit together.
+        """
+        ledger = cls()
+        try:
+            for name, entry in state.items():
+                step, round_ = map(int, name.split("."))
+                ledger._open[step, round_] = _outcome_from_state(entry)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
+            raise StateError(
+                message(
+                    "the open plans of a state cannot be used",
+                    got=f"{type(error).__name__}: {error}",
+                    allowed="what state_dict() gave under 'ledger'",
+                    fix="load a whole state_dict(), or start anew",
+                )
+            ) from error
+        return ledger
 
     def _entry(self, plan: Plan) -> Outcome:
         entry = self._open.get((plan.step, plan.round))
-        if entry is None or entry.prompt_ids != plan.prompt_ids:
+        is_own = entry is not None and entry.prompt_ids == plan.prompt_ids
+        if entry is None or not is_own or not np.array_equal(entry.planned, plan.counts):
             raise RewardMismatchError(
                 message(
                     "the plan is not open",
@@ -157,8 +182,28 @@ class Ledger:
         return entry
 
 
-def _finite_rewards(rewards: npt.ArrayLike, group_ids: Any) -> FloatArray:
-    rewards_n = np.asarray(rewards, dtype=np.float64)
+def _outcome_from_state(entry: State) -> Outcome:
+    ids = canonical_ids(decode_json(entry["ids"]))
+    planned_Q = rows_from_state(entry, "planned", np.iinfo(np.int64).max)
+    rows_N = rows_from_state(entry, "rows", len(ids))
+    outcome = Outcome(ids, planned_Q, array_from_state(entry, "rewards", rows_N.shape), rows_N)
+    if len(planned_Q) != len(ids) or (outcome.missing < 0).any():
+        raise ValueError(f"{len(ids)} ids, {len(planned_Q)} counts, {len(rows_N)} rewards")
+    return outcome
+
+
+def _finite_rewards(rewards: npt.ArrayLike, group_ids: tuple[PromptId, ...]) -> FloatArray:
+    try:
+        rewards_n = np.asarray(rewards, dtype=np.float64)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # RuntimeError: a tensor that requires grad
+        raise InvalidInputError(
+            message(
+                "the rewards are not an array of numbers",
+                got=f"{type(error).__name__}: {error}",
+                allowed="one number per rollout",
+                fix="pass a list or a numpy array; of a torch tensor, rewards.detach().float().cpu().numpy()",
+            )
+        ) from error
     if rewards_n.shape != (len(group_ids),):
         raise InvalidInputError(
             message(

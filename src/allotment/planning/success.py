@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 
+from allotment.errors import InvalidInputError, message
 from allotment.planning.base import OneShotPlanner, Stateful
 from allotment.planning.ledger import Outcome
 from allotment.prediction import DiscountedCounts, Predictor
@@ -23,7 +25,7 @@ class SuccessPlanner(OneShotPlanner):
         seed: breaks ties between prompts of equal price, differently at each step.
 
     Raises:
-        InvalidInputError: as :class:`OneShotPlanner`.
+        InvalidInputError: as :class:`OneShotPlanner`; or the threshold is not finite.
     """
 
     def __init__(
@@ -38,7 +40,16 @@ class SuccessPlanner(OneShotPlanner):
     ) -> None:
         super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
         self.predictor: Predictor = DiscountedCounts() if predictor is None else predictor
-        self.success_threshold = success_threshold
+        self.success_threshold = float(success_threshold)
+        if not math.isfinite(self.success_threshold):  # no reward, or every one, would be a success
+            raise InvalidInputError(
+                message(
+                    "the success threshold is not a finite number",
+                    got=success_threshold,
+                    allowed="the least reward that is a success",
+                    fix="0.5 for rewards in {0, 1} or {-1, 1}",
+                )
+            )
 
     @abstractmethod
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:

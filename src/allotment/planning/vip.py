@@ -64,6 +64,7 @@ class VIP(SuccessPlanner):
         bounds: tuple[int, int] = (3, 32),
         estimator: str = "rloo",
         success_threshold: float = 0.5,
+        seed: int = 0,
         **gaussian_process: Any,
     ) -> Self:
         """The paper as printed: Gaussian process on embeddings, plug-in price, relaxation and rounding.
@@ -75,6 +76,7 @@ class VIP(SuccessPlanner):
             bounds: least and most rollouts of a prompt; the paper demands at least 3.
             estimator: ``"rloo"`` or ``"dr_grpo"``.
             success_threshold: a reward of at least this counts as a success.
+            seed: breaks ties between prompts of equal price, differently at each step.
             gaussian_process: further settings of the Gaussian process (bandwidth, epsilon, jitter, prior mean).
         """
         return cls(
@@ -85,6 +87,7 @@ class VIP(SuccessPlanner):
             plug_in=True,
             relaxed=True,
             success_threshold=success_threshold,
+            seed=seed,
         )
 
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
