@@ -29,7 +29,7 @@ def _gauss_hermite() -> tuple[FloatArray, FloatArray]:
     return nodes, weights / weights.sum()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Posterior:
     """Belief about the success probability of each prompt: a normal distribution of its logit.
 
@@ -65,10 +65,10 @@ class Posterior:
     def _expect(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
         nodes, weights = _gauss_hermite()
         logits = self.mean[:, None] + np.sqrt(self.variance)[:, None] * nodes
-        return np.asarray(function(logits) @ weights, dtype=np.float64)
+        return np.asarray((function(logits) * weights).sum(axis=1), dtype=np.float64)  # no BLAS: equal rows, equal bits
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class BetaPosterior(Posterior):
     """A :class:`Posterior` whose success probability is ``Beta(alpha, beta)``: expectations in closed form.
 
@@ -96,7 +96,7 @@ class BetaPosterior(Posterior):
         return self.alpha * self.beta / (total * (total + 1))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Allocation:
     """How a budget was split over the prompts of a batch, with what it achieves."""
 
@@ -125,7 +125,7 @@ class Allocation:
         return self.multiplier[0] <= self.multiplier[1]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Plan:
     """What a planner asks to be generated: ``counts[i]`` rollouts of ``prompt_ids[i]``."""
 

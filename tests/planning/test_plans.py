@@ -284,11 +284,6 @@ def test_plans_know_their_groups():
     assert plan.group_ids() == ["a", "a", "c"]
 
 
-@pytest.mark.xfail(
-    strict=True,
-    reason="the last bits of the BLAS product in Posterior._expect depend on the row, so that ties go by position; "
-    "(function(logits) * weights).sum(axis=1) cures it: then remove this mark",
-)
 def test_equal_beliefs_are_ties_whatever_their_place():
     rng = np.random.default_rng(0)
     for size in range(5, 60):

@@ -14,7 +14,7 @@ from allotment.state import State, decode_json, encode_json
 from allotment.types import FloatArray, IntArray, Plan, PromptId, PromptIds
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Outcome:
     """What came back for one plan: N rewards, each with the row of its prompt in the plan."""
 

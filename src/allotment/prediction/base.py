@@ -43,7 +43,7 @@ def canonical_ids(ids: PromptIds, *, unique: bool = True) -> tuple[PromptId, ...
         InvalidInputError: an id is neither an integer nor a string, or ``ids`` is no sequence of ids.
         DuplicatePromptError: an id stands twice and ``unique`` is set.
     """
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable):  # a lone id; a string would fall into letters
+    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:  # a lone id
         raise InvalidInputError(
             message(
                 "the prompt ids are not a sequence", got=repr(ids), allowed="a list or array of ids", fix="pass [id]"
