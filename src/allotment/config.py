@@ -151,13 +151,13 @@ class GradientVarianceConfig(Config):
     """Past rollouts of every prompt that the predictors have seen, in visits of 8."""
     planners: tuple[str, ...] = ("uniform", "uniform-2x", "oracle", "neyman", "vip", "vip-paper")
     """Names as for training, and uniform-2x (twice the budget), neyman (knows the gradient moments)."""
-    batches: int = Field(6, ge=2)
+    batches: int = Field(12, ge=2)
     """Disjoint batches of prompts; the standard error is over them."""
     prompts: int = Field(64, ge=2)
     """Prompts of a batch."""
     rollouts: int = Field(192, ge=16)
     """Rollouts of each prompt from which its moments are measured."""
-    directions: int = Field(4, ge=1)
+    directions: int = Field(2, ge=1)
     """Random directions of the parameter space."""
     rollouts_per_prompt: int = Field(8, ge=3)
     """Mean number of rollouts that is allocated."""
