@@ -1,0 +1,43 @@
+"""The code in the README runs as it stands."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import torch
+
+README = (Path(__file__).parents[1] / "README.md").read_text()
+BLOCKS = re.findall(r"```python\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_planner_loop(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    random = np.random.default_rng(0)
+    budgets = []
+
+    def generate_and_verify(plan):
+        budgets.append(plan.budget)
+        order = random.permutation(plan.budget)
+        group_ids = np.array(plan.group_ids())[order]
+        return (random.random(plan.budget) < group_ids / 1024).astype(float), group_ids
+
+    names = {"batches": [range(512), range(512, 1024), range(512)], "generate_and_verify": generate_and_verify}
+    exec(BLOCKS[0], names)
+    assert budgets == [4096] * 3
+    assert names["plan"].counts.min() < 8 < names["plan"].counts.max()
+    assert (tmp_path / "planner.safetensors").exists()
+
+
+def test_the_loss():
+    log_probs_NT = torch.randn(5, 3, requires_grad=True)
+    names = {
+        "rewards_N": torch.tensor([1.0, 0.0, 0.0, 1.0, 1.0]),
+        "group_ids_N": torch.tensor([0, 0, 1, 1, 1]),
+        "mask_NT": torch.ones(5, 3, dtype=torch.bool),
+        "log_probs_NT": log_probs_NT,
+        "old_log_probs_NT": log_probs_NT.detach(),
+    }
+    exec(BLOCKS[1], names)
+    names["loss"].backward()
+    assert log_probs_NT.grad is not None
+    assert log_probs_NT.grad.abs().sum() > 0
