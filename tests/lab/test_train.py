@@ -10,6 +10,7 @@ from allotment.lab.run_directory import RunDirectory, read_log
 from allotment.lab.train import Trainer
 from allotment.tasks.mixture import Mixture
 
+SAME_BYTES = ("metrics.jsonl", "rollouts.jsonl", "config.json", "checkpoint.safetensors")
 PLANNERS = ["vip", "uniform", "inverse-accuracy", "inverse-variance", "oracle", "vip-paper", "ridge"]
 
 
@@ -30,6 +31,11 @@ def train(path, settings, mixture, stop_after=None):
 
     directory = RunDirectory.resume(path, settings) if path.exists() else RunDirectory.create(path, settings)
     Trainer(settings, mixture=mixture).run(directory, on_step)
+
+
+def assert_same_bytes(first, second):
+    for name in SAME_BYTES:
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
 
 
 @pytest.mark.parametrize("planner", PLANNERS)
@@ -59,9 +65,10 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, small, planner, stop_a
         train(tmp_path / "killed", settings, small, stop_after)
     with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "rollo')  # killed while writing
+    (tmp_path / "killed" / ".checkpoint.safetensors.1.tmp").write_bytes(b"part")
     train(tmp_path / "killed", settings, small)
-    for name in ("metrics.jsonl", "rollouts.jsonl", "config.json", "checkpoint.safetensors"):
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "killed" / name).read_bytes(), name
+    assert_same_bytes(tmp_path / "whole", tmp_path / "killed")
+    assert {path.name for path in (tmp_path / "killed").iterdir()} == {*SAME_BYTES, "timing.jsonl"}
 
 
 def test_a_finished_run_can_be_prolonged(tmp_path, small):
@@ -129,3 +136,62 @@ def test_resuming_needs_a_run_and_keeps_its_settings(tmp_path):
         RunDirectory.resume(tmp_path, config(seed=2))
     assert RunDirectory.resume(tmp_path, config(seed=1, steps=9)).path == tmp_path
     assert json.loads((tmp_path / "config.json").read_text())["steps"] == 9
+
+
+def test_a_finished_run_is_not_shortened(tmp_path, small):
+    train(tmp_path / "run", config(steps=4), small)
+    with pytest.raises(ConfigError, match="already past"):
+        RunDirectory.resume(tmp_path / "run", config(steps=3))
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 4
+
+
+def test_a_batch_larger_than_the_pool_is_refused(small):
+    with pytest.raises(ConfigError, match=f"at most {len(small.pool)}"):
+        Trainer(config(prompts_per_step=len(small.pool) + 1), mixture=small)
+
+
+@pytest.fixture
+def finished(tmp_path, small):
+    train(tmp_path / "run", config(steps=2, planner="uniform"), small)
+    return tmp_path / "run"
+
+
+def test_a_truncated_checkpoint_is_named_and_the_logs_are_left_alone(finished):
+    before = (finished / "metrics.jsonl").read_bytes()
+    checkpoint = finished / "checkpoint.safetensors"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:-100])
+    with pytest.raises(RunDirectoryError, match=r"checkpoint\.safetensors is damaged"):
+        RunDirectory.resume(finished, config(steps=2, planner="uniform"))
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+def test_a_deleted_checkpoint_repeats_the_run(finished, small):
+    before = (finished / "metrics.jsonl").read_bytes()
+    (finished / "checkpoint.safetensors").unlink()
+    train(finished, config(steps=2, planner="uniform"), small)
+    assert (finished / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda text: None, "no line of step 2"),
+        (lambda text: text[: text.index(b'"step": 2')], "no line of step 2"),
+        (lambda text: b"\0\0\n" + text, "line 1"),
+        (lambda text: b'{"stop": 1}\n' + text, "line 1: KeyError"),
+    ],
+)
+@pytest.mark.parametrize("log", ["metrics.jsonl", "rollouts.jsonl"])
+def test_a_lost_or_damaged_log_is_named(finished, log, damage, said):
+    damaged = damage((finished / log).read_bytes())
+    if damaged is None:
+        (finished / log).unlink()
+    else:
+        (finished / log).write_bytes(damaged)
+    with pytest.raises(RunDirectoryError, match=said):
+        RunDirectory(finished).load_checkpoint()
+
+
+def test_a_kill_may_cut_a_character_in_two(tmp_path):
+    (tmp_path / "log").write_bytes('{"step": 1, "x": "\u2028ä"}\n'.encode() + '{"x": "ä'.encode()[:-1])
+    assert read_log(tmp_path / "log") == [{"step": 1, "x": "\u2028ä"}]

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from allotment.config import TrainConfig
+from allotment.errors import ConfigError, message
 from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.lab.planners import make_planner
@@ -37,13 +38,18 @@ class Totals:
 
 
 class Trainer:
-    """One run of reinforcement learning in the lab."""
+    """One run of reinforcement learning in the lab; sets torch to one thread, for the same bits everywhere.
+
+    Raises:
+        ConfigError: a step takes more prompts than the pool holds.
+    """
 
     def __init__(self, config: TrainConfig, lab: Lab | None = None, mixture: Mixture | None = None) -> None:
         torch.set_num_threads(1)
         self.config = config
         self.lab = load_lab(config.regime) if lab is None else lab
         self.mixture = load_mixture() if mixture is None else mixture
+        _check_pool(len(self.mixture.pool), config)
         self.optimizer = torch.optim.AdamW(self.lab.policy.parameters(), lr=config.learning_rate)
         self.planner: Planner = make_planner(
             config.planner,
@@ -160,6 +166,18 @@ class Trainer:
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.planner.load_state_dict(state["planner"])
         self.totals = Totals(state["rollouts"], state["tokens"])
+
+
+def _check_pool(pool_size: int, config: TrainConfig) -> None:
+    if config.prompts_per_step > pool_size:
+        raise ConfigError(
+            message(
+                "a step takes more prompts than the pool holds",
+                got=f"prompts_per_step {config.prompts_per_step}",
+                allowed=f"at most {pool_size}",
+                fix="lower --prompts-per-step",
+            )
+        )
 
 
 def _rollout_rows(step: int, plan: Plan, row_of: Mapping[str, int], rollouts: Rollouts) -> list[Metrics]:
