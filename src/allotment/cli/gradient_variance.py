@@ -11,6 +11,7 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
+from allotment.cli.extras import needs_extra
 from allotment.config import GradientVarianceConfig
 
 
@@ -24,7 +25,8 @@ class GradientVariance:
 
     def run(self) -> None:
         """Print the variance ratio of every planner with its standard error over batches of prompts."""
-        from allotment.lab.gradient_variance import measure
+        with needs_extra("train"):
+            from allotment.lab.gradient_variance import measure
 
         config = self.settings
         console = Console(file=sys.stderr)
@@ -34,9 +36,8 @@ class GradientVariance:
             planners = {name: {"ratio": r.ratio, "se": r.se} for name, r in ratios.items()}
             print(json.dumps({"regime": config.regime, "history": config.history, "planners": planners}))
             return
-        table = Table(
-            "planner", "variance / uniform", "standard error", title=f"{config.regime}, {config.history} past"
-        )
+        title = f"{config.regime}, {config.history} past rollouts a prompt"
+        table = Table("planner", "variance / uniform", "standard error", title=title)
         for name, r in ratios.items():
             table.add_row(name, f"{r.ratio:.3f}", f"{r.se:.3f}")
         Console().print(table)

@@ -14,7 +14,7 @@ from allotment.cli.gradient_variance import GradientVariance
 from allotment.cli.report import Report
 from allotment.cli.train import Train, settings_from
 from allotment.config import explained
-from allotment.errors import AllotmentError
+from allotment.errors import AllotmentError, message
 
 DESCRIPTION = "Decides how many rollouts each prompt gets in reinforcement learning with verifiable rewards."
 
@@ -29,6 +29,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 2
     except AllotmentError as error:
         print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:
+        said = message(
+            "a file cannot be read or written",
+            got=error,
+            allowed="paths that exist and may be used",
+            fix="check the path, its permissions and the room on the disk",
+        )
+        print(f"error: {said}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("interrupted; a training run continues with --resume", file=sys.stderr)

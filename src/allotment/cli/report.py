@@ -14,9 +14,9 @@ class Report:
     """Write a self-contained HTML page about one or more runs."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR...")]
-    """Run directories, as allotment train leaves them."""
+    """Run directories, as allotment train leaves them; at least one."""
     out: Path = Path("report.html")
-    """File to write."""
+    """HTML file to write, or a folder, which gets a report.html."""
 
     def run(self) -> None:
         """Write the page and say where it is."""

@@ -9,9 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tyro
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.text import Text
 
+from allotment.cli.extras import needs_extra
 from allotment.config import TrainConfig
 from allotment.errors import ConfigError, message
 
@@ -39,13 +42,17 @@ class Train:
         if self.dry_run:
             print(config.to_json(), end="")
             return
-        from allotment.lab.run_directory import RunDirectory
-        from allotment.lab.train import Trainer
+        from allotment.lab.run_directory import RunDirectory, check_vacant
 
+        if not self.resume:
+            check_vacant(out)  # before the seconds that a trainer takes
+        with needs_extra("train"):
+            from allotment.lab.train import Trainer
+        trainer = Trainer(config)  # before the directory: settings that it refuses leave none behind
         directory = RunDirectory.resume(out, config) if self.resume else RunDirectory.create(out, config)
         with show_progress(config) as on_step:
-            Trainer(config).run(directory, on_step)
-        Console().print(f"run directory: {out}", soft_wrap=True)
+            trainer.run(directory, on_step)
+        print(f"run directory: {out}")
 
 
 def settings_from(arguments: Sequence[str]) -> TrainConfig:
@@ -83,19 +90,21 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
 
 @contextmanager
 def show_progress(config: TrainConfig) -> Iterator[OnStep]:
-    """A live bar on a terminal, one plain line a step elsewhere."""
+    """A live bar and the newest figures on a terminal, one plain line a step elsewhere."""
     console = Console()
     if not console.is_terminal:
         yield lambda row: console.print(_line(row), soft_wrap=True, highlight=False)
         return
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, TextColumn("{task.fields[line]}"), console=console) as progress:
-        task = progress.add_task(f"{config.planner} seed {config.seed}", total=config.steps, line="")
-        last: dict[str, Any] = {}
+    progress, figures = Progress(*columns), Text()
+    task = progress.add_task(f"{config.planner} seed {config.seed}", total=config.steps)
+    last: dict[str, Any] = {}
+    with Live(Group(progress, figures), console=console):
 
         def on_step(row: dict[str, Any]) -> None:
             last.update(row)  # evaluations come every few steps: keep showing the newest
-            progress.update(task, completed=row["step"], line=_line(last))
+            progress.update(task, completed=row["step"])
+            figures.plain = _line(last)
 
         yield on_step
 

@@ -79,24 +79,26 @@ def measure(config: GradientVarianceConfig, progress: Callable[[str], None] = la
     """Gradient variance of every planner of ``config``, relative to uniform at the same budget.
 
     Raises:
-        ConfigError: an unknown planner, or more prompts than the pool holds.
+        ConfigError: more prompts than the pool holds, or a batch in which no prompt has any variance.
     """
     torch.set_num_threads(1)
     lab, pool = load_lab(config.regime), load_mixture().pool
     _check(config, len(pool))
     random = np.random.default_rng(config.seed)
     batches = random.permutation(len(pool))[: config.batches * config.prompts].reshape(config.batches, config.prompts)
-    splits = _planner_splits(config, lab, pool, progress)
+    planners = _informed_planners(config, lab, pool, progress)
     ratios: dict[str, list[float]] = {name: [] for name in config.planners}
     for number, rows in enumerate(batches):
         progress(f"batch {number + 1} of {config.batches}: {config.prompts * config.rollouts} rollouts")
         problems = [pool[i] for i in rows]
         halves = _halves(*rewards_and_scores(lab, problems, config, batch=number))
-        uniform = np.full(config.prompts, config.rollouts_per_prompt)
+        uniform = sum(half.variance(np.full(config.prompts, config.rollouts_per_prompt)).sum() for half in halves)
+        if not uniform > 0:
+            raise _no_variance(config, number)
         for name in config.planners:
-            counts = [_counts(name, config, problems, splits, other) for other in (halves[1], halves[0])]
+            counts = [_counts(name, config, problems, planners, other) for other in (halves[1], halves[0])]
             planned = sum(half.variance(c).sum() for half, c in zip(halves, counts, strict=True))
-            ratios[name].append(float(planned / sum(half.variance(uniform).sum() for half in halves)))
+            ratios[name].append(float(planned / uniform))
     return {name: Ratio(float(np.mean(r)), float(np.std(r, ddof=1) / np.sqrt(len(r)))) for name, r in ratios.items()}
 
 
@@ -178,7 +180,7 @@ def _counts(
     return plan.counts
 
 
-def _planner_splits(
+def _informed_planners(
     config: GradientVarianceConfig, lab: Lab, pool: Sequence[Problem], progress: Callable[[str], None]
 ) -> dict[str, SuccessPlanner]:
     """The planners, each having observed the same history of every prompt of the pool."""
@@ -192,7 +194,7 @@ def _planner_splits(
 
     progress(f"history: {config.history} rollouts of each of {len(pool)} prompts")
     history = list(_history(config, lab, pool))
-    planners = {}
+    planners: dict[str, SuccessPlanner] = {}
     for name in config.planners:
         if name in NAMES:
             planner = make_planner(
@@ -227,12 +229,6 @@ def _history(
 
 
 def _check(config: GradientVarianceConfig, pool_size: int) -> None:
-    known = (*NAMES, "uniform-2x", "neyman")
-    unknown = [name for name in config.planners if name not in known]
-    if unknown:
-        raise ConfigError(
-            message("unknown planner", got=repr(unknown[0]), allowed=", ".join(known), fix="choose among them")
-        )
     if config.batches * config.prompts > pool_size:
         raise ConfigError(
             message(
@@ -242,3 +238,14 @@ def _check(config: GradientVarianceConfig, pool_size: int) -> None:
                 fix="lower --batches or --prompts",
             )
         )
+
+
+def _no_variance(config: GradientVarianceConfig, batch: int) -> ConfigError:
+    return ConfigError(
+        message(
+            f"batch {batch + 1} has no gradient variance to compare: no prompt had both a right and a wrong rollout",
+            got=f"{config.prompts} prompts of {config.rollouts} rollouts",
+            allowed="batches with variance",
+            fix="raise --prompts or --rollouts",
+        )
+    )

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from scipy.special import logit
 
+from allotment.config import PlannerName
 from allotment.errors import ConfigError, message
 from allotment.lab.generation import Lab
 from allotment.planning import VIP, InverseAccuracy, InverseVariance, Planner, RidgeVIP, Uniform
@@ -16,7 +17,7 @@ from allotment.state import State
 from allotment.tasks.mixture import Problem
 from allotment.types import FloatArray, Posterior, PromptIds
 
-NAMES = ("vip", "vip-paper", "uniform", "inverse-accuracy", "inverse-variance", "ridge", "oracle")
+NAMES: tuple[PlannerName, ...] = get_args(PlannerName)
 
 
 class Oracle:
