@@ -87,7 +87,7 @@ def main() -> None:
             pool.submit(
                 run,
                 directory(arguments.out, arm, seed),
-                TrainConfig(seed=seed, steps=arguments.steps, evaluate_every=arguments.steps // 10, **settings),
+                TrainConfig(seed=seed, steps=arguments.steps, **settings),
             )
             for seed in range(arguments.seeds)
             for arm, settings in ARMS.items()
