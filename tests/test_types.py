@@ -24,9 +24,9 @@ def normal_expectation(function, mean, variance):
 @given(means, variances)
 def test_quadrature_equals_adaptive_integration(mean, variance):
     posterior = Posterior(np.array([mean]), np.array([variance]))
-    assert posterior.success_probability()[0] == pytest.approx(normal_expectation(expit, mean, variance), abs=1e-6)
+    assert posterior.success_probability()[0] == pytest.approx(normal_expectation(expit, mean, variance), abs=1e-7)
     expected = normal_expectation(lambda g: expit(g) * expit(-g), mean, variance)
-    assert posterior.expected_variance()[0] == pytest.approx(expected, abs=1e-6)
+    assert posterior.expected_variance()[0] == pytest.approx(expected, abs=1e-7)
 
 
 @settings(deadline=None)

@@ -19,7 +19,8 @@ IntArray = npt.NDArray[np.int64]
 PromptId = int | str
 PromptIds = Sequence[PromptId] | npt.NDArray[np.int64] | npt.NDArray[np.str_]
 
-QUADRATURE_NODES = 61
+QUADRATURE_NODES = 101
+"""Absolute error of ``E[p (1 - p)]``: below 2e-8 up to a logit variance of 9, 2e-6 at 16, 3e-4 at 50."""
 
 
 @lru_cache(maxsize=1)
