@@ -16,7 +16,7 @@ from allotment.report import write_report
 from allotment.report.data import read_study
 from allotment.report.summary import Estimate, summarise
 
-PLANNERS, SEEDS, STEPS = ("uniform", "vip"), range(3), 150
+PLANNERS, SEEDS, STEPS = ("uniform", "vip"), range(6), 150
 OUT = Path("runs/demo")
 
 
@@ -52,10 +52,13 @@ def main() -> None:
     )
     directories = [train(planner, seed) for seed in SEEDS for planner in PLANNERS]
     rows = summarise(read_study(directories))
-    table = Table("planner", "success, pool", "difference", "success, held out", "difference", "no signal", "s / step")
-    for row in rows:
-        figures = [cell(e) for m in ("pool_success", "held_out_success") for e in (row.success[m], row.difference[m])]
-        table.add_row(row.arm.label, *figures, f"{row.zero_variance or 0:.0%}", f"{row.seconds or 0:.3f}")
+    table = Table("mean over seeds ± standard error", *(row.arm.label for row in rows))
+    for measure, place in (("pool_success", "training prompts"), ("held_out_success", "held-out prompts")):
+        table.add_row(f"success, {place}", *(cell(row.success[measure]) for row in rows))
+        table.add_row("  paired difference to uniform", *(cell(row.difference[measure]) for row in rows))
+    table.add_row("rollouts", *(f"{row.rollouts:,.0f}" for row in rows))
+    table.add_row("groups without signal", *(f"{row.zero_variance or 0:.1%}" for row in rows))
+    table.add_row("seconds a step", *(f"{row.seconds or 0:.3f}" for row in rows))
     console.print(table)
     for row in rows:
         for measure, difference in row.difference.items():

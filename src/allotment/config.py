@@ -120,7 +120,7 @@ class TrainConfig(Config):
     """Advantage that is computed and whose variance is priced."""
     aggregation: Literal["prompt_mean", "sequence_mean", "token_mean"] = "prompt_mean"
     """How token losses become one number; see docs/weights.md before changing it."""
-    learning_rate: float = Field(3e-4, gt=0, allow_inf_nan=False)
+    learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
     """Learning rate of AdamW, constant."""
     clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient."""
