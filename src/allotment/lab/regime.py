@@ -17,8 +17,8 @@ class Regime:
     """The form of a completion: ``scratchpad`` free characters and ``=`` before the answer, or the answer alone.
 
     The free characters stand for the free-form reasoning of a language model: they carry score-function variance that
-    is independent of the reward. Without them the score is a function of the reward, and the variance model of VIP
-    does not hold (docs/experiments.md).
+    is independent of the reward, as VIP's variance model assumes. How far the model is off in either regime is in
+    docs/experiments.md.
     """
 
     name: str
