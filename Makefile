@@ -25,7 +25,7 @@ lint: install
 	$(BIN)/mypy
 
 docs: install
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
 # Re-makes the shipped policies (two to five minutes); benchmarks/warm_start.py compares them with the shipped ones.
 warm-start: install
