@@ -17,6 +17,7 @@ from rich.progress import track
 
 from allotment.config import TrainConfig
 from allotment.lab.run_directory import RunDirectory, read_log
+from allotment.report.summary import Estimate
 
 ARMS = {
     "uniform": {"planner": "uniform"},
@@ -54,7 +55,7 @@ def table(out: Path, seeds: int, steps: int) -> str:
         lines.append(f"| {arm} | {totals[0]:,.0f} | {totals[1]:,.0f} | " + " | ".join(cells) + " |")
         if arm != "uniform":
             paired = (own - reference).T
-            cells = [f"{d.mean():+.4f} ({d.std(ddof=1) / np.sqrt(seeds):.4f})" for d in paired]
+            cells = [f"{e.mean:+.4f} ({e.standard_error:.4f})" for e in map(Estimate.of, paired)]
             lines.append(f"| paired difference to uniform (se) | | | {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -7,6 +7,9 @@ how to fix it; :func:`message` puts them together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class AllotmentError(Exception):
     """Root of all errors of this library."""
@@ -59,3 +62,25 @@ class MissingExtraError(AllotmentError, ImportError):
 def message(wrong: str, *, got: object, allowed: object, fix: str) -> str:
     """An error text: what was wrong, what was got, what is allowed, how to fix it."""
     return f"{wrong}\n  got:     {got}\n  allowed: {allowed}\n  fix:     {fix}"
+
+
+@contextmanager
+def needs_extra(extra: str) -> Iterator[None]:
+    """Around imports that need ``pip install 'allotment[EXTRA]'``.
+
+    Raises:
+        MissingExtraError: a package of the extra cannot be imported.
+    """
+    try:
+        yield
+    except ImportError as error:
+        if (error.name or "").partition(".")[0] == "allotment":
+            raise  # a mistake of ours, not a missing package
+        raise MissingExtraError(
+            message(
+                "a package is not installed",
+                got=f"no {error.name} ({error})",
+                allowed=f"the packages of the extra {extra!r}",
+                fix=f"pip install 'allotment[{extra}]'",
+            )
+        ) from error

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
@@ -19,6 +19,19 @@ from safetensors.numpy import save_file
 from allotment.errors import StateError, StateVersionError, message
 
 State = dict[str, Any]
+
+
+class Stateful(Protocol):
+    """Can be saved and restored."""
+
+    def state_dict(self) -> State:
+        """Everything needed to go on bit for bit."""
+        ...
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        ...
+
 
 FORMAT_VERSION = 1
 _SEPARATOR = "/"

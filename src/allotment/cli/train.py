@@ -14,9 +14,8 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from allotment.cli.extras import needs_extra
 from allotment.config import TrainConfig
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError, message, needs_extra
 
 OnStep = Callable[[dict[str, Any]], None]
 

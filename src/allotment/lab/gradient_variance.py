@@ -106,13 +106,14 @@ def rewards_and_scores(
     lab: Lab, problems: Sequence[Problem], config: GradientVarianceConfig, batch: int
 ) -> tuple[FloatArray, FloatArray]:
     """[Q, N] rewards and [Q, N, D] directional scores of ``config.rollouts`` rollouts of each problem."""
+    directions = list(_directions(lab, config))
     rewards, scores = [], []
     for first in range(0, len(problems), 16):  # bounds the memory
         part = problems[first : first + 16]
         counts = np.full(len(part), config.rollouts)
         rollouts = lab.rollouts(part, counts, seeded_generator(config.seed, 1, batch, first))
         rewards.append(rollouts.rewards_N.reshape(len(part), -1))
-        columns = [directional_scores(lab, part, rollouts, d) for d in _directions(lab, config)]
+        columns = [directional_scores(lab, part, rollouts, d) for d in directions]
         scores.append(np.stack(columns, axis=1).reshape(len(part), config.rollouts, -1))
     return np.concatenate(rewards), np.concatenate(scores)
 

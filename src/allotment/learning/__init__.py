@@ -13,19 +13,10 @@ order; nothing is padded to equal groups. The order of a training step::
 
 from __future__ import annotations
 
-from allotment.errors import MissingExtraError, message
+from allotment.errors import needs_extra
 
-try:
+with needs_extra("train"):
     import torch as _torch  # noqa: F401
-except ImportError as error:
-    raise MissingExtraError(
-        message(
-            "allotment.learning needs torch.",
-            got="an environment without torch",
-            allowed="torch >= 2.6",
-            fix="pip install 'allotment[train]'",
-        )
-    ) from error
 
 from allotment.learning.advantages import (
     AdvantageFunction,

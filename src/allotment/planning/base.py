@@ -15,14 +15,14 @@ from allotment.errors import InvalidInputError, RewardMismatchError, StateError,
 from allotment.planning.ledger import Ledger, Outcome
 from allotment.prediction.base import canonical_ids
 from allotment.pricing import get_estimator
-from allotment.state import State, check_state, load_state, save_state
+from allotment.state import State, Stateful, check_state, load_state, save_state
 from allotment.types import Allocation, Plan, Posterior, PromptId, PromptIds
 
 log = logging.getLogger("allotment")
 
 
 @runtime_checkable
-class Planner(Protocol):
+class Planner(Stateful, Protocol):
     """Decides how many rollouts each prompt of a batch gets.
 
     One loop serves one-shot and sequential planners::
@@ -54,26 +54,6 @@ class Planner(Protocol):
         allow_missing_groups: bool = False,
     ) -> Outcome:
         """Report the rewards of a plan, any order, each with its prompt id."""
-        ...
-
-    def state_dict(self) -> State:
-        """Everything needed to go on bit for bit."""
-        ...
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        ...
-
-
-class Stateful(Protocol):
-    """Can be saved and restored."""
-
-    def state_dict(self) -> State:
-        """Everything needed to go on bit for bit."""
-        ...
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave."""
         ...
 
 

@@ -7,10 +7,11 @@ from typing import Any
 import numpy as np
 
 from allotment.allocation import allocate_exact
-from allotment.planning.base import OneShotPlanner, Stateful
+from allotment.planning.base import OneShotPlanner
 from allotment.planning.ledger import Outcome
 from allotment.prediction import RewardVarianceGaussianProcess
 from allotment.prediction.storage import Embeddings
+from allotment.state import Stateful
 from allotment.types import Allocation, Posterior, PromptId, PromptIds
 
 

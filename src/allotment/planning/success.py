@@ -6,10 +6,10 @@ import math
 from abc import abstractmethod
 
 from allotment.errors import InvalidInputError, message
-from allotment.planning.base import OneShotPlanner, Stateful
+from allotment.planning.base import OneShotPlanner
 from allotment.planning.ledger import Outcome
 from allotment.prediction import DiscountedCounts, Predictor
-from allotment.state import State
+from allotment.state import State, Stateful
 from allotment.types import Allocation, Posterior, PromptId
 
 

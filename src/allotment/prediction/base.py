@@ -8,12 +8,12 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from allotment.errors import DuplicatePromptError, InvalidInputError, UnknownPromptError, message
-from allotment.state import State, decode_json, encode_json
+from allotment.state import Stateful, decode_json, encode_json
 from allotment.types import IntArray, Posterior, PromptId, PromptIds
 
 
 @runtime_checkable
-class Predictor(Protocol):
+class Predictor(Stateful, Protocol):
     """A belief about the success probability of every prompt, updated from counts.
 
     All methods raise :class:`~allotment.errors.AllotmentError` subclasses on bad input and change nothing then.
@@ -25,14 +25,6 @@ class Predictor(Protocol):
 
     def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
         """Learn that prompt ``ids[i]`` had ``successes[i]`` successes in ``trials[i]`` rollouts; all [Q]."""
-        ...
-
-    def state_dict(self) -> State:
-        """Everything needed to go on bit for bit."""
-        ...
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave."""
         ...
 
 

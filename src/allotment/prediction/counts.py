@@ -23,7 +23,15 @@ from allotment.prediction.storage import (
     index_from_state,
 )
 from allotment.state import State, check_state
-from allotment.types import BetaPosterior, FloatArray, Posterior, PromptIds
+from allotment.types import BetaPosterior, FloatArray, IntArray, Posterior, PromptId, PromptIds
+
+
+def _visits(ids: PromptIds, successes: Any, trials: Any) -> tuple[list[PromptId], IntArray, IntArray]:
+    """The checked counts of the prompts that were visited: those with at least one trial; all [B]."""
+    plain, successes_B, trials_B = check_counts(ids, successes, trials)
+    seen = trials_B > 0
+    visited = [prompt for prompt, was_seen in zip(plain, seen, strict=True) if was_seen]
+    return visited, successes_B[seen], trials_B[seen]
 
 
 class _RunningRate:
@@ -94,9 +102,8 @@ class GlobalMean:
             InvalidInputError: counts are not success counts.
             DuplicatePromptError: an id stands twice.
         """
-        _, successes_B, trials_B = check_counts(ids, successes, trials)
-        seen = trials_B > 0
-        self._rates = np.concatenate([self._rates, successes_B[seen] / trials_B[seen]])[-self.window :]
+        _, successes_B, trials_B = _visits(ids, successes, trials)
+        self._rates = np.concatenate([self._rates, successes_B / trials_B])[-self.window :]
 
     def state_dict(self) -> State:
         """The window and the rates in it."""
@@ -155,16 +162,13 @@ class LastValue:
             InvalidInputError: counts are not success counts.
             DuplicatePromptError: an id stands twice.
         """
-        plain, successes_B, trials_B = check_counts(ids, successes, trials)
-        seen = trials_B > 0
-        if not seen.any():
+        visited, successes_B, trials_B = _visits(ids, successes, trials)
+        if not visited:
             return
-        rows = self._index.add(prompt for prompt, was_seen in zip(plain, seen, strict=True) if was_seen)
+        rows = self._index.add(visited)
         self._logits = grown(self._logits, len(self._index))
-        self._logits[rows] = np.log(successes_B[seen] + self.smoothing) - np.log(
-            (trials_B - successes_B)[seen] + self.smoothing
-        )
-        self._overall.observe(successes_B[seen] / trials_B[seen])
+        self._logits[rows] = np.log(successes_B + self.smoothing) - np.log(trials_B - successes_B + self.smoothing)
+        self._overall.observe(successes_B / trials_B)
 
     def state_dict(self) -> State:
         """Settings, ids and last logits."""
@@ -244,15 +248,14 @@ class DiscountedCounts:
             InvalidInputError: counts are not success counts.
             DuplicatePromptError: an id stands twice.
         """
-        plain, successes_B, trials_B = check_counts(ids, successes, trials)
-        seen = trials_B > 0
-        if not seen.any():
+        visited, successes_B, trials_B = _visits(ids, successes, trials)
+        if not visited:
             return
-        rows = self._index.add(prompt for prompt, was_seen in zip(plain, seen, strict=True) if was_seen)
-        new_B2 = np.stack([successes_B, trials_B - successes_B], axis=1)[seen]
+        rows = self._index.add(visited)
+        new_B2 = np.stack([successes_B, trials_B - successes_B], axis=1)
         self._counts = grown(self._counts, len(self._index))
         self._counts[rows] = self.forgetting * self._counts[rows] + new_B2
-        self._overall.observe(successes_B[seen] / trials_B[seen])
+        self._overall.observe(successes_B / trials_B)
 
     def state_dict(self) -> State:
         """Settings, ids and discounted counts."""

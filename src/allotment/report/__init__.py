@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
 
-from allotment.errors import MissingExtraError, message
+from allotment.errors import needs_extra
 from allotment.lab.run_directory import write_atomically
 from allotment.report.data import Arm, Study, read_study
 from allotment.report.runs import Run
@@ -36,18 +36,9 @@ def write_report(run_directories: Sequence[Path], out: Path) -> Path:
         RunDirectoryError: no directory was given, one holds no run, or a log is damaged before its last line.
         ConfigError: a ``config.json`` does not fit this version.
     """
-    for package in ("plotly", "jinja2"):
-        try:
-            import_module(package)
-        except ImportError as error:
-            raise MissingExtraError(
-                message(
-                    "a report needs a package",
-                    got=f"no {package}",
-                    allowed="plotly and jinja2 installed",
-                    fix="pip install 'allotment[report]'",
-                )
-            ) from error
+    with needs_extra("report"):
+        import_module("plotly")
+        import_module("jinja2")
     from allotment.report.page import render
 
     study = read_study(run_directories)
