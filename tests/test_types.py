@@ -109,3 +109,26 @@ def test_the_certificate_is_an_ordered_interval(multiplier, certified):
     allocation = Allocation(np.array([3, 5]), 1.0, 1.0, multiplier)
     assert allocation.is_certified is certified
     assert allocation.budget == 8
+
+
+@settings(max_examples=60)
+@given(pseudo_counts, pseudo_counts, st.integers(1, 40), st.data())
+def test_the_count_under_a_beta_belief_is_beta_binomial(alpha, beta, trials, data):
+    counts = np.array([data.draw(st.integers(-1, trials)), trials])
+    belief = BetaPosterior.from_counts(np.array([alpha, alpha]), np.array([beta, beta]))
+    expected = stats.betabinom.cdf(counts, trials, alpha, beta)
+    np.testing.assert_allclose(belief.count_cdf(counts, np.full(2, trials)), expected, rtol=1e-8, atol=1e-12)
+
+
+@settings(max_examples=40)
+@given(st.floats(-6, 6), st.floats(0, 6), st.integers(1, 12), st.data())
+def test_the_count_under_a_normal_belief_is_a_binomial_mixture(mean, variance, trials, data):
+    count = data.draw(st.integers(-1, trials))
+    belief = Posterior(np.array([mean]), np.array([variance]))
+    expected = normal_expectation(lambda g: stats.binom.cdf(count, trials, expit(g)), mean, variance)
+    assert belief.count_cdf(np.array([count]), np.array([trials]))[0] == pytest.approx(expected, abs=1e-5)
+
+
+def test_the_count_of_a_certain_prompt_is_certain():
+    belief = Posterior(np.array([-800.0, 800.0, 800.0]), np.zeros(3))
+    np.testing.assert_array_equal(belief.count_cdf(np.array([0, 7, 8]), np.full(3, 8)), [1, 0, 1])

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import expit, polygamma, psi
+from scipy.special import bdtr, betaln, expit, polygamma, psi
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -63,6 +63,15 @@ class Posterior:
         mean = self.success_probability()
         return np.sqrt(np.maximum(mean * (1 - mean) - self.expected_variance(), 0.0))
 
+    def count_cdf(self, counts: IntArray, trials: IntArray) -> FloatArray:
+        """[Q] probability that at most ``counts`` of ``trials`` rollouts succeed, unknown p averaged out; both [Q].
+
+        ``E[P(K <= counts)]`` with ``K ~ Binomial(trials, p)``; 0 below 0 successes.
+        """
+        some_Q1, trials_Q1 = np.maximum(counts, 0)[:, None], trials[:, None]
+        cdf_Q = self._expect(lambda g: np.asarray(bdtr(some_Q1, trials_Q1, expit(g)), dtype=np.float64))
+        return np.asarray(np.where(counts < 0, 0.0, np.minimum(cdf_Q, 1.0)), dtype=np.float64)
+
     def _expect(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
         nodes, weights = _gauss_hermite()
         logits = self.mean[:, None] + np.sqrt(self.variance)[:, None] * nodes
@@ -95,6 +104,15 @@ class BetaPosterior(Posterior):
         """[Q] ``E[p (1 - p)] = alpha beta / ((alpha + beta) (alpha + beta + 1))``."""
         total = self.alpha + self.beta
         return self.alpha * self.beta / (total * (total + 1))
+
+    def count_cdf(self, counts: IntArray, trials: IntArray) -> FloatArray:
+        """[Q] as in :class:`Posterior`, from the beta-binomial distribution."""
+        n_Q1, a_Q1, b_Q1 = trials[:, None], self.alpha[:, None], self.beta[:, None]
+        inside_QK = np.arange(int(trials.max(initial=0)) + 1) <= counts[:, None]
+        k_QK = np.where(inside_QK, np.arange(inside_QK.shape[1]), 0)
+        ways_QK = -np.log(n_Q1 + 1) - betaln(n_Q1 - k_QK + 1, k_QK + 1)  # logarithm of n over k
+        log_QK = ways_QK + betaln(k_QK + a_Q1, n_Q1 - k_QK + b_Q1) - betaln(a_Q1, b_Q1)
+        return np.minimum(np.where(inside_QK, np.exp(log_QK), 0.0).sum(axis=1), 1.0)
 
 
 @dataclass(frozen=True, eq=False)
