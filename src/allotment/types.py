@@ -112,7 +112,8 @@ class BetaPosterior(Posterior):
         k_QK = np.where(inside_QK, np.arange(inside_QK.shape[1]), 0)
         ways_QK = -np.log(n_Q1 + 1) - betaln(n_Q1 - k_QK + 1, k_QK + 1)  # logarithm of n over k
         log_QK = ways_QK + betaln(k_QK + a_Q1, n_Q1 - k_QK + b_Q1) - betaln(a_Q1, b_Q1)
-        return np.minimum(np.where(inside_QK, np.exp(log_QK), 0.0).sum(axis=1), 1.0)
+        cdf_Q = np.where(inside_QK, np.exp(log_QK), 0.0).sum(axis=1)
+        return np.asarray(np.minimum(cdf_Q, 1.0), dtype=np.float64)
 
 
 @dataclass(frozen=True, eq=False)
