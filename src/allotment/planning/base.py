@@ -50,10 +50,12 @@ class Planner(Stateful, Protocol):
         rewards: npt.ArrayLike,
         group_ids: PromptIds,
         *,
+        scores: npt.ArrayLike | None = None,
+        lengths: npt.ArrayLike | None = None,
         final: bool = True,
         allow_missing_groups: bool = False,
     ) -> Outcome:
-        """Report the rewards of a plan, any order, each with its prompt id."""
+        """Report the rewards of a plan, any order, each with its prompt id; and what else was measured of each."""
         ...
 
 
@@ -148,6 +150,8 @@ class OneShotPlanner(ABC):
         rewards: npt.ArrayLike,
         group_ids: PromptIds,
         *,
+        scores: npt.ArrayLike | None = None,
+        lengths: npt.ArrayLike | None = None,
         final: bool = True,
         allow_missing_groups: bool = False,
     ) -> Outcome:
@@ -157,6 +161,9 @@ class OneShotPlanner(ABC):
             plan: an open plan of this planner.
             rewards: [N] finite numbers, ragged groups in any order; fewer than planned are accepted and counted.
             group_ids: [N] the prompt id of each reward.
+            scores: [N, K] or [N], K from 1 to 16: a sketch of each rollout's score, the derivatives of its
+                log-probability along K fixed random directions; in all parts of a plan or in none.
+            lengths: [N] completion tokens of each rollout, > 0; in all parts of a plan or in none.
             final: whether these are the last rewards of the plan. False keeps it open for more and learns nothing yet.
             allow_missing_groups: accept that a prompt of the plan got no reward at all.
 
@@ -165,10 +172,10 @@ class OneShotPlanner(ABC):
 
         Raises:
             RewardMismatchError: the plan is not open, has more rewards than planned, or a group is missing.
-            InvalidInputError: a reward is no finite number, or the lengths differ.
+            InvalidInputError: a reward, score or length is not allowed, or their numbers differ.
             UnknownPromptError: a reward belongs to a prompt that was not asked.
         """
-        outcome = self._ledger.with_rewards(plan, rewards, group_ids)
+        outcome = self._ledger.with_rewards(plan, rewards, group_ids, scores, lengths)
         if not final:
             self._ledger.record(plan, outcome)
             return outcome

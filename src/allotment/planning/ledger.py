@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, RewardMismatchError, StateError, UnknownPromptError, message
+from allotment.errors import RewardMismatchError, StateError, UnknownPromptError, message
+from allotment.planning.columns import appended, finite_column, length_column, score_columns
 from allotment.prediction.base import canonical_ids
 from allotment.prediction.storage import array_from_state, rows_from_state
 from allotment.state import State, decode_json, encode_json
@@ -26,10 +27,15 @@ class Outcome:
     """[N] rewards, in the order told."""
     rows_N: IntArray
     """[N] position of each reward's prompt in ``prompt_ids``."""
+    scores_NK: FloatArray | None = None
+    """[N, K] sketch of each rollout's score; None if not told."""
+    lengths_N: FloatArray | None = None
+    """[N] completion tokens of each rollout; None if not told."""
 
     def __post_init__(self) -> None:
-        for array in (self.planned, self.rewards_N, self.rows_N):  # the ledger and its states keep the same arrays
-            array.setflags(write=False)
+        for array in (self.planned, self.rewards_N, self.rows_N, self.scores_NK, self.lengths_N):
+            if array is not None:
+                array.setflags(write=False)  # the ledger and its states keep the same arrays
 
     @property
     def received(self) -> IntArray:
@@ -82,22 +88,33 @@ class Ledger:
         self._entry(plan)
         return self._open.pop((plan.step, plan.round))
 
-    def with_rewards(self, plan: Plan, rewards: npt.ArrayLike, group_ids: PromptIds) -> Outcome:
+    def with_rewards(
+        self,
+        plan: Plan,
+        rewards: npt.ArrayLike,
+        group_ids: PromptIds,
+        scores: npt.ArrayLike | None = None,
+        lengths: npt.ArrayLike | None = None,
+    ) -> Outcome:
         """The plan's outcome with further rewards; recorded only by :meth:`record`.
 
         Args:
             plan: an open plan.
             rewards: [n] finite numbers.
             group_ids: [n] the prompt id of each reward, in any order.
+            scores: [n, K] or [n] finite numbers, the score sketch of each rollout; in all parts of a plan or in none.
+            lengths: [n] completion tokens of each rollout; in all parts of a plan or in none.
 
         Raises:
             RewardMismatchError: the plan is not open, or a prompt has more rewards than planned.
-            InvalidInputError: a reward is no finite number, or the lengths differ.
+            InvalidInputError: a reward, score or length is not allowed, or their numbers differ.
             UnknownPromptError: a reward belongs to a prompt that was not asked.
         """
         entry = self._entry(plan)
         groups = canonical_ids(group_ids, unique=False)
-        rewards_n = _finite_rewards(rewards, groups)
+        rewards_n = finite_column("rewards", rewards, groups)
+        scores_nk = None if scores is None else score_columns(scores, groups)
+        lengths_n = None if lengths is None else length_column(lengths, groups)
         rows = {prompt: row for row, prompt in enumerate(entry.prompt_ids)}
         strange = next((g for g in groups if g not in rows), None)
         if strange is not None:
@@ -110,11 +127,14 @@ class Ledger:
                 )
             )
         rows_n = np.array([rows[g] for g in groups], dtype=np.int64)
+        earlier, further = len(entry.rows_N), len(groups)
         outcome = Outcome(
             entry.prompt_ids,
             entry.planned,
             np.concatenate([entry.rewards_N, rewards_n]),
             np.concatenate([entry.rows_N, rows_n]),
+            appended("scores", entry.scores_NK, scores_nk, earlier, further),
+            appended("lengths", entry.lengths_N, lengths_n, earlier, further),
         )
         if (outcome.missing < 0).any():
             q = int(outcome.missing.argmin())
@@ -133,16 +153,8 @@ class Ledger:
         self._open[plan.step, plan.round] = outcome
 
     def state_dict(self) -> State:
-        """All open plans with the rewards so far."""
-        return {
-            f"{step}.{round_}": {
-                "ids": encode_json(list(o.prompt_ids)),
-                "planned": o.planned,
-                "rewards": o.rewards_N,
-                "rows": o.rows_N,
-            }
-            for (step, round_), o in self._open.items()
-        }
+        """All open plans with what was told of them so far."""
+        return {f"{step}.{round_}": _outcome_state(o) for (step, round_), o in self._open.items()}
 
     @classmethod
     def from_state(cls, state: State) -> Ledger:
@@ -182,46 +194,30 @@ class Ledger:
         return entry
 
 
+def _outcome_state(outcome: Outcome) -> State:
+    """The entry of one plan; scores and lengths only where they were told."""
+    optional = {"scores": outcome.scores_NK, "lengths": outcome.lengths_N}
+    return {
+        "ids": encode_json(list(outcome.prompt_ids)),
+        "planned": outcome.planned,
+        "rewards": outcome.rewards_N,
+        "rows": outcome.rows_N,
+        **{name: column for name, column in optional.items() if column is not None},
+    }
+
+
 def _outcome_from_state(entry: State) -> Outcome:
     ids = canonical_ids(decode_json(entry["ids"]))
     planned_Q = rows_from_state(entry, "planned", np.iinfo(np.int64).max)
     rows_N = rows_from_state(entry, "rows", len(ids))
-    outcome = Outcome(ids, planned_Q, array_from_state(entry, "rewards", rows_N.shape), rows_N)
+    groups, rows = tuple(ids[row] for row in rows_N), len(rows_N)
+    scores = lengths = None
+    if "scores" in entry:
+        columns = np.atleast_2d(entry["scores"]).shape[1]
+        scores = score_columns(array_from_state(entry, "scores", (rows, columns)), groups)
+    if "lengths" in entry:
+        lengths = length_column(array_from_state(entry, "lengths", (rows,)), groups)
+    outcome = Outcome(ids, planned_Q, array_from_state(entry, "rewards", (rows,)), rows_N, scores, lengths)
     if len(planned_Q) != len(ids) or (outcome.missing < 0).any():
         raise ValueError(f"{len(ids)} ids, {len(planned_Q)} counts, {len(rows_N)} rewards")
     return outcome
-
-
-def _finite_rewards(rewards: npt.ArrayLike, group_ids: tuple[PromptId, ...]) -> FloatArray:
-    try:
-        rewards_n = np.asarray(rewards, dtype=np.float64)
-    except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # RuntimeError: a tensor that requires grad
-        raise InvalidInputError(
-            message(
-                "the rewards are not an array of numbers",
-                got=f"{type(error).__name__}: {error}",
-                allowed="one number per rollout",
-                fix="pass a list or a numpy array; of a torch tensor, rewards.detach().float().cpu().numpy()",
-            )
-        ) from error
-    if rewards_n.shape != (len(group_ids),):
-        raise InvalidInputError(
-            message(
-                "rewards and group ids do not fit together",
-                got=f"rewards of shape {rewards_n.shape}, {len(group_ids)} group ids",
-                allowed="one flat array of rewards with one group id each",
-                fix="pass one entry per rollout; leave out rollouts that did not finish",
-            )
-        )
-    bad = np.flatnonzero(~np.isfinite(rewards_n))
-    if len(bad):
-        i = int(bad[0])
-        raise InvalidInputError(
-            message(
-                "a reward is not finite",
-                got=f"{rewards_n[i]} at index {i} (prompt {group_ids[i]!r}), {len(bad)} of {len(rewards_n)} in all",
-                allowed="finite numbers",
-                fix="leave out rollouts whose reward is unknown, or score them; nothing of this call was recorded",
-            )
-        )
-    return rewards_n
