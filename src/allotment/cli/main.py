@@ -10,6 +10,7 @@ import tyro
 from pydantic import ValidationError
 
 from allotment.cli.allocate import Allocate
+from allotment.cli.audit import Audit
 from allotment.cli.gradient_variance import GradientVariance
 from allotment.cli.report import Report
 from allotment.cli.train import Train, settings_from
@@ -51,6 +52,7 @@ def parse(arguments: Sequence[str]) -> Any:
     commands: Any = (
         Annotated[Allocate, tyro.conf.subcommand("allocate")]
         | Annotated[Train, tyro.conf.subcommand("train", default=train)]
+        | Annotated[Audit, tyro.conf.subcommand("audit")]
         | Annotated[GradientVariance, tyro.conf.subcommand("gradient-variance")]
         | Annotated[Report, tyro.conf.subcommand("report")]
     )

@@ -1,0 +1,17 @@
+"""How good is a predictor? Replay the success log of a real run, and judge what it would have allocated.
+
+    log = read_log("rollouts.jsonl")
+    result = replay(log, DiscountedCounts())
+    result.by_range()["2"].variance_ratio        # second visit: gradient variance relative to uniform
+
+Each batch is predicted before it is seen. ``allotment audit`` is the same on the command line. Importing this loads
+no torch.
+"""
+
+from allotment.audit.figures import Figures
+from allotment.audit.log import Log
+from allotment.audit.predictors import CONTESTANTS, Contestant
+from allotment.audit.reading import read_log
+from allotment.audit.replaying import RANGES, Replay, Settings, replay
+
+__all__ = ["CONTESTANTS", "RANGES", "Contestant", "Figures", "Log", "Replay", "Settings", "read_log", "replay"]
