@@ -5,15 +5,18 @@ from allotment.allocation.heuristics import inverse_accuracy, inverse_variance, 
 from allotment.allocation.integer import allocate_exact
 from allotment.allocation.problem import Problem
 from allotment.allocation.relaxed import RelaxedCounts, allocate_relaxed, relaxed_counts, round_down_and_fill
+from allotment.allocation.tokens import TokenAllocation, allocate_tokens
 
 __all__ = [
     "METHODS",
     "Method",
     "Problem",
     "RelaxedCounts",
+    "TokenAllocation",
     "allocate",
     "allocate_exact",
     "allocate_relaxed",
+    "allocate_tokens",
     "inverse_accuracy",
     "inverse_variance",
     "relaxed_counts",

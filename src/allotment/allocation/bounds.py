@@ -25,10 +25,7 @@ def check_bounds(
         InfeasibleBudgetError: the budget is outside [sum of lower, sum of upper].
     """
     budget = _check_budget(budget)
-    lower_Q = _check_bound("lower", lower, n_prompts)
-    upper_Q = _check_bound("upper", upper, n_prompts)
-    _check_order(lower_Q, upper_Q)
-    _check_convex(lower_Q, minimum_count)
+    lower_Q, upper_Q = check_interval(lower, upper, n_prompts=n_prompts, minimum_count=minimum_count)
     least, most = int(lower_Q.sum()), int(upper_Q.sum())
     if not least <= budget <= most:
         raise InfeasibleBudgetError(
@@ -42,6 +39,19 @@ def check_bounds(
             )
         )
     return budget, lower_Q, upper_Q
+
+
+def check_interval(lower: Bound, upper: Bound, *, n_prompts: int, minimum_count: int) -> tuple[IntArray, IntArray]:
+    """Both bounds as [Q].
+
+    Raises:
+        InvalidInputError: as :func:`check_bounds`.
+    """
+    lower_Q = _check_bound("lower", lower, n_prompts)
+    upper_Q = _check_bound("upper", upper, n_prompts)
+    _check_order(lower_Q, upper_Q)
+    _check_convex(lower_Q, minimum_count)
+    return lower_Q, upper_Q
 
 
 def tie_rank(n_prompts: int, tie_keys: npt.ArrayLike | None, seed: int | None) -> IntArray:

@@ -11,7 +11,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from allotment.allocation.bounds import Bound, check_bounds, tie_rank
+from allotment.allocation.bounds import Bound, check_bounds, check_interval, tie_rank
 from allotment.errors import InvalidInputError, message
 from allotment.pricing import Estimator, Price, WeightedPrice, check_vector, get_estimator
 from allotment.types import Allocation, FloatArray, IntArray
@@ -50,13 +50,27 @@ class Problem:
         seed: int | None,
     ) -> Problem:
         """Check everything; raises what :func:`allotment.allocation.allocate_exact` documents."""
-        price = weights if isinstance(weights, Price) else _weighted(weights, estimator)
-        if len(price) == 0:
-            check_vector("price", [])
+        price = _price(weights, estimator)
         budget, lower_Q, upper_Q = check_bounds(
             budget, lower, upper, n_prompts=len(price), minimum_count=price.minimum_count
         )
         return cls(price, budget, lower_Q, upper_Q, tie_rank(len(price), tie_keys, seed))
+
+    @classmethod
+    def without_budget(
+        cls,
+        weights: npt.ArrayLike | Price,
+        *,
+        lower: Bound,
+        upper: Bound,
+        estimator: str | Estimator,
+        tie_keys: npt.ArrayLike | None,
+        seed: int | None,
+    ) -> Problem:
+        """The same with all the rollouts that the upper bounds admit, for budgets that are not counted in rollouts."""
+        price = _price(weights, estimator)
+        lower_Q, upper_Q = check_interval(lower, upper, n_prompts=len(price), minimum_count=price.minimum_count)
+        return cls(price, int(upper_Q.sum()), lower_Q, upper_Q, tie_rank(len(price), tie_keys, seed))
 
     @cached_property
     def first(self) -> int:
@@ -105,13 +119,14 @@ class Problem:
             counts_Q[open_Q[np.argsort(self.rank[open_Q])[:left]]] += 1
         return counts_Q
 
-    def multiplier(self, counts_Q: IntArray) -> tuple[float, float]:
-        """The certificate of :class:`~allotment.types.Allocation`: (largest next gain, smallest last gain)."""
+    def multiplier(self, counts_Q: IntArray, costs_Q: npt.ArrayLike = 1.0) -> tuple[float, float]:
+        """The certificate of :class:`~allotment.types.Allocation`: (largest next gain, smallest last gain) per cost."""
+        costs_Q = np.broadcast_to(costs_Q, counts_Q.shape)
         columns_Q = counts_Q - self.first
         rising_Q = np.flatnonzero(counts_Q < self.upper)
         falling_Q = np.flatnonzero(counts_Q > self.lower)
-        next_gain = self.gains[rising_Q, columns_Q[rising_Q]].max(initial=0.0)
-        last_gain = self.gains[falling_Q, columns_Q[falling_Q] - 1].min(initial=np.inf)
+        next_gain = (self.gains[rising_Q, columns_Q[rising_Q]] / costs_Q[rising_Q]).max(initial=0.0)
+        last_gain = (self.gains[falling_Q, columns_Q[falling_Q] - 1] / costs_Q[falling_Q]).min(initial=np.inf)
         return float(next_gain), float(last_gain)
 
     def allocation(self, counts_Q: IntArray) -> Allocation:
@@ -121,8 +136,12 @@ class Problem:
         return Allocation(counts_Q, float(self.price.cost(counts_Q).sum()), uniform, self.multiplier(counts_Q))
 
 
-def _weighted(weights: npt.ArrayLike, estimator: str | Estimator) -> WeightedPrice:
-    return WeightedPrice(check_vector("weight", weights), get_estimator(estimator))
+def _price(weights: npt.ArrayLike | Price, estimator: str | Estimator) -> Price:
+    if not isinstance(weights, Price):
+        return WeightedPrice(check_vector("weight", weights), get_estimator(estimator))
+    if len(weights) == 0:
+        check_vector("price", [])
+    return weights
 
 
 def _falling(gains_QK: FloatArray, inside_QK: npt.NDArray[np.bool_] | None, first: int) -> FloatArray:
