@@ -12,6 +12,7 @@ from torch import Tensor
 from allotment.lab.policy import Policy, PromptCache
 from allotment.lab.regime import Regime
 from allotment.lab.tokenizer import Tokenizer
+from allotment.learning import SketchDirections, last_layer_scores
 from allotment.tasks.mixture import Problem
 from allotment.tasks.verifier import is_correct
 from allotment.types import FloatArray, IntArray
@@ -110,8 +111,26 @@ class Lab:
 
     def completion_logits(self, cache: PromptCache, tokens_NT: Tensor) -> Tensor:
         """[N, T, vocabulary] logits from which each completion token was drawn."""
+        return self.policy.extend(cache, self._inputs(tokens_NT))[0]
+
+    @torch.no_grad()
+    def last_layer_scores(
+        self, problems: Sequence[Problem], rollouts: Rollouts, directions: SketchDirections
+    ) -> FloatArray:
+        """[N, K] score sketches: derivatives of each rollout's log-probability along directions of the output matrix.
+
+        One forward pass without gradient; the hidden states and logits are those that :meth:`log_probs` computes.
+        """
+        cache = self.encode(problems).repeat(rollouts.group_N)
+        hidden_NTH = self.policy.hidden(cache, self._inputs(rollouts.tokens_NT))[0]
+        logits_NTV = self.policy.head(hidden_NTH)
+        scores_NK = last_layer_scores(logits_NTV, hidden_NTH, rollouts.tokens_NT, rollouts.mask_NT, directions)
+        return scores_NK.double().numpy()
+
+    def _inputs(self, tokens_NT: Tensor) -> Tensor:
+        """[N, T] the tokens after which those of the completions are drawn: the answer token first."""
         start = torch.full((len(tokens_NT), 1), self.tokenizer.answer)
-        return self.policy.extend(cache, torch.cat([start, tokens_NT[:, :-1]], dim=1))[0]
+        return torch.cat([start, tokens_NT[:, :-1]], dim=1)
 
     def _correct(self, problem: Problem, completion: str) -> bool:
         answer = self.regime.answer_of(completion)

@@ -105,7 +105,12 @@ class Policy(nn.Module):
         return PromptCache(tuple(keys), tuple(values), padding_QL)
 
     def extend(self, cache: PromptCache, tokens_NT: Tensor, start: int = 0) -> tuple[Tensor, PromptCache]:
-        """Logits after each of T further tokens, and the cache that includes them.
+        """[N, T, vocabulary] logits after each of T further tokens, and the longer cache; see :meth:`hidden`."""
+        hidden_NTH, longer = self.hidden(cache, tokens_NT, start)
+        return self.head(hidden_NTH), longer
+
+    def hidden(self, cache: PromptCache, tokens_NT: Tensor, start: int = 0) -> tuple[Tensor, PromptCache]:
+        """What the output matrix is multiplied with after each of T further tokens, and the cache that includes them.
 
         Args:
             cache: of N rollouts; holds the prompt and the first ``start`` tokens of the answer part.
@@ -113,7 +118,7 @@ class Policy(nn.Module):
             start: position of the first of them in the answer part.
 
         Returns:
-            [N, T, vocabulary] logits, and the longer cache.
+            [N, T, width] last hidden states, and the longer cache.
         """
         rows, length = tokens_NT.shape
         causal = torch.zeros(length, length).masked_fill(~_causal(length), -torch.inf)
@@ -125,7 +130,7 @@ class Policy(nn.Module):
             keys.append(key)
             values.append(value)
         longer = PromptCache(tuple(keys), tuple(values), torch.cat([cache.mask, torch.zeros(rows, length)], dim=1))
-        return self.head(self.norm(x)), longer
+        return self.norm(x), longer
 
 
 def _causal(length: int) -> Tensor:

@@ -8,6 +8,7 @@ order; nothing is padded to equal groups. The order of a training step::
     token_loss = clipped_surrogate(log_probs_NT, old_log_probs_NT, advantages_N, mask_NT)
     loss = (weights_NT * token_loss.values_NT).sum()
 
+:func:`last_layer_scores` makes what ``planner.tell(..., scores=...)`` takes.
 ``docs/weights.md`` says which combinations keep the objective and which silently re-weight it.
 """
 
@@ -30,6 +31,7 @@ from allotment.learning.aggregation import Aggregation, Length, aggregate, rollo
 from allotment.learning.effective import effective_weights
 from allotment.learning.groups import Groups, group
 from allotment.learning.losses import TokenLoss, clipped_surrogate
+from allotment.learning.sketches import SketchDirections, last_layer_scores
 
 __all__ = [
     "AdvantageFunction",
@@ -37,6 +39,7 @@ __all__ = [
     "Aggregation",
     "Groups",
     "Length",
+    "SketchDirections",
     "TokenLoss",
     "advantage_estimator",
     "aggregate",
@@ -45,6 +48,7 @@ __all__ = [
     "effective_weights",
     "group",
     "grpo_advantages",
+    "last_layer_scores",
     "rloo_advantages",
     "rollout_weights",
 ]
