@@ -93,6 +93,6 @@ def _check(logits: Tensor, hidden: Tensor, tokens: Tensor, mask: Tensor, directi
                     f"the shape of `{name}` does not fit",
                     got=tuple(got),
                     allowed=f"{tuple(allowed)}, after tokens {tuple(tokens.shape)} and the directions",
-                    fix="pass the completion part of one forward pass; make the directions for its vocabulary and width",
+                    fix="pass the completion part of one forward pass; directions for its vocabulary and width",
                 )
             )
