@@ -132,3 +132,36 @@ def test_the_count_under_a_normal_belief_is_a_binomial_mixture(mean, variance, t
 def test_the_count_of_a_certain_prompt_is_certain():
     belief = Posterior(np.array([-800.0, 800.0, 800.0]), np.zeros(3))
     np.testing.assert_array_equal(belief.count_cdf(np.array([0, 7, 8]), np.full(3, 8)), [1, 0, 1])
+
+
+@pytest.mark.parametrize("trials", [1, 4, 32])
+def test_updating_is_the_rule_of_bayes(trials):
+    """Against a fine grid of 200,001 logits; the Beta belief against its closed form, by way of the same grid."""
+    rng = np.random.default_rng(0)
+    mean, variance = rng.normal(0, 2, 9), np.array([0.01, 0.1, 0.5, 1, 2, 3, 4, 6, 9])
+    successes = rng.integers(0, trials + 1, 9)
+    after = Posterior(mean, variance).updated(successes, np.full(9, trials))
+    for q in range(9):
+        g = mean[q] + np.sqrt(variance[q]) * np.linspace(-12, 12, 200_001)
+        p = 1 / (1 + np.exp(-g))
+        log_weights = -((g - mean[q]) ** 2) / (2 * variance[q]) + successes[q] * np.log(p)
+        log_weights += (trials - successes[q]) * np.log1p(-p)
+        weights = np.exp(log_weights - log_weights.max())
+        weights /= weights.sum()
+        assert after.success_probability()[q] == pytest.approx(weights @ p, abs=1e-9)
+        assert after.expected_variance()[q] == pytest.approx(weights @ (p * (1 - p)), abs=1e-9)
+        assert after.mean[q] == pytest.approx(weights @ g, abs=1e-6)
+        assert after.variance[q] == pytest.approx(weights @ (g - weights @ g) ** 2, abs=1e-6)
+
+
+def test_updating_twice_is_updating_once_with_the_sum():
+    some, more = (np.array([0, 2, 5]), np.array([3, 4, 5])), (np.array([1, 0, 4]), np.array([2, 3, 9]))
+    both = tuple(a + b for a, b in zip(some, more, strict=True))
+    beta = BetaPosterior.from_counts(np.array([0.5, 2.0, 3.0]), np.array([0.7, 1.0, 4.0]))
+    for belief in (Posterior(np.array([0.0, -2.0, 1.0]), np.array([0.0, 1.0, 5.0])), beta):
+        one, two = belief.updated(*both), belief.updated(*some).updated(*more)
+        np.testing.assert_allclose(two.success_probability(), one.success_probability(), rtol=1e-12)
+        np.testing.assert_allclose(two.expected_variance(), one.expected_variance(), rtol=1e-12)
+        np.testing.assert_allclose(two.variance, one.variance, rtol=1e-9)
+    assert Posterior(np.zeros(1), np.zeros(1)).updated(np.array([3]), np.array([3])).success_probability() == [0.5]
+    np.testing.assert_array_equal(beta.updated(*some).alpha, [0.5, 4.0, 8.0])

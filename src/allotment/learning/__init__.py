@@ -31,6 +31,7 @@ from allotment.learning.aggregation import Aggregation, Length, aggregate, rollo
 from allotment.learning.effective import effective_weights
 from allotment.learning.groups import Groups, group
 from allotment.learning.losses import TokenLoss, clipped_surrogate
+from allotment.learning.second_look import SecondLookName, second_look_advantages
 from allotment.learning.sketches import SketchDirections, last_layer_scores
 
 __all__ = [
@@ -39,6 +40,7 @@ __all__ = [
     "Aggregation",
     "Groups",
     "Length",
+    "SecondLookName",
     "SketchDirections",
     "TokenLoss",
     "advantage_estimator",
@@ -51,4 +53,5 @@ __all__ = [
     "last_layer_scores",
     "rloo_advantages",
     "rollout_weights",
+    "second_look_advantages",
 ]

@@ -2,6 +2,7 @@
 
 from allotment.pricing.estimator import DR_GRPO, ESTIMATORS, RLOO, Estimator, get_estimator
 from allotment.pricing.price import Price, TablePrice, WeightedPrice
+from allotment.pricing.second_look import SecondLookPrice
 from allotment.pricing.weights import bernoulli_weights, check_probabilities, check_vector, posterior_weights
 
 __all__ = [
@@ -10,6 +11,7 @@ __all__ = [
     "RLOO",
     "Estimator",
     "Price",
+    "SecondLookPrice",
     "TablePrice",
     "WeightedPrice",
     "bernoulli_weights",
