@@ -1,196 +1,117 @@
-"""Replay a real RLVR run: how well does each predictor allocate, had it allocated that run?
+"""Beyond ``allotment audit``: settings of predictors, and a reference that sees the future, on the log of a real run.
 
-    python benchmarks/replay.py rollouts.jsonl [--embeddings cache.npy] [--seeds 3] [--grid]
+    python benchmarks/replay.py LOG.jsonl [--embeddings cache.npy] [--seeds 3] [--grid]
 
-The log holds, for each prompt, the successes among 8 rollouts at each visit, but not which prompts shared a step. As in
-the fact sheet (vip.md 6.6): one random order of the prompts, the same in every epoch, 128 prompts a step (a last,
-incomplete step is left out), the first 44 visits. At each step every predictor sees only the past, predicts the batch,
-and C = 8 Q rollouts are split exactly for RLOO with L = 3, U = 32. Two scores:
-
-* MAE: mean of ``|E[p] - k/8|``. The noise of k/8 is a floor.
-* ratio: ``sum_q v_q / (n_q - 1)`` over the same with ``n_q = 8``, where ``v_q = k (8 - k) / (8 * 7)`` is the unbiased
-  estimate of ``p (1 - p)`` from the very visit that is allocated for, which no predictor has seen. Below 1 beats
-  uniform. Weights are ``p (1 - p)`` at sigmoid(mean) ("plug-in", the paper) or ``E[p (1 - p)]`` ("expected").
-
-The row "both sides" sees all other visits of the prompt, past and future, discounted by 0.8 for each visit of distance
-(never the visit itself): not a predictor, but about the best that counts could give.
+Replays as ``allotment audit`` does (see there for formats and figures), with the audit's defaults, and takes the mean
+over several prompt orders. A cell is: MAE / variance ratio when ``p (1 - p)`` is priced at the mean (the paper) /
+variance ratio when ``E[p (1 - p)]`` is priced. ``--grid``: settings of DiscountedCounts instead.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from allotment.allocation import allocate_exact
-from allotment.prediction import (
-    DiscountedCounts,
-    GaussianProcess,
-    GlobalMean,
-    KNearest,
-    LastValue,
-    Predictor,
-    Ridge,
-    embed,
-)
-from allotment.types import BetaPosterior, FloatArray, IntArray, Posterior
+from allotment.audit import RANGES, Log, Settings, read_log, replay
+from allotment.audit.embeddings import prompt_embeddings
+from allotment.prediction import DiscountedCounts, GaussianProcess, Predictor
+from allotment.state import State
+from allotment.types import BetaPosterior, FloatArray, PromptIds
 
-VISITS = 44
-BATCH = 128
-TRIALS = 8
-LOWER, UPPER = 3, 32
-RANGES = {"epoch 1": (0, 1), "epoch 2": (1, 2), "3-10": (2, 10), "11-44": (10, 44)}
+Make = Callable[[], Predictor]
 
 
-@dataclass(frozen=True)
-class Log:
-    """A run: success counts and prompt embeddings."""
+class BothSides:
+    """Sees all other visits of a prompt, past and future, discounted by 0.8 for each visit of distance.
 
-    successes: IntArray
-    """[M, VISITS] successes out of TRIALS."""
-    embeddings: FloatArray
-    """[M, D]."""
+    Never the visit itself: not a predictor, but about the best that counts could give.
+    """
 
-    def steps(self, seed: int) -> Iterator[tuple[int, IntArray]]:
-        """(epoch, ids [BATCH]) of every step, in order."""
-        order = np.random.default_rng(seed).permutation(len(self.successes))
-        for epoch in range(VISITS):
-            for start in range(0, len(order) - BATCH + 1, BATCH):
-                yield epoch, order[start : start + BATCH]
+    def __init__(self, log: Log) -> None:
+        self._row = {prompt: row for row, prompt in enumerate(log.ids)}
+        shape = len(log.ids), int(log.visit.max())
+        self._successes, self._trials = np.zeros(shape), np.zeros(shape)  # [M, visits]
+        self._successes[log.prompt, log.visit - 1] = log.successes
+        self._trials[log.prompt, log.visit - 1] = log.trials
+        self._done = np.zeros(len(log.ids), dtype=np.int64)
 
+    def predict(self, ids: PromptIds) -> BetaPosterior:
+        """The Jeffreys posterior of each prompt's other visits."""
+        rows = [self._row[prompt] for prompt in ids]
+        distance = np.abs(np.arange(self._trials.shape[1]) - self._done[rows][:, None])
+        weights = np.where(distance == 0, 0.0, 0.8**distance)
+        good, total = (weights * self._successes[rows]).sum(1), (weights * self._trials[rows]).sum(1)
+        return BetaPosterior.from_counts(good + 0.5, total - good + 0.5)
 
-@dataclass(frozen=True)
-class Score:
-    """Sums of each epoch; all [VISITS]."""
+    def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
+        """Count the visits."""
+        self._done[[self._row[prompt] for prompt in ids]] += 1
 
-    error: FloatArray
-    plug_in: FloatArray
-    expected: FloatArray
-    uniform: FloatArray
-    prompts: FloatArray
+    def state_dict(self) -> State:
+        """Nothing to save."""
+        return {}
 
-    def over(self, first: int, last: int) -> tuple[float, float, float]:
-        """MAE, plug-in ratio, expected ratio over epochs ``first <= e < last``."""
-        part = slice(first, last)
-        uniform = self.uniform[part].sum()
-        return (
-            self.error[part].sum() / self.prompts[part].sum(),
-            self.plug_in[part].sum() / uniform,
-            self.expected[part].sum() / uniform,
-        )
+    def load_state_dict(self, state: State) -> None:
+        """Nothing to restore."""
 
 
-def load(path: Path, cache: Path | None) -> Log:
-    """Read the log; embeddings from ``cache`` if it is there, else computed (and written to it)."""
-    records = [json.loads(line) for line in path.read_text().splitlines()]
-    if cache is not None and cache.exists():
-        embeddings = np.load(cache)
-    else:
-        embeddings = embed([record["prompt"] for record in records], progress=True)
-        if cache is not None:
-            np.save(cache, embeddings)
-    return Log(np.array([record["successes"][:VISITS] for record in records]), embeddings.astype(np.float64))
-
-
-def variance_sum(weights_B: FloatArray, true_B: FloatArray) -> float:
-    """``sum v / (n - 1)`` at the allocation that ``weights_B`` leads to."""
-    allocation = allocate_exact(weights_B, TRIALS * len(weights_B), lower=LOWER, upper=UPPER, estimator="rloo")
-    return float((true_B / (allocation.counts - 1)).sum())
-
-
-def unbiased_variance(successes_B: IntArray) -> FloatArray:
-    """[B] unbiased estimate of ``p (1 - p)`` from TRIALS rollouts."""
-    return successes_B * (TRIALS - successes_B) / (TRIALS * (TRIALS - 1.0))
-
-
-def scores_of(belief: Posterior, successes_B: IntArray) -> tuple[float, float, float, float, float]:
-    """What one step adds to the fields of :class:`Score`."""
-    p_B, true_B = belief.plug_in_probability(), unbiased_variance(successes_B)
-    return (
-        float(np.abs(belief.success_probability() - successes_B / TRIALS).sum()),
-        variance_sum(p_B * (1 - p_B), true_B),
-        variance_sum(belief.expected_variance(), true_B),
-        float(true_B.sum() / (TRIALS - 1)),
-        float(len(p_B)),
-    )
-
-
-def replay(log: Log, predictor: Predictor, seed: int) -> Score:
-    """Run one predictor over the log."""
-    sums = np.zeros((5, VISITS))
-    for epoch, ids in log.steps(seed):
-        belief = predictor.predict(ids)
-        successes_B = log.successes[ids, epoch]
-        sums[:, epoch] += scores_of(belief, successes_B)
-        predictor.observe(ids, successes_B, np.full(len(ids), TRIALS))
-    return Score(*sums)
-
-
-def both_sides(log: Log, seed: int) -> Score:
-    """The reference that sees every visit but the one allocated for, discounted by 0.8 for each visit of distance."""
-    sums = np.zeros((5, VISITS))
-    for epoch, ids in log.steps(seed):
-        weights = 0.8 ** np.abs(np.arange(VISITS) - epoch)
-        weights[epoch] = 0.0
-        good_B, total = log.successes[ids] @ weights, TRIALS * weights.sum()
-        belief = BetaPosterior.from_counts(good_B + 0.5, total - good_B + 0.5)
-        sums[:, epoch] += scores_of(belief, log.successes[ids, epoch])
-    return Score(*sums)
-
-
-def predictors(log: Log) -> dict[str, Callable[[], Predictor]]:
-    """Every predictor of the table."""
-    x = log.embeddings
-    return {
-        "GlobalMean (1,024 visits)": GlobalMean,
-        "Ridge": lambda: Ridge(x),
-        "KNearest": lambda: KNearest(x),
-        "LastValue": LastValue,
-        "DiscountedCounts (default)": DiscountedCounts,
+def variants(log: Log, x: FloatArray | None) -> dict[str, Make]:
+    """What the command cannot name."""
+    made: dict[str, Make] = {
         "DiscountedCounts, no forgetting": lambda: DiscountedCounts(forgetting=1.0),
-        "GaussianProcess (paper: median h)": lambda: GaussianProcess(x),
-        "GaussianProcess h=0.5": lambda: GaussianProcess(x, bandwidth=0.5),
-        "GaussianProcess h=0.27, m=-1": lambda: GaussianProcess(x, bandwidth=0.27, prior_mean=-1.0),
-        "GaussianProcess median h, eps=1/16": lambda: GaussianProcess(x, epsilon=1 / 16),
+        "both sides (not a predictor)": lambda: BothSides(log),
     }
+    if x is not None:
+        made |= {
+            "GaussianProcess h=0.5": lambda: GaussianProcess(x, ids=log.ids, bandwidth=0.5),
+            "GaussianProcess h=0.27, m=-1": lambda: GaussianProcess(x, ids=log.ids, bandwidth=0.27, prior_mean=-1.0),
+            "GaussianProcess median h, eps=1/16": lambda: GaussianProcess(x, ids=log.ids, epsilon=1 / 16),
+        }
+    return made
 
 
-def averaged(scores: list[Score]) -> dict[str, FloatArray]:
-    """Mean over seeds of (MAE, plug-in, expected) for each range."""
-    return {name: np.mean([score.over(*bounds) for score in scores], axis=0) for name, bounds in RANGES.items()}
+def cells(log: Log, make: Make, seeds: range) -> list[FloatArray]:
+    """Mean over seeds of (MAE, plug-in ratio, expected ratio), for each range of epochs."""
+    tables = []
+    for seed in seeds:
+        plug_in, expected = (
+            replay(log, make(), Settings(seed=seed), plug_in=choice).by_range() for choice in (True, False)
+        )
+        tables.append([(f.mae, plug_in[span].variance_ratio, f.variance_ratio) for span, f in expected.items()])
+    return list(np.mean(tables, axis=0))
 
 
-def print_table(rows: dict[str, dict[str, FloatArray]]) -> None:
+def print_variants(log: Log, rows: dict[str, Make], seeds: range) -> None:
     """Markdown: MAE / plug-in ratio / expected ratio for each range."""
-    print("| predictor | " + " | ".join(f"{name}: MAE, plug-in, expected" for name in RANGES) + " |")
-    print("| --- " * (len(RANGES) + 1) + "|")
-    for name, row in rows.items():
-        print(f"| {name} | " + " | ".join(f"{m:.3f}, {p:.3f}, {e:.3f}" for m, p, e in row.values()) + " |")
+    print("| predictor | " + " | ".join(RANGES) + " |\n" + "| --- " * (len(RANGES) + 1) + "|")
+    for name, make in rows.items():
+        row = cells(log, make, seeds)
+        print(f"| {name} | " + " | ".join("/".join(f"{v:.3f}" for v in cell) for cell in row) + " |", flush=True)
 
 
-def grid(log: Log, seeds: range) -> None:
-    """Expected ratio over epochs 2-44 for settings of DiscountedCounts."""
+def print_grid(log: Log, seeds: range) -> None:
+    """Markdown: expected ratio from the second visit on for settings of DiscountedCounts, by prior strength."""
     strengths = (0.25, 0.5, 1.0, 2.0, 4.0)
-    for global_forgetting in (0.5, 0.9, 1.0):
-        print(f"\nglobal_forgetting={global_forgetting}: expected ratio over epochs 2-44, by prior_strength")
-        print("| forgetting | " + " | ".join(map(str, strengths)) + " |")
-        print("| --- " * (len(strengths) + 1) + "|")
+    for overall in (0.5, 0.9, 1.0):
+        print(f"\nglobal_forgetting={overall}: variance ratio from the second visit on, by prior_strength")
+        print("| forgetting | " + " | ".join(map(str, strengths)) + " |\n" + "| --- " * (len(strengths) + 1) + "|")
         for forgetting in (0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0):
-            cells = []
-            for strength in strengths:
-                settings = {
-                    "forgetting": forgetting,
-                    "prior_strength": strength,
-                    "global_forgetting": global_forgetting,
-                }
-                scores = [replay(log, DiscountedCounts(**settings), seed).over(1, VISITS)[2] for seed in seeds]
-                cells.append(np.mean(scores))
-            print(f"| {forgetting} | " + " | ".join(f"{cell:.4f}" for cell in cells) + " |", flush=True)
+            ratios = [
+                np.mean([_ratio_from_two(log, forgetting, strength, overall, seed) for seed in seeds])
+                for strength in strengths
+            ]
+            print(f"| {forgetting} | " + " | ".join(f"{ratio:.4f}" for ratio in ratios) + " |", flush=True)
+
+
+def _ratio_from_two(log: Log, forgetting: float, strength: float, overall: float, seed: int) -> float:
+    predictor = DiscountedCounts(forgetting=forgetting, prior_strength=strength, global_forgetting=overall)
+    figures = replay(log, predictor, Settings(seed=seed)).figures(2)
+    return float("nan") if figures is None else figures.variance_ratio
 
 
 def main() -> int:
@@ -201,13 +122,11 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=3, help="number of prompt orders averaged over")
     parser.add_argument("--grid", action="store_true", help="settings of DiscountedCounts instead of the table")
     options = parser.parse_args()
-    log, seeds = load(options.log, options.embeddings), range(options.seeds)
+    log, seeds = read_log(options.log), range(options.seeds)
     if options.grid:
-        grid(log, seeds)
-        return 0
-    rows = {name: averaged([replay(log, make(), seed) for seed in seeds]) for name, make in predictors(log).items()}
-    rows["both sides (not a predictor)"] = averaged([both_sides(log, seed) for seed in seeds])
-    print_table(rows)
+        print_grid(log, seeds)
+    else:
+        print_variants(log, variants(log, prompt_embeddings(log, options.embeddings)), seeds)
     return 0
 
 

@@ -189,6 +189,8 @@ def _run_log(lines: Sequence[Line], notes: Sequence[str]) -> Log:
         total = counts.setdefault((step, ids.setdefault(prompt, len(ids))), [0, 0])
         total[0] += successes
         total[1] += trials
+    if any(turn for _, _, turn in seen):
+        notes = (*notes, "some steps had further rounds, which depend on the first: a visit's variance is then biased")
     visits = [0] * len(ids)
     rows: list[tuple[int, int, int, int, int]] = []
     for (step, row), (successes, trials) in sorted(counts.items(), key=lambda item: item[0][0]):  # stable: file order

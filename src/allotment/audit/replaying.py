@@ -72,7 +72,10 @@ class Replay:
     """Rollouts that the prediction would have given the visit."""
 
     def figures(self, first: int = 1, last: int | None = None) -> Figures | None:
-        """The figures over visit numbers ``first`` to ``last``, both included; None if there are no such visits."""
+        """The figures over visit numbers ``first`` to ``last``, both included; None if there are no such visits.
+
+        A recorded step may hold visits of several numbers; its budget is then shared between ranges.
+        """
         visit_V = self.log.visit
         part = (visit_V >= first) & (visit_V <= (visit_V.max() if last is None else last))
         if not part.any():

@@ -173,4 +173,4 @@ def _verdict(result: Replay) -> str:
     change = f"gradient variance {ratio:.3f} of uniform's over all visits at the same rollouts"
     if abs(ratio - 1) < 0.005:
         return f"{change}: no different from uniform"
-    return f"{change}: {abs(1 - ratio):.0%} {'less' if ratio < 1 else 'more'}"
+    return f"{change}: {100 * abs(1 - ratio):.0f} % {'less' if ratio < 1 else 'more'}"
