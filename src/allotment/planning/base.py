@@ -138,10 +138,9 @@ class OneShotPlanner(ABC):
             raise InvalidInputError(
                 message("the batch is empty", got="0 prompts", allowed="at least 1", fix="skip the step")
             )
-        allocation, posterior = self._decide(ids, self.budget if budget is None else budget)
-        plan = Plan(ids, allocation.counts, self._step, 0, posterior, allocation)
+        plan = self._plan(ids, budget)
         self._ledger.open(plan)
-        self._step += 1
+        self._step = max(self._step, plan.step + 1)
         return plan
 
     def tell(
@@ -181,7 +180,7 @@ class OneShotPlanner(ABC):
             return outcome
         if not allow_missing_groups:
             _refuse_missing_groups(outcome)
-        self._observe(outcome)
+        self._finish(plan, outcome)
         self._ledger.close(plan)
         missing = int(outcome.missing.sum())
         if missing:
@@ -198,6 +197,19 @@ class OneShotPlanner(ABC):
             RewardMismatchError: the plan is not open.
         """
         self._ledger.close(plan)
+        self._cancelled(plan)
+
+    def _plan(self, ids: tuple[PromptId, ...], budget: int | None) -> Plan:
+        """The next plan for these prompts; None is the planner's own budget."""
+        allocation, posterior = self._decide(ids, self.budget if budget is None else budget)
+        return Plan(ids, allocation.counts, self._step, 0, posterior, allocation)
+
+    def _finish(self, plan: Plan, outcome: Outcome) -> None:
+        """Take in all rewards of a plan; raises before anything changes, or not at all."""
+        self._observe(outcome)
+
+    def _cancelled(self, plan: Plan) -> None:
+        """A plan was cancelled."""
 
     def state_dict(self) -> State:
         """Settings, beliefs, open plans: everything."""

@@ -154,7 +154,7 @@ class Ledger:
 
     def state_dict(self) -> State:
         """All open plans with what was told of them so far."""
-        return {f"{step}.{round_}": _outcome_state(o) for (step, round_), o in self._open.items()}
+        return {f"{step}.{round_}": outcome_state(o) for (step, round_), o in self._open.items()}
 
     @classmethod
     def from_state(cls, state: State) -> Ledger:
@@ -167,7 +167,7 @@ class Ledger:
         try:
             for name, entry in state.items():
                 step, round_ = map(int, name.split("."))
-                ledger._open[step, round_] = _outcome_from_state(entry)
+                ledger._open[step, round_] = outcome_from_state(entry)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(
                 message(
@@ -194,7 +194,7 @@ class Ledger:
         return entry
 
 
-def _outcome_state(outcome: Outcome) -> State:
+def outcome_state(outcome: Outcome) -> State:
     """The entry of one plan; scores and lengths only where they were told."""
     optional = {"scores": outcome.scores_NK, "lengths": outcome.lengths_N}
     return {
@@ -206,7 +206,8 @@ def _outcome_state(outcome: Outcome) -> State:
     }
 
 
-def _outcome_from_state(entry: State) -> Outcome:
+def outcome_from_state(entry: State) -> Outcome:
+    """Inverse of :func:`outcome_state`. Raises StateError, KeyError, TypeError or ValueError where it does not fit."""
     ids = canonical_ids(decode_json(entry["ids"]))
     planned_Q = rows_from_state(entry, "planned", np.iinfo(np.int64).max)
     rows_N = rows_from_state(entry, "rows", len(ids))
