@@ -13,6 +13,8 @@ from allotment.prediction.base import PromptIndex, canonical_ids
 from allotment.state import State, decode_json
 from allotment.types import FloatArray, IntArray, PromptId, PromptIds
 
+CHECKED_ROWS = 65_536
+"""Rows that are looked at together, to bound temporary memory."""
 Embeddings = npt.ArrayLike | Mapping[PromptId, npt.ArrayLike]
 Result = TypeVar("Result")
 
@@ -73,54 +75,18 @@ class EmbeddedPrompts:
             InvalidInputError: wrong shape or dimension, a value is not finite, or a known id has another vector.
             DuplicatePromptError: an id stands twice.
         """
-        plain = canonical_ids(ids)
-        if not plain and np.size(_as_floats(embeddings)) == 0:
+        plain, vectors_QD = canonical_ids(ids), _as_floats(embeddings)
+        if not plain and vectors_QD.size == 0:
             return
-        vectors_QD = self._checked(plain, embeddings)
-        known_Q = self.index.known_rows(plain)
-        old = known_Q >= 0
-        changed = np.zeros(len(plain), dtype=bool)
-        if old.any():
-            changed[old] = (self.vectors[known_Q[old]] != vectors_QD[old]).any(axis=1)
-        if changed.any():
-            raise InvalidInputError(
-                message(
-                    "a registered prompt was registered again with another embedding",
-                    got=f"prompt {plain[int(changed.argmax())]!r}",
-                    allowed="the embedding it has",
-                    fix="give the changed prompt a new id, or use the embedding it was registered with",
-                )
-            )
-        rows_Q = self.index.add(plain)
+        check_vectors(plain, vectors_QD, self._room.shape[1])
         if not self._room.shape[1]:
             self._room = np.empty((0, vectors_QD.shape[1]))
+        known_Q = self.index.known_rows(plain)
+        old_Q = known_Q >= 0
+        check_unchanged(plain, old_Q, self.vectors[known_Q[old_Q]], vectors_QD)
+        rows_Q = self.index.add(plain)
         self._room = grown(self._room, len(self))
         self._room[rows_Q] = vectors_QD
-
-    def _checked(self, ids: tuple[PromptId, ...], embeddings: Any) -> FloatArray:
-        vectors_QD = _as_floats(embeddings)
-        dimension = self._room.shape[1]
-        shape = vectors_QD.shape
-        if len(shape) != 2 or shape[0] != len(ids) or not shape[1] or (dimension and shape[1] != dimension):
-            raise InvalidInputError(
-                message(
-                    "embeddings have the wrong shape",
-                    got=f"{shape} for {len(ids)} ids",
-                    allowed=f"({len(ids)}, {dimension or 'D'}): one row per id",
-                    fix="embed all prompts with the same model, one row each",
-                )
-            )
-        finite_Q = np.isfinite(vectors_QD).all(axis=1)
-        if not finite_Q.all():
-            raise InvalidInputError(
-                message(
-                    "an embedding is not finite",
-                    got=f"NaN or infinity in the embedding of prompt {ids[int(finite_Q.argmin())]!r}",
-                    allowed="finite numbers",
-                    fix="embed that prompt again, or leave it out",
-                )
-            )
-        return vectors_QD
 
     def state(self) -> State:
         """The entries ``ids`` and ``embeddings`` of a state."""
@@ -132,6 +98,48 @@ class EmbeddedPrompts:
         ids = index_from_state(state).ids
         vectors = array_from_state(state, "embeddings", (len(ids), *np.shape(state["embeddings"])[1:]))
         return from_state(lambda: cls(vectors, ids) if ids else cls())
+
+
+def check_vectors(ids: tuple[PromptId, ...], vectors_QD: npt.NDArray[np.floating], dimension: int) -> None:
+    """Raise :class:`InvalidInputError` unless there is one finite vector per id, of this dimension (0: of any)."""
+    shape = vectors_QD.shape
+    if len(shape) != 2 or shape[0] != len(ids) or not shape[1] or (dimension and shape[1] != dimension):
+        raise InvalidInputError(
+            message(
+                "embeddings have the wrong shape",
+                got=f"{shape} for {len(ids)} ids",
+                allowed=f"({len(ids)}, {dimension or 'D'}): one row per id",
+                fix="embed all prompts with the same model, one row each",
+            )
+        )
+    for start in range(0, len(ids), CHECKED_ROWS):
+        finite_q = np.isfinite(vectors_QD[start : start + CHECKED_ROWS]).all(axis=1)
+        if not finite_q.all():
+            raise InvalidInputError(
+                message(
+                    "an embedding is not finite",
+                    got=f"NaN or infinity in the embedding of prompt {ids[start + int(finite_q.argmin())]!r}",
+                    allowed="finite numbers",
+                    fix="embed that prompt again, or leave it out",
+                )
+            )
+
+
+def check_unchanged(
+    ids: tuple[PromptId, ...], old_Q: npt.NDArray[np.bool_], before: npt.NDArray[np.floating], vectors_QD: npt.NDArray[np.floating]
+) -> None:
+    """Raise :class:`InvalidInputError` unless the ids marked ``old`` bring the vectors that they had ``before``."""
+    changed_Q = old_Q.copy()
+    changed_Q[old_Q] = (before != vectors_QD[old_Q]).any(axis=1)
+    if changed_Q.any():
+        raise InvalidInputError(
+            message(
+                "a registered prompt was registered again with another embedding",
+                got=f"prompt {ids[int(changed_Q.argmax())]!r}",
+                allowed="the embedding it has",
+                fix="give the changed prompt a new id, or use the embedding it was registered with",
+            )
+        )
 
 
 def index_from_state(state: State) -> PromptIndex:

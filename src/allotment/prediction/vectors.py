@@ -1,0 +1,88 @@
+"""Embeddings of many prompts, float32, kept in the blocks in which they came."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from allotment.errors import InvalidInputError, message
+from allotment.prediction.base import PromptIndex, canonical_ids
+from allotment.prediction.storage import Embeddings, check_hyper, check_unchanged, check_vectors
+from allotment.types import FloatArray, IntArray, PromptIds
+
+Float32Array = npt.NDArray[np.float32]
+MERGED_ROWS = 65_536
+"""Blocks are merged up to this size, so that prompts registered one by one do not stay single."""
+
+
+class Vectors:
+    """Prompts that each have one vector [D]. 4 D bytes a prompt; a large float32 array is kept, not copied."""
+
+    def __init__(self, embeddings: Embeddings | None = None, ids: PromptIds | None = None) -> None:
+        """Register ``embeddings``: a mapping from id to vector [D], or an array [M, D] with ``ids`` (default 0..M-1).
+
+        Raises:
+            InvalidInputError: see :meth:`register`; or ids without an array of embeddings.
+        """
+        self.index = PromptIndex()
+        self._blocks: list[Float32Array] = []
+        is_array = embeddings is not None and not isinstance(embeddings, Mapping)
+        check_hyper("ids", "ids", ids is None or is_array, "ids only together with an array of embeddings")
+        if isinstance(embeddings, Mapping):
+            self.register(list(embeddings), _float32(list(embeddings.values())))
+        elif embeddings is not None:
+            vectors = np.atleast_1d(_float32(embeddings))
+            self.register(range(len(vectors)) if ids is None else ids, vectors)
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def dimension(self) -> int:
+        """D; 0 before anything is registered."""
+        return self._blocks[0].shape[1] if self._blocks else 0
+
+    def register(self, ids: PromptIds, embeddings: npt.ArrayLike) -> None:
+        """Add prompts ``ids`` [Q] with ``embeddings`` [Q, D]. A known id with the same vector is passed over.
+
+        Raises:
+            InvalidInputError: wrong shape or dimension, a value is not finite, or a known id has another vector.
+            DuplicatePromptError: an id stands twice.
+        """
+        plain, vectors_QD = canonical_ids(ids), _float32(embeddings)
+        if not plain and vectors_QD.size == 0:
+            return
+        check_vectors(plain, vectors_QD, self.dimension)
+        known_Q = self.index.known_rows(plain)
+        old_Q = known_Q >= 0
+        if old_Q.any():
+            check_unchanged(plain, old_Q, self.rows(known_Q[old_Q]), vectors_QD)
+            plain = tuple(prompt for prompt, is_old in zip(plain, old_Q, strict=True) if not is_old)
+            vectors_QD = vectors_QD[~old_Q]
+        if plain:
+            self.index.add(plain)
+            self._blocks.append(vectors_QD if len(plain) > MERGED_ROWS else vectors_QD.copy())
+            while len(self._blocks) > 1 and len(self._blocks[-2]) <= len(self._blocks[-1]) <= MERGED_ROWS:
+                self._blocks[-2:] = [np.concatenate(self._blocks[-2:])]
+
+    def rows(self, rows_Q: IntArray) -> FloatArray:
+        """[Q, D] the vectors at ``rows_Q`` in order of registration, as float64."""
+        ends = np.cumsum([len(block) for block in self._blocks])
+        block_Q = np.searchsorted(ends, rows_Q, side="right")
+        out_QD = np.empty((len(rows_Q), self.dimension))
+        for b in np.unique(block_Q):
+            here = block_Q == b
+            out_QD[here] = self._blocks[b][rows_Q[here] - (ends[b] - len(self._blocks[b]))]
+        return out_QD
+
+
+def _float32(values: object) -> Float32Array:
+    try:
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused as such
+            return np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            message("embeddings are not numbers", got=error, allowed="an array [Q, D]", fix="pass one vector per id")
+        ) from None
