@@ -33,6 +33,37 @@ class Stateful(Protocol):
         ...
 
 
+class Together:
+    """Several parts saved and restored as one: all or nothing. A part that is None is left out."""
+
+    KIND = "Together"
+
+    def __init__(self, parts: Mapping[str, Stateful | None]) -> None:
+        self._parts = {name: part for name, part in parts.items() if part is not None}
+
+    def state_dict(self) -> State:
+        """Everything of all parts, each under its name."""
+        return {"kind": self.KIND, **{name: part.state_dict() for name, part in self._parts.items()}}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave; where a part refuses, those before it get back what they had.
+
+        Raises:
+            StateError: a part is missing or does not fit.
+        """
+        check_state(state, self.KIND, self._parts)
+        before = {name: part.state_dict() for name, part in self._parts.items()}
+        loaded = []
+        try:
+            for name, part in self._parts.items():
+                part.load_state_dict(state[name])
+                loaded.append(name)
+        except StateError:
+            for name in loaded:
+                self._parts[name].load_state_dict(before[name])
+            raise
+
+
 FORMAT_VERSION = 1
 _SEPARATOR = "/"
 _HEADER = "allotment"

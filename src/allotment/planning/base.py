@@ -197,7 +197,6 @@ class OneShotPlanner(ABC):
             RewardMismatchError: the plan is not open.
         """
         self._ledger.close(plan)
-        self._cancelled(plan)
 
     def _plan(self, ids: tuple[PromptId, ...], budget: int | None) -> Plan:
         """The next plan for these prompts; None is the planner's own budget."""
@@ -207,9 +206,6 @@ class OneShotPlanner(ABC):
     def _finish(self, plan: Plan, outcome: Outcome) -> None:
         """Take in all rewards of a plan; raises before anything changes, or not at all."""
         self._observe(outcome)
-
-    def _cancelled(self, plan: Plan) -> None:
-        """A plan was cancelled."""
 
     def state_dict(self) -> State:
         """Settings, beliefs, open plans: everything."""

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Self
+from typing import Any, Literal, Self, get_args
 
-from allotment.allocation import allocate_exact, allocate_relaxed
+from allotment.allocation import allocate_exact, allocate_relaxed, allocate_tokens
+from allotment.errors import InvalidInputError, message
+from allotment.planning.ledger import Outcome
+from allotment.planning.second_look import SecondLook
 from allotment.planning.success import SuccessPlanner
-from allotment.prediction import GaussianProcess, Predictor, Ridge
+from allotment.prediction import GaussianProcess, LengthPredictor, Predictor, Ridge
 from allotment.prediction.storage import Embeddings
 from allotment.pricing import posterior_weights
-from allotment.state import State
-from allotment.types import Allocation, Posterior, PromptId, PromptIds
+from allotment.state import State, Stateful, Together
+from allotment.types import Allocation, Plan, Posterior, PromptId, PromptIds
+
+Unit = Literal["rollouts", "tokens"]
+"""What a budget counts."""
 
 
 class VIP(SuccessPlanner):
@@ -22,7 +28,7 @@ class VIP(SuccessPlanner):
     :meth:`paper` gives the paper in all three.
 
     Args:
-        budget: rollouts of a step, spent exactly.
+        budget: rollouts of a step, spent exactly; or its tokens, see ``unit``.
         bounds: least and most rollouts of a prompt.
         estimator: ``"rloo"`` (proposition 4.3) or ``"dr_grpo"`` (proposition 4.2, bounds from 3).
         predictor: the belief; :class:`~allotment.prediction.DiscountedCounts` if None.
@@ -30,6 +36,22 @@ class VIP(SuccessPlanner):
         relaxed: solve the paper's continuous relaxation and round (theorems 5.1, 5.2, algorithm 2) instead of exactly.
         success_threshold: a reward of at least this counts as a success.
         seed: breaks ties between prompts of equal price, differently at each step.
+        rounds: 2 splits each step: a first share of the budget, a look at what came back, the rest by what was seen.
+            Ask the same prompts again after the first ``tell``, until ``done``. It helps where the belief knows less
+            than half a group of rollouts would tell, as in the first epoch, and gains nothing where the record of a
+            prompt is long (docs/second_look.md). The loss needs :func:`allotment.learning.second_look_advantages`: a
+            pooled group is biased.
+        first_share: of a prompt's expected rollouts, what is generated in the first of two rounds; in (0, 1).
+        unit: ``"tokens"`` makes the budget one of completion tokens: prompts are charged their predicted length, and
+            ``plan.allocation`` is a :class:`~allotment.allocation.TokenAllocation`. Every ``tell`` then needs
+            ``lengths``. The budget holds in expectation; ``lengths.predicted_tokens`` and ``used_tokens``
+            say how well.
+        lengths: the belief about lengths, for ``unit="tokens"``; a new one if None, which makes the first step one of
+            lower bounds. ``LengthPredictor(typical_length=...)`` spends the budget from the first step on.
+
+    Raises:
+        InvalidInputError: as :class:`SuccessPlanner`; rounds other than 1 and 2; two rounds with another estimator
+            than ``"rloo"``, with ``plug_in`` or with ``relaxed``; a token budget with two rounds or ``relaxed``.
     """
 
     def __init__(
@@ -43,6 +65,10 @@ class VIP(SuccessPlanner):
         relaxed: bool = False,
         success_threshold: float = 0.5,
         seed: int = 0,
+        rounds: int = 1,
+        first_share: float = 0.5,
+        unit: Unit = "rollouts",
+        lengths: LengthPredictor | None = None,
     ) -> None:
         super().__init__(
             budget=budget,
@@ -52,7 +78,33 @@ class VIP(SuccessPlanner):
             success_threshold=success_threshold,
             seed=seed,
         )
-        self.plug_in, self.relaxed = plug_in, relaxed
+        self.plug_in, self.relaxed, self.rounds = plug_in, relaxed, rounds
+        _check_rounds(rounds, self.estimator, plug_in or relaxed)
+        _check_unit(unit, has_lengths=lengths is not None, is_plain=rounds == 1 and not relaxed)
+        self.unit = unit
+        self.lengths = (lengths or LengthPredictor()) if unit == "tokens" else None
+        self._second_look = SecondLook(first_share) if rounds == 2 else None
+
+    @property
+    def done(self) -> bool:
+        """Whether the step last told is complete; with two rounds False after the first."""
+        return self._second_look is None or self._second_look.done
+
+    @property
+    def open_plans(self) -> tuple[Plan, ...]:
+        """Plans asked and neither told nor cancelled, oldest first, without the belief behind them."""
+        look, plans = self._second_look, super().open_plans
+        return plans if look is None else tuple(look.with_expected(plan) for plan in plans)
+
+    def cancel(self, plan: Plan) -> None:
+        """Forget an open plan whose rollouts will never come; a second round's step ends with what its first brought.
+
+        Raises:
+            RewardMismatchError: the plan is not open.
+        """
+        super().cancel(plan)
+        if self._second_look is not None:
+            self._second_look.cancelled(plan, self._observe)
 
     @classmethod
     def paper(
@@ -92,18 +144,66 @@ class VIP(SuccessPlanner):
 
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
         lower, upper = self.bounds
+        weights_Q = posterior_weights(posterior, plug_in=self.plug_in)
+        keys = self._tie_keys(ids)
+        settings: dict[str, Any] = {"lower": lower, "upper": upper, "estimator": self.estimator, "tie_keys": keys}
+        if self.lengths is not None:
+            costs_Q = self.lengths.expected_length(ids, unknown=budget / (lower * len(ids)))
+            return allocate_tokens(weights_Q, budget, costs_Q, **settings)
         allocate = allocate_relaxed if self.relaxed else allocate_exact
-        return allocate(
-            posterior_weights(posterior, plug_in=self.plug_in),
-            budget,
-            lower=lower,
-            upper=upper,
-            estimator=self.estimator,
-            tie_keys=self._tie_keys(ids),
-        )
+        return allocate(weights_Q, budget, **settings)
+
+    def _observe(self, outcome: Outcome) -> None:
+        if self.lengths is None:
+            super()._observe(outcome)
+            return
+        if outcome.lengths_N is None and len(outcome.rewards_N):
+            raise InvalidInputError(
+                message(
+                    "a planner with a token budget was told no lengths",
+                    got=f"{len(outcome.rewards_N)} rewards",
+                    allowed="the completion tokens of every rollout beside its reward",
+                    fix="tell(plan, rewards, group_ids, lengths=[...])",
+                )
+            )
+        super()._observe(outcome)
+        if outcome.lengths_N is not None:
+            self.lengths.observe(outcome.prompt_ids, outcome.rows_N, outcome.lengths_N)
+
+    def _plan(self, ids: tuple[PromptId, ...], budget: int | None) -> Plan:
+        look = self._second_look
+        step = None if look is None else look.due(ids)
+        if look is None or step is None:
+            plan = super()._plan(ids, budget)
+            return plan if look is None else look.first_round(plan)
+        if budget is not None:
+            raise InvalidInputError(
+                message(
+                    "a budget for the second round of a step",
+                    got=budget,
+                    allowed="none: it has what the first round left",
+                    fix="pass the budget when the step is first asked",
+                )
+            )
+        prior = self.predictor.predict(ids)
+        return look.second_round(step, ids, prior, self.success_threshold, self.bounds, self._tie_keys(ids))
+
+    def _finish(self, plan: Plan, outcome: Outcome) -> None:
+        if self._second_look is None:
+            self._observe(outcome)
+        else:
+            self._second_look.finish(plan, outcome, self._observe)
+
+    @property
+    def _belief(self) -> Stateful:
+        parts = {"predictor": self.predictor, "second_look": self._second_look, "lengths": self.lengths}
+        others = any(part is not None for name, part in parts.items() if name != "predictor")
+        return Together(parts) if others else self.predictor
 
     def _settings(self) -> State:
-        return {**super()._settings(), "plug_in": self.plug_in, "relaxed": self.relaxed}
+        share = {} if self._second_look is None else {"first_share": self._second_look.first_share}
+        own = {"plug_in": self.plug_in, "relaxed": self.relaxed, "rounds": self.rounds, "unit": self.unit}
+        return {**super()._settings(), **own, **share}
 
 
 class RidgeVIP(VIP):
@@ -130,3 +230,29 @@ class RidgeVIP(VIP):
             success_threshold=success_threshold,
             seed=seed,
         )
+
+
+def _check_rounds(rounds: int, estimator: str, is_paper: bool) -> None:
+    if rounds == 1 or (rounds == 2 and estimator == "rloo" and not is_paper):
+        return
+    raise InvalidInputError(
+        message(
+            "a step cannot have these rounds",
+            got=f"rounds={rounds!r}, estimator {estimator!r}" + ", plug_in or relaxed" * is_paper,
+            allowed="1, or 2 with the estimator 'rloo', the expected price and the exact split",
+            fix="use rounds=1",
+        )
+    )
+
+
+def _check_unit(unit: str, *, has_lengths: bool, is_plain: bool) -> None:
+    if unit == "tokens" and not is_plain:
+        got, fix = "a token budget with two rounds or the relaxed split", "use rounds=1 and relaxed=False"
+    elif unit == "rollouts" and has_lengths:
+        got, fix = "lengths with a budget of rollouts", "pass unit='tokens' too"
+    elif unit not in get_args(Unit):
+        got, fix = repr(unit), "use 'rollouts'"
+    else:
+        return
+    allowed = "'rollouts', or 'tokens' in one round, split exactly"
+    raise InvalidInputError(message("the unit of the budget cannot be used", got=got, allowed=allowed, fix=fix))

@@ -13,13 +13,14 @@ Every predictor here follows :class:`Predictor`: ``predict(ids)``, ``observe(ids
 =========================== ========== ============================================================================
 
 :class:`RewardVarianceGaussianProcess` predicts the variance of a real-valued reward instead (VIP appendix E).
-:func:`embed` turns prompts into vectors. Importing this loads no torch.
+:class:`LengthPredictor` predicts completion tokens. :func:`embed` turns prompts into vectors. No torch is loaded.
 """
 
 from allotment.prediction.base import Predictor
 from allotment.prediction.counts import DiscountedCounts, GlobalMean, LastValue
 from allotment.prediction.embedding import embed
 from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
+from allotment.prediction.lengths import LengthPredictor
 from allotment.prediction.regression import KNearest, Ridge
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "GlobalMean",
     "KNearest",
     "LastValue",
+    "LengthPredictor",
     "Predictor",
     "RewardVarianceGaussianProcess",
     "Ridge",

@@ -1,0 +1,198 @@
+"""How many tokens will a rollout of each prompt have? The mean length, believed on a log scale.
+
+What is predicted is the *mean* length of a prompt, since a budget of tokens adds lengths up. A visit with n rollouts
+shows its logarithm with a noise of about ``cv^2 / n``, cv the spread of lengths within a prompt relative to their mean.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+
+from allotment.errors import InvalidInputError, message
+from allotment.prediction.base import PromptIndex, canonical_ids
+from allotment.prediction.storage import array_from_state, check_hyper, from_state, grown, index_from_state
+from allotment.state import State, Stateful, check_state
+from allotment.types import FloatArray, IntArray, PromptId, PromptIds
+
+
+class LogLengthModel(Stateful, Protocol):
+    """Regression with normal noise; the hierarchical model and :class:`ShrunkenMeans` are such."""
+
+    def predict(self, ids: PromptIds) -> tuple[FloatArray, FloatArray]:
+        """Mean and variance of each prompt's value; both [Q]."""
+        ...
+
+    def observe(self, ids: PromptIds, values_B: FloatArray, noise_variance_B: FloatArray) -> None:
+        """Learn a value of each of B prompts, measured with this variance."""
+        ...
+
+
+class ShrunkenMeans:
+    """Each prompt's discounted mean of what was observed of it, shrunk to the mean over prompts.
+
+    A prompt's value is ``Normal(level, spread^2)``; each further visit multiplies the weight of the earlier ones by
+    ``forgetting``. The level is the mean value over the prompts of past steps, discounted likewise.
+    """
+
+    KIND = "ShrunkenMeans"
+
+    def __init__(self, *, spread: float = 0.5, forgetting: float = 0.9) -> None:
+        """Store the standard deviation between prompts, > 0, and the discount, in (0, 1].
+
+        Raises:
+            InvalidInputError: outside these ranges.
+        """
+        check_hyper("spread", spread, 0 < spread < np.inf, "> 0, finite")
+        check_hyper("forgetting", forgetting, 0 < forgetting <= 1, "0 < forgetting <= 1")
+        self.spread, self.forgetting = float(spread), float(forgetting)
+        self._index = PromptIndex()
+        self._sums = np.zeros((0, 2))  # [M, 2] precision, precision times value
+        self._level = np.zeros(2)  # number of values, their sum
+
+    def predict(self, ids: PromptIds) -> tuple[FloatArray, FloatArray]:
+        """Mean and variance of each prompt's value, both [Q]; the level for prompts never seen."""
+        rows_Q = self._index.known_rows(canonical_ids(ids, unique=False))
+        precision_Q, total_Q = np.where(rows_Q[:, None] >= 0, grown(self._sums, 1)[rows_Q], 0.0).T
+        prior = 1.0 / self.spread**2
+        level = self._level[1] / max(self._level[0], 1e-300)
+        return (total_Q + prior * level) / (precision_Q + prior), 1.0 / (precision_Q + prior)
+
+    def observe(self, ids: PromptIds, values_B: FloatArray, noise_variance_B: FloatArray) -> None:
+        """Learn a value of each of B prompts, measured with this variance (> 0)."""
+        rows_B = self._index.add(canonical_ids(ids))
+        self._sums = grown(self._sums, len(self._index))
+        precision_B = 1.0 / noise_variance_B
+        self._sums[rows_B] = self.forgetting * self._sums[rows_B] + np.stack([precision_B, precision_B * values_B], 1)
+        self._level = self.forgetting * self._level + [len(values_B), float(np.sort(values_B).sum())]
+
+    def state_dict(self) -> State:
+        """Settings and what was observed."""
+        return {
+            "kind": self.KIND,
+            "spread": self.spread,
+            "forgetting": self.forgetting,
+            "ids": self._index.encoded(),
+            "sums": self._sums[: len(self._index)].copy(),
+            "level": self._level.copy(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over everything from a :meth:`state_dict`, settings included.
+
+        Raises:
+            StateError: of another kind, keys missing, or values that do not fit.
+        """
+        check_state(state, self.KIND, ("spread", "forgetting", "ids", "sums", "level"))
+        made = from_state(lambda: ShrunkenMeans(spread=state["spread"], forgetting=state["forgetting"]))
+        index = index_from_state(state)
+        sums, level = array_from_state(state, "sums", (len(index), 2)), array_from_state(state, "level", (2,))
+        self.spread, self.forgetting = made.spread, made.forgetting
+        self._index, self._sums, self._level = index, sums, level
+
+
+class LengthPredictor:
+    """The expected completion tokens of a rollout of each prompt: ``exp(mean + variance / 2)`` of the log mean length.
+
+    Args:
+        typical_length: tokens of a rollout before anything was observed; None if unknown.
+        model: regression on the log scale; :class:`ShrunkenMeans` if None.
+
+    Raises:
+        InvalidInputError: the typical length is not positive and finite.
+    """
+
+    KIND = "LengthPredictor"
+    PRIOR_SPREAD = 0.5
+    """Coefficient of variation within a prompt that is assumed at first."""
+    PRIOR_ROLLOUTS = 8.0
+    """How many rollouts' worth that assumption is, and later the pooled spread against a prompt's own."""
+
+    def __init__(self, *, typical_length: float | None = None, model: LogLengthModel | None = None) -> None:
+        if typical_length is not None:
+            check_hyper("typical_length", typical_length, 0 < typical_length < np.inf, "> 0, finite")
+        self.typical_length = None if typical_length is None else float(typical_length)
+        self.model: LogLengthModel = ShrunkenMeans() if model is None else model
+        self._pooled = np.array(
+            [self.PRIOR_ROLLOUTS, self.PRIOR_ROLLOUTS * self.PRIOR_SPREAD**2]
+        )  # weight, sum of cv^2
+        self._observed = 0
+        self._tokens = np.zeros(2)  # predicted, used
+
+    @property
+    def predicted_tokens(self) -> float:
+        """Tokens that were expected of all rollouts observed, each predicted before its visit was seen."""
+        return float(self._tokens[0])
+
+    @property
+    def used_tokens(self) -> float:
+        """Tokens of the same rollouts; those observed before anything could be predicted are in neither."""
+        return float(self._tokens[1])
+
+    def expected_length(self, ids: PromptIds, *, unknown: float) -> FloatArray:
+        """[Q] expected tokens of one rollout of each prompt.
+
+        Args:
+            ids: the Q prompts, seen before or not.
+            unknown: what to answer for all while no length was observed and none is typical.
+        """
+        if not self._observed:
+            value = unknown if self.typical_length is None else self.typical_length
+            return np.full(len(canonical_ids(ids, unique=False)), value)
+        mean_Q, variance_Q = self.model.predict(ids)
+        return np.exp(mean_Q + variance_Q / 2)
+
+    def observe(self, ids: PromptIds, rows_N: IntArray, lengths_N: FloatArray) -> None:
+        """Learn the lengths of N rollouts, > 0, of the prompts ``ids[rows_N]``; prompts without any are passed over."""
+        plain = canonical_ids(ids)
+        if not (np.isfinite(lengths_N) & (lengths_N > 0)).all():
+            raise InvalidInputError(
+                message("a length is not positive", got=lengths_N.min(), allowed="> 0", fix="leave empty rollouts out")
+            )
+        n_Q = np.bincount(rows_N, minlength=len(plain))
+        if self._observed or self.typical_length is not None:
+            expected_Q = self.expected_length(plain, unknown=np.nan)
+            self._tokens += np.array([float(n_Q @ expected_Q), float(np.sort(lengths_N).sum())])
+        order = np.lexsort((lengths_N, rows_N))  # the last bits of a sum depend on its order
+        rows_N, lengths_N = rows_N[order], lengths_N[order]
+        seen = np.flatnonzero(n_Q > 0)
+        mean_Q = np.bincount(rows_N, lengths_N, minlength=len(plain)) / np.maximum(n_Q, 1)
+        squares_Q = np.bincount(rows_N, (lengths_N / mean_Q[rows_N] - 1.0) ** 2, minlength=len(plain))
+        noise_B = self._noise(n_Q[seen].astype(np.float64), squares_Q[seen].astype(np.float64))
+        chosen: list[PromptId] = [plain[i] for i in seen]
+        if chosen:  # the logarithm of a mean of n is low by half its noise
+            self.model.observe(chosen, np.log(mean_Q[seen]) + noise_B / 2, noise_B)
+            self._observed += len(chosen)
+
+    def _noise(self, n_B: FloatArray, squares_B: FloatArray) -> FloatArray:
+        """[B] variance of the log of a mean of n lengths; own squared deviations, pooled with others'."""
+        self._pooled = 0.9 * self._pooled + [float((n_B - 1).sum()), float(np.sort(squares_B).sum())]
+        pooled = self._pooled[1] / self._pooled[0]
+        spread_B = (self.PRIOR_ROLLOUTS * pooled + squares_B) / (self.PRIOR_ROLLOUTS + n_B - 1)
+        return np.asarray(np.maximum(spread_B, 1e-6) / n_B, dtype=np.float64)
+
+    def state_dict(self) -> State:
+        """Everything, the model included."""
+        return {
+            "kind": self.KIND,
+            "typical_length": self.typical_length,
+            "pooled": self._pooled.copy(),
+            "observed": self._observed,
+            "tokens": self._tokens.copy(),
+            "model": self.model.state_dict(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over everything from a :meth:`state_dict`.
+
+        Raises:
+            StateError: of another kind, keys missing, or values that do not fit.
+        """
+        check_state(state, self.KIND, ("typical_length", "pooled", "observed", "tokens", "model"))
+        made = from_state(lambda: LengthPredictor(typical_length=state["typical_length"]))
+        pooled, tokens = (array_from_state(state, key, (2,)) for key in ("pooled", "tokens"))
+        observed: Any = state["observed"]
+        from_state(lambda: check_hyper("observed", observed, type(observed) is int and observed >= 0, ">= 0"))
+        self.model.load_state_dict(state["model"])  # the last that can fail; it is all or nothing itself
+        self.typical_length, self._pooled, self._observed, self._tokens = made.typical_length, pooled, observed, tokens
