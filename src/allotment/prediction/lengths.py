@@ -95,6 +95,9 @@ class ShrunkenMeans:
 class LengthPredictor:
     """The expected completion tokens of a rollout of each prompt: ``exp(mean + variance / 2)`` of the log mean length.
 
+    Times the ratio of tokens used to tokens so predicted in recent visits: heavy tails, and an allocation that prefers
+    prompts whose length is underestimated, else make the use exceed the prediction by a few per cent.
+
     Args:
         typical_length: tokens of a rollout before anything was observed; None if unknown.
         model: regression on the log scale; :class:`ShrunkenMeans` if None.
@@ -119,6 +122,7 @@ class LengthPredictor:
         )  # weight, sum of cv^2
         self._observed = 0
         self._tokens = np.zeros(2)  # predicted, used
+        self._recent = np.zeros(2)  # the same, discounted and before calibration
 
     @property
     def predicted_tokens(self) -> float:
@@ -140,8 +144,12 @@ class LengthPredictor:
         if not self._observed:
             value = unknown if self.typical_length is None else self.typical_length
             return np.full(len(canonical_ids(ids, unique=False)), value)
+        used_per_predicted = self._recent[1] / self._recent[0] if self._recent[0] else 1.0
+        return self._uncalibrated(ids) * used_per_predicted
+
+    def _uncalibrated(self, ids: PromptIds) -> FloatArray:
         mean_Q, variance_Q = self.model.predict(ids)
-        return np.exp(mean_Q + variance_Q / 2)
+        return np.asarray(np.exp(mean_Q + variance_Q / 2), dtype=np.float64)
 
     def observe(self, ids: PromptIds, rows_N: IntArray, lengths_N: FloatArray) -> None:
         """Learn the lengths of N rollouts, > 0, of the prompts ``ids[rows_N]``; prompts without any are passed over."""
@@ -153,7 +161,10 @@ class LengthPredictor:
         n_Q = np.bincount(rows_N, minlength=len(plain))
         if self._observed or self.typical_length is not None:
             expected_Q = self.expected_length(plain, unknown=np.nan)
-            self._tokens += np.array([float(n_Q @ expected_Q), float(np.sort(lengths_N).sum())])
+            used = float(np.sort(lengths_N).sum())
+            self._tokens += np.array([float(n_Q @ expected_Q), used])
+            if self._observed:
+                self._recent = 0.9 * self._recent + np.array([float(n_Q @ self._uncalibrated(plain)), used])
         order = np.lexsort((lengths_N, rows_N))  # the last bits of a sum depend on its order
         rows_N, lengths_N = rows_N[order], lengths_N[order]
         seen = np.flatnonzero(n_Q > 0)
@@ -180,6 +191,7 @@ class LengthPredictor:
             "pooled": self._pooled.copy(),
             "observed": self._observed,
             "tokens": self._tokens.copy(),
+            "recent": self._recent.copy(),
             "model": self.model.state_dict(),
         }
 
@@ -189,10 +201,11 @@ class LengthPredictor:
         Raises:
             StateError: of another kind, keys missing, or values that do not fit.
         """
-        check_state(state, self.KIND, ("typical_length", "pooled", "observed", "tokens", "model"))
+        check_state(state, self.KIND, ("typical_length", "pooled", "observed", "tokens", "recent", "model"))
         made = from_state(lambda: LengthPredictor(typical_length=state["typical_length"]))
-        pooled, tokens = (array_from_state(state, key, (2,)) for key in ("pooled", "tokens"))
+        pooled, tokens, recent = (array_from_state(state, key, (2,)) for key in ("pooled", "tokens", "recent"))
         observed: Any = state["observed"]
         from_state(lambda: check_hyper("observed", observed, type(observed) is int and observed >= 0, ">= 0"))
         self.model.load_state_dict(state["model"])  # the last that can fail; it is all or nothing itself
-        self.typical_length, self._pooled, self._observed, self._tokens = made.typical_length, pooled, observed, tokens
+        self.typical_length, self._observed = made.typical_length, observed
+        self._pooled, self._tokens, self._recent = pooled, tokens, recent
