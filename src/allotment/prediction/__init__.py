@@ -4,7 +4,8 @@ Every predictor here follows :class:`Predictor`: ``predict(ids)``, ``observe(ids
 ``state_dict()``, ``load_state_dict(state)``.
 
 =========================== ========== ============================================================================
-:class:`DiscountedCounts`   default    each prompt's own discounted counts, a Beta posterior
+:class:`HierarchicalPredictor` default level, embeddings and each prompt's own record, all drifting, learnt online
+:class:`DiscountedCounts`   baseline   each prompt's own discounted counts, a Beta posterior
 :class:`LastValue`          baseline   each prompt's last observed rate
 :class:`GlobalMean`         baseline   one rate for all: the moving average of VIP figure 3
 :class:`GaussianProcess`    the paper  VIP Algorithm 1 as printed, on embeddings
@@ -21,12 +22,15 @@ from allotment.prediction.counts import DiscountedCounts, GlobalMean, LastValue
 from allotment.prediction.embedding import embed
 from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
 from allotment.prediction.lengths import LengthPredictor
+from allotment.prediction.hierarchical import HierarchicalPredictor, HierarchicalRegression
 from allotment.prediction.regression import KNearest, Ridge
 
 __all__ = [
     "DiscountedCounts",
     "GaussianProcess",
     "GlobalMean",
+    "HierarchicalPredictor",
+    "HierarchicalRegression",
     "KNearest",
     "LastValue",
     "LengthPredictor",

@@ -110,6 +110,14 @@ def check_counts(ids: PromptIds, successes: Any, trials: Any) -> tuple[tuple[Pro
     return plain, successes_Q.astype(np.int64), trials_Q.astype(np.int64)
 
 
+def visits(ids: PromptIds, successes: Any, trials: Any) -> tuple[list[PromptId], IntArray, IntArray]:
+    """The checked counts of the prompts that were visited: those with at least one trial; all [B]."""
+    plain, successes_B, trials_B = check_counts(ids, successes, trials)
+    seen = trials_B > 0
+    visited = [prompt for prompt, was_seen in zip(plain, seen, strict=True) if was_seen]
+    return visited, successes_B[seen], trials_B[seen]
+
+
 class PromptIndex:
     """Numbers prompts 0, 1, 2, ... in the order in which they are first registered."""
 

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
-from allotment.prediction.base import PromptIndex, canonical_ids, check_counts
+from allotment.prediction.base import PromptIndex, canonical_ids, visits
 from allotment.prediction.storage import (
     array_from_state,
     check_hyper,
@@ -23,15 +23,7 @@ from allotment.prediction.storage import (
     index_from_state,
 )
 from allotment.state import State, check_state
-from allotment.types import BetaPosterior, FloatArray, IntArray, Posterior, PromptId, PromptIds
-
-
-def _visits(ids: PromptIds, successes: Any, trials: Any) -> tuple[list[PromptId], IntArray, IntArray]:
-    """The checked counts of the prompts that were visited: those with at least one trial; all [B]."""
-    plain, successes_B, trials_B = check_counts(ids, successes, trials)
-    seen = trials_B > 0
-    visited = [prompt for prompt, was_seen in zip(plain, seen, strict=True) if was_seen]
-    return visited, successes_B[seen], trials_B[seen]
+from allotment.types import BetaPosterior, FloatArray, Posterior, PromptIds
 
 
 class _RunningRate:
@@ -102,7 +94,7 @@ class GlobalMean:
             InvalidInputError: counts are not success counts.
             DuplicatePromptError: an id stands twice.
         """
-        _, successes_B, trials_B = _visits(ids, successes, trials)
+        _, successes_B, trials_B = visits(ids, successes, trials)
         self._rates = np.concatenate([self._rates, successes_B / trials_B])[-self.window :]
 
     def state_dict(self) -> State:
@@ -162,7 +154,7 @@ class LastValue:
             InvalidInputError: counts are not success counts.
             DuplicatePromptError: an id stands twice.
         """
-        visited, successes_B, trials_B = _visits(ids, successes, trials)
+        visited, successes_B, trials_B = visits(ids, successes, trials)
         if not visited:
             return
         rows = self._index.add(visited)
@@ -248,7 +240,7 @@ class DiscountedCounts:
             InvalidInputError: counts are not success counts.
             DuplicatePromptError: an id stands twice.
         """
-        visited, successes_B, trials_B = _visits(ids, successes, trials)
+        visited, successes_B, trials_B = visits(ids, successes, trials)
         if not visited:
             return
         rows = self._index.add(visited)

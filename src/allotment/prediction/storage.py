@@ -126,7 +126,10 @@ def check_vectors(ids: tuple[PromptId, ...], vectors_QD: npt.NDArray[np.floating
 
 
 def check_unchanged(
-    ids: tuple[PromptId, ...], old_Q: npt.NDArray[np.bool_], before: npt.NDArray[np.floating], vectors_QD: npt.NDArray[np.floating]
+    ids: tuple[PromptId, ...],
+    old_Q: npt.NDArray[np.bool_],
+    before: npt.NDArray[np.floating],
+    vectors_QD: npt.NDArray[np.floating],
 ) -> None:
     """Raise :class:`InvalidInputError` unless the ids marked ``old`` bring the vectors that they had ``before``."""
     changed_Q = old_Q.copy()

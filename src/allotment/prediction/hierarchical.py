@@ -1,0 +1,245 @@
+"""The default predictor: a level, a Gaussian process on embeddings and each prompt's own record, all with drift."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import norm
+
+from allotment.errors import InvalidInputError, message
+from allotment.prediction.base import canonical_ids, visits
+from allotment.prediction.binomial import binomial_sites, log_predictive
+from allotment.prediction.hierarchy import Hierarchy, Settings, bandwidth_factors
+from allotment.prediction.landmarks import Landmarks
+from allotment.prediction.storage import Embeddings, array_from_state, check_hyper, from_state
+from allotment.prediction.vectors import Vectors
+from allotment.state import State, check_state
+from allotment.types import FloatArray, Posterior, PromptId, PromptIds
+
+DIGITS = 9
+"""Decimals of a reported mean or variance: equal prompts must tie, whatever the last bits of a matrix product."""
+
+
+class _Hierarchical:
+    """Registration, landmarks, state: what the model needs around it, whatever is observed."""
+
+    KIND: str
+    DEFAULTS: Settings
+
+    def __init__(
+        self,
+        embeddings: Embeddings | None = None,
+        *,
+        ids: PromptIds | None = None,
+        seed: int = 0,
+        **settings: Any,
+    ) -> None:
+        """Store the settings and register ``embeddings`` if given.
+
+        Args:
+            embeddings: [M, D] array, or mapping from id to vector [D]; without any, prompts need no registration.
+            ids: [M] ids of the rows of an array; 0..M-1 if None.
+            seed: chooses the landmarks.
+            settings: see :class:`~allotment.prediction.hierarchy.Settings`.
+
+        Raises:
+            InvalidInputError: a setting is unknown or out of its range, or the embeddings have a wrong shape or are not
+                finite.
+            DuplicatePromptError: an id stands twice.
+        """
+        self.settings = _checked({**asdict(self.DEFAULTS), **settings})
+        check_hyper("seed", seed, isinstance(seed, int) and seed >= 0, "a whole number >= 0")
+        self.seed = seed
+        self._prompts = Vectors(embeddings, ids)
+        self._landmarks: Landmarks | None = None
+        self._model = Hierarchy(self.settings, 0)
+
+    def register(self, ids: PromptIds, embeddings: npt.ArrayLike) -> None:
+        """Add prompts ``ids`` [Q] with ``embeddings`` [Q, D]. Known ids must bring the same vector.
+
+        The landmarks are chosen from what is registered when the first outcome is observed.
+
+        Raises:
+            InvalidInputError: wrong shape or dimension, not finite, another vector for a known id; or outcomes were
+                observed without embeddings before.
+            DuplicatePromptError: an id stands twice.
+        """
+        if self._landmarks is None and self._model.step:
+            raise InvalidInputError(
+                message(
+                    "embeddings come too late",
+                    got=f"registration after {self._model.step} steps without embeddings",
+                    allowed="the first registration before the first outcome",
+                    fix="register some prompts first, or make a new predictor",
+                )
+            )
+        self._prompts.register(ids, embeddings)
+
+    def _belief(self, ids: PromptIds) -> tuple[FloatArray, FloatArray]:
+        plain = canonical_ids(ids, unique=False)
+        mean_Q, variance_Q = self._model.belief(plain, self._features(plain))
+        return np.round(mean_Q, DIGITS), np.maximum(np.round(variance_Q, DIGITS), 0.0)
+
+    def _features(self, ids: tuple[PromptId, ...]) -> FloatArray | None:
+        """[H, Q, M] features of registered prompts; None for a predictor without embeddings, or without outcomes."""
+        if self._landmarks is None and not len(self._prompts):
+            return None
+        rows_Q = self._prompts.index.rows(ids)
+        return None if self._landmarks is None else self._landmarks.features(self._prompts.rows(rows_Q))
+
+    def _settled_features(self, ids: tuple[PromptId, ...]) -> FloatArray | None:
+        """[H, B, M] features of prompts with outcomes; before the first, landmarks are drawn from distinct prompts."""
+        if self._landmarks is None and len(self._prompts):
+            random, count = np.random.default_rng(self.seed), len(self._prompts)
+            points = self._prompts.rows(random.choice(count, min(count, 4 * self.settings.rank), replace=False))
+            first = np.sort(np.unique(points, axis=0, return_index=True)[1])[: self.settings.rank]
+            self._use(Landmarks.at(points[first], bandwidth_factors(self.settings)))
+        return self._features(ids)
+
+    def _use(self, landmarks: Landmarks) -> None:
+        self._landmarks = landmarks
+        self._model = Hierarchy(self.settings, landmarks.rank)
+
+    def state_dict(self) -> State:
+        """Settings, landmarks, records and what was learnt. Embeddings are data: register them again before going on.
+
+        Size: O(V + M^2) for V visited prompts.
+        """
+        points = np.zeros((0, 0)) if self._landmarks is None else self._landmarks.points
+        return {
+            "kind": self.KIND,
+            "seed": self.seed,
+            **asdict(self.settings),
+            "landmarks": points.copy(),
+            **self._model.state(),
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over everything from a :meth:`state_dict`, settings included; registered embeddings stay.
+
+        Raises:
+            StateError: of another kind, keys missing, or values that do not fit.
+        """
+        names = [field.name for field in fields(Settings)]
+        check_state(state, self.KIND, ("seed", *names, "landmarks", *Hierarchy.KEYS))
+        made = from_state(lambda: type(self)(seed=state["seed"], **{name: state[name] for name in names}))
+        points = array_from_state(state, "landmarks", np.shape(state["landmarks"]))
+        if points.size:
+            from_state(lambda: made._use(Landmarks.at(points, bandwidth_factors(made.settings))))
+        made._model.restore(state)
+        made._prompts = self._prompts
+        vars(self).update(vars(made))
+
+
+class HierarchicalPredictor(_Hierarchical):
+    """Success probability of every prompt, seen or not: the library's default predictor.
+
+    ``logit p_q(t) = c + d(t) + g_t(x_q) + u_q(t)``: a level that drifts with the policy, a Gaussian process of low rank
+    on embeddings, and an effect of each prompt's own, observed through binomial counts. See
+    :mod:`allotment.prediction.hierarchy` for the recursion and :mod:`allotment.prediction.binomial` for the likelihood.
+    A prompt never seen gets the embedding's opinion, one seen often its own record; variances, drifts and bandwidth are
+    learnt online from the predictive likelihood, so nothing is tuned per data set (``learn=False`` holds them).
+
+    Cost: a step of B outcomes takes O(B M^2 + M^3), a prediction of Q prompts O(Q M^2), M = 128 landmarks, whatever the
+    number N of prompts; memory is the embeddings (4 N D bytes) and O(V + M^2) for V visited prompts.
+
+    The starting values are broad guesses, not fits: half of the logit's variance explained by embeddings, two thirds of
+    all p between .06 and .94, a prompt's own logit moving by 0.03 a step. docs/experiments.md has the measurements.
+    """
+
+    KIND = "HierarchicalPredictor"
+    DEFAULTS = Settings()
+
+    def predict(self, ids: PromptIds) -> Posterior:
+        """[Q] belief about each prompt.
+
+        Raises:
+            UnknownPromptError: embeddings are in use and an id was never registered.
+        """
+        return Posterior(*self._belief(ids))
+
+    def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
+        """Learn from one visit of each prompt [B], all of one step; 0 trials are no visit.
+
+        Raises:
+            UnknownPromptError: embeddings are in use and an id was never registered.
+            InvalidInputError: counts are not success counts.
+            DuplicatePromptError: an id stands twice.
+        """
+        if len(self._prompts):
+            self._prompts.index.rows(canonical_ids(ids))
+        visited, successes_B, trials_B = visits(ids, successes, trials)
+        if not visited:
+            return
+        plain, s_B, n_B = tuple(visited), successes_B.astype(np.float64), trials_B.astype(np.float64)
+        features = self._settled_features(plain)
+        self._model.learn(plain, features, partial(log_predictive, successes=s_B, trials=n_B))
+        self._model.absorb(plain, features, *binomial_sites(self._model.prior(plain, features), s_B, n_B))
+
+
+class HierarchicalRegression(_Hierarchical):
+    """The same model with normal noise: a real value of each prompt, such as its log length, seen or not.
+
+    ``value = c + d(t) + g_t(x_q) + u_q(t) + noise``, the variance of the noise given with each observation.
+    """
+
+    KIND = "HierarchicalRegression"
+    DEFAULTS = Settings(scale=1.0, unseen_variance=0.25, prompt_variance=0.25, prompt_drift=1e-4, prior_variance=25.0)
+
+    def predict(self, ids: PromptIds) -> tuple[FloatArray, FloatArray]:
+        """Mean and variance of each prompt's value, both [Q].
+
+        Raises:
+            UnknownPromptError: embeddings are in use and an id was never registered.
+        """
+        return self._belief(ids)
+
+    def observe(self, ids: PromptIds, values_B: FloatArray, noise_variance_B: FloatArray) -> None:
+        """Learn one value of each prompt [B], all of one step, each measured with its noise variance, > 0.
+
+        Raises:
+            UnknownPromptError: embeddings are in use and an id was never registered.
+            InvalidInputError: a value is not finite, or a variance not positive and finite.
+            DuplicatePromptError: an id stands twice.
+        """
+        plain = canonical_ids(ids)
+        value_B, noise_B = np.asarray(values_B, dtype=np.float64), np.asarray(noise_variance_B, dtype=np.float64)
+        good = value_B.shape == noise_B.shape == (len(plain),) and np.isfinite(value_B).all()
+        if not (good and (noise_B > 0).all() and np.isfinite(noise_B).all()):
+            raise InvalidInputError(
+                message(
+                    "an observation is not a value with a noise variance",
+                    got=f"{len(plain)} ids, values {value_B.shape}, noise variances {noise_B.shape}",
+                    allowed="one finite value and one positive, finite variance per id",
+                    fix="leave out prompts of which nothing was measured",
+                )
+            )
+        if not plain:
+            return
+        features = self._settled_features(plain)
+
+        def score(mean_B: FloatArray, variance_B: FloatArray) -> FloatArray:
+            return np.asarray(norm.logpdf(value_B, mean_B, np.sqrt(variance_B + noise_B)), dtype=np.float64)
+
+        self._model.learn(plain, features, score)
+        self._model.absorb(plain, features, value_B, 1 / noise_B)
+
+
+def _checked(settings: dict[str, Any]) -> Settings:
+    unknown = settings.keys() - {field.name for field in fields(Settings)}
+    allowed = ", ".join(field.name for field in fields(Settings))
+    check_hyper("setting", sorted(unknown), not unknown, allowed)
+    made = Settings(**settings)
+    check_hyper("rank", made.rank, isinstance(made.rank, int) and made.rank >= 1, "a whole number >= 1")
+    check_hyper("memory", made.memory, made.memory > 0, "a positive number of steps, or inf")
+    check_hyper("prior_mean", made.prior_mean, bool(np.isfinite(made.prior_mean)), "a finite number")
+    check_hyper("learn", made.learn, isinstance(made.learn, bool), "True or False")
+    for name in ("prior_variance", "scale", "bandwidth", "unseen_variance", "prompt_variance"):
+        check_hyper(name, settings[name], 0 < settings[name] < np.inf, "a positive number")
+    for name in ("prompt_drift", "level_drift"):
+        check_hyper(name, settings[name], 0 <= settings[name] < np.inf, "a number >= 0")
+    return made
