@@ -13,16 +13,18 @@ Every predictor here follows :class:`Predictor`: ``predict(ids)``, ``observe(ids
 :class:`KNearest`           baseline   nearest neighbours on embeddings
 =========================== ========== ============================================================================
 
-:class:`RewardVarianceGaussianProcess` predicts the variance of a real-valued reward instead (VIP appendix E).
-:class:`LengthPredictor` predicts completion tokens. :func:`embed` turns prompts into vectors. No torch is loaded.
+:class:`RewardVarianceGaussianProcess` predicts the variance of a real-valued reward instead (VIP appendix E), and
+:class:`HierarchicalRegression` any real value of a prompt. :func:`embed` turns prompts into vectors,
+:func:`text_features` counts what their text shows. Importing this loads no torch.
 """
 
 from allotment.prediction.base import Predictor
 from allotment.prediction.counts import DiscountedCounts, GlobalMean, LastValue
 from allotment.prediction.embedding import embed
+from allotment.prediction.features import text_features
 from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
-from allotment.prediction.lengths import LengthPredictor
 from allotment.prediction.hierarchical import HierarchicalPredictor, HierarchicalRegression
+from allotment.prediction.lengths import LengthPredictor
 from allotment.prediction.regression import KNearest, Ridge
 
 __all__ = [
@@ -38,4 +40,5 @@ __all__ = [
     "RewardVarianceGaussianProcess",
     "Ridge",
     "embed",
+    "text_features",
 ]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, fields
 from functools import partial
 from typing import Any
@@ -10,13 +11,14 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError, StateError, message
 from allotment.prediction.base import canonical_ids, visits
 from allotment.prediction.binomial import binomial_sites, log_predictive
+from allotment.prediction.features import scale_beside
 from allotment.prediction.hierarchy import Hierarchy, Settings, bandwidth_factors
 from allotment.prediction.landmarks import Landmarks
-from allotment.prediction.storage import Embeddings, array_from_state, check_hyper, from_state
-from allotment.prediction.vectors import Vectors
+from allotment.prediction.storage import Embeddings, array_from_state, check_hyper, check_vectors, from_state
+from allotment.prediction.vectors import Vectors, as_float32
 from allotment.state import State, check_state
 from allotment.types import FloatArray, Posterior, PromptId, PromptIds
 
@@ -35,6 +37,7 @@ class _Hierarchical:
         embeddings: Embeddings | None = None,
         *,
         ids: PromptIds | None = None,
+        features: npt.ArrayLike | None = None,
         seed: int = 0,
         **settings: Any,
     ) -> None:
@@ -43,6 +46,7 @@ class _Hierarchical:
         Args:
             embeddings: [M, D] array, or mapping from id to vector [D]; without any, prompts need no registration.
             ids: [M] ids of the rows of an array; 0..M-1 if None.
+            features: [M, F] further numbers beside an array of embeddings, see :meth:`register`.
             seed: chooses the landmarks.
             settings: see :class:`~allotment.prediction.hierarchy.Settings`.
 
@@ -54,18 +58,34 @@ class _Hierarchical:
         self.settings = _checked({**asdict(self.DEFAULTS), **settings})
         check_hyper("seed", seed, isinstance(seed, int) and seed >= 0, "a whole number >= 0")
         self.seed = seed
-        self._prompts = Vectors(embeddings, ids)
+        self._prompts = Vectors()
+        self._feature_scale: FloatArray = np.ones(0)
         self._landmarks: Landmarks | None = None
         self._model = Hierarchy(self.settings, 0)
+        is_array = embeddings is not None and not isinstance(embeddings, Mapping)
+        for name, given in (("ids", ids), ("features", features)):
+            check_hyper(name, name, given is None or is_array, f"{name} only together with an array of embeddings")
+        if isinstance(embeddings, Mapping):
+            self.register(list(embeddings), as_float32(list(embeddings.values())))
+        elif embeddings is not None:
+            rows = as_float32(embeddings)
+            self.register(range(len(np.atleast_1d(rows))) if ids is None else ids, rows, features)
 
-    def register(self, ids: PromptIds, embeddings: npt.ArrayLike) -> None:
+    def register(self, ids: PromptIds, embeddings: npt.ArrayLike, features: npt.ArrayLike | None = None) -> None:
         """Add prompts ``ids`` [Q] with ``embeddings`` [Q, D]. Known ids must bring the same vector.
 
         The landmarks are chosen from what is registered when the first outcome is observed.
 
+        Args:
+            ids: [Q] prompt ids.
+            embeddings: [Q, D]; float32 arrays of many rows are kept, not copied.
+            features: [Q, F] further numbers that may tell how hard a prompt is, such as
+                :func:`~allotment.prediction.text_features`; for all prompts or for none. Scaled as
+                :func:`~allotment.prediction.features.scale_beside` says, by the prompts first registered.
+
         Raises:
-            InvalidInputError: wrong shape or dimension, not finite, another vector for a known id; or outcomes were
-                observed without embeddings before.
+            InvalidInputError: wrong shape or dimension, not finite, another vector for a known id; features for some
+                registrations only; or outcomes were observed without embeddings before.
             DuplicatePromptError: an id stands twice.
         """
         if self._landmarks is None and self._model.step:
@@ -77,7 +97,24 @@ class _Hierarchical:
                     fix="register some prompts first, or make a new predictor",
                 )
             )
-        self._prompts.register(ids, embeddings)
+        if features is None and not self._feature_scale.size:
+            self._prompts.register(ids, embeddings)
+            return
+        embeddings_QD, features_QF = as_float32(embeddings), as_float32([] if features is None else features)
+        known = self._feature_scale.size or (0 if len(self._prompts) else features_QF.shape[-1])
+        if features_QF.ndim != 2 or features_QF.shape != (len(embeddings_QD), known):
+            raise InvalidInputError(
+                message(
+                    "features do not fit",
+                    got=f"shape {features_QF.shape} beside embeddings {embeddings_QD.shape}",
+                    allowed=f"({len(embeddings_QD)}, {known or 'F'}), or none at all as at the first registration",
+                    fix="pass one row of features per embedding, at every registration or at none",
+                )
+            )
+        check_vectors(canonical_ids(ids), np.hstack([embeddings_QD, features_QF]), self._prompts.dimension)
+        scale_F = self._feature_scale if self._feature_scale.size else scale_beside(features_QF, embeddings_QD)
+        self._prompts.register(ids, np.hstack([embeddings_QD, features_QF * scale_F]))
+        self._feature_scale = scale_F
 
     def _belief(self, ids: PromptIds) -> tuple[FloatArray, FloatArray]:
         plain = canonical_ids(ids, unique=False)
@@ -114,6 +151,7 @@ class _Hierarchical:
             "kind": self.KIND,
             "seed": self.seed,
             **asdict(self.settings),
+            "feature_scale": self._feature_scale.copy(),
             "landmarks": points.copy(),
             **self._model.state(),
         }
@@ -125,12 +163,22 @@ class _Hierarchical:
             StateError: of another kind, keys missing, or values that do not fit.
         """
         names = [field.name for field in fields(Settings)]
-        check_state(state, self.KIND, ("seed", *names, "landmarks", *Hierarchy.KEYS))
+        check_state(state, self.KIND, ("seed", *names, "feature_scale", "landmarks", *Hierarchy.KEYS))
         made = from_state(lambda: type(self)(seed=state["seed"], **{name: state[name] for name in names}))
         points = array_from_state(state, "landmarks", np.shape(state["landmarks"]))
         if points.size:
             from_state(lambda: made._use(Landmarks.at(points, bandwidth_factors(made.settings))))
         made._model.restore(state)
+        made._feature_scale = array_from_state(state, "feature_scale", np.shape(np.atleast_1d(state["feature_scale"])))
+        if len(self._prompts) and not np.array_equal(made._feature_scale, self._feature_scale):
+            raise StateError(
+                message(
+                    "the registered features are scaled differently from those of the state",
+                    got=f"factors {self._feature_scale.tolist()}",
+                    allowed=f"{made._feature_scale.tolist()}",
+                    fix="register the same prompts first as when the state was saved, or load before registering",
+                )
+            )
         made._prompts = self._prompts
         vars(self).update(vars(made))
 

@@ -68,7 +68,7 @@ class Settings:
     prompt_drift: float = 1e-3
     """Variance per step of the random walk of a prompt's own effect."""
     learn: bool = True
-    """Whether all but the first four are learnt online, from the log likelihood of each step's outcomes before they are seen."""
+    """Whether all but the first four are learnt online, by the likelihood that each step's outcomes had before."""
 
 
 @dataclass(frozen=True)

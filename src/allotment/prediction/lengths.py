@@ -11,14 +11,15 @@ from typing import Any, Protocol
 import numpy as np
 
 from allotment.errors import InvalidInputError, message
-from allotment.prediction.base import PromptIndex, canonical_ids
-from allotment.prediction.storage import array_from_state, check_hyper, from_state, grown, index_from_state
+from allotment.prediction.base import canonical_ids
+from allotment.prediction.hierarchical import HierarchicalRegression
+from allotment.prediction.storage import array_from_state, check_hyper, from_state
 from allotment.state import State, Stateful, check_state
 from allotment.types import FloatArray, IntArray, PromptId, PromptIds
 
 
 class LogLengthModel(Stateful, Protocol):
-    """Regression with normal noise; the hierarchical model and :class:`ShrunkenMeans` are such."""
+    """Regression with normal noise; :class:`~allotment.prediction.HierarchicalRegression` is one."""
 
     def predict(self, ids: PromptIds) -> tuple[FloatArray, FloatArray]:
         """Mean and variance of each prompt's value; both [Q]."""
@@ -29,69 +30,6 @@ class LogLengthModel(Stateful, Protocol):
         ...
 
 
-class ShrunkenMeans:
-    """Each prompt's discounted mean of what was observed of it, shrunk to the mean over prompts.
-
-    A prompt's value is ``Normal(level, spread^2)``; each further visit multiplies the weight of the earlier ones by
-    ``forgetting``. The level is the mean value over the prompts of past steps, discounted likewise.
-    """
-
-    KIND = "ShrunkenMeans"
-
-    def __init__(self, *, spread: float = 0.5, forgetting: float = 0.9) -> None:
-        """Store the standard deviation between prompts, > 0, and the discount, in (0, 1].
-
-        Raises:
-            InvalidInputError: outside these ranges.
-        """
-        check_hyper("spread", spread, 0 < spread < np.inf, "> 0, finite")
-        check_hyper("forgetting", forgetting, 0 < forgetting <= 1, "0 < forgetting <= 1")
-        self.spread, self.forgetting = float(spread), float(forgetting)
-        self._index = PromptIndex()
-        self._sums = np.zeros((0, 2))  # [M, 2] precision, precision times value
-        self._level = np.zeros(2)  # number of values, their sum
-
-    def predict(self, ids: PromptIds) -> tuple[FloatArray, FloatArray]:
-        """Mean and variance of each prompt's value, both [Q]; the level for prompts never seen."""
-        rows_Q = self._index.known_rows(canonical_ids(ids, unique=False))
-        precision_Q, total_Q = np.where(rows_Q[:, None] >= 0, grown(self._sums, 1)[rows_Q], 0.0).T
-        prior = 1.0 / self.spread**2
-        level = self._level[1] / max(self._level[0], 1e-300)
-        return (total_Q + prior * level) / (precision_Q + prior), 1.0 / (precision_Q + prior)
-
-    def observe(self, ids: PromptIds, values_B: FloatArray, noise_variance_B: FloatArray) -> None:
-        """Learn a value of each of B prompts, measured with this variance (> 0)."""
-        rows_B = self._index.add(canonical_ids(ids))
-        self._sums = grown(self._sums, len(self._index))
-        precision_B = 1.0 / noise_variance_B
-        self._sums[rows_B] = self.forgetting * self._sums[rows_B] + np.stack([precision_B, precision_B * values_B], 1)
-        self._level = self.forgetting * self._level + [len(values_B), float(np.sort(values_B).sum())]
-
-    def state_dict(self) -> State:
-        """Settings and what was observed."""
-        return {
-            "kind": self.KIND,
-            "spread": self.spread,
-            "forgetting": self.forgetting,
-            "ids": self._index.encoded(),
-            "sums": self._sums[: len(self._index)].copy(),
-            "level": self._level.copy(),
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over everything from a :meth:`state_dict`, settings included.
-
-        Raises:
-            StateError: of another kind, keys missing, or values that do not fit.
-        """
-        check_state(state, self.KIND, ("spread", "forgetting", "ids", "sums", "level"))
-        made = from_state(lambda: ShrunkenMeans(spread=state["spread"], forgetting=state["forgetting"]))
-        index = index_from_state(state)
-        sums, level = array_from_state(state, "sums", (len(index), 2)), array_from_state(state, "level", (2,))
-        self.spread, self.forgetting = made.spread, made.forgetting
-        self._index, self._sums, self._level = index, sums, level
-
-
 class LengthPredictor:
     """The expected completion tokens of a rollout of each prompt: ``exp(mean + variance / 2)`` of the log mean length.
 
@@ -100,7 +38,8 @@ class LengthPredictor:
 
     Args:
         typical_length: tokens of a rollout before anything was observed; None if unknown.
-        model: regression on the log scale; :class:`ShrunkenMeans` if None.
+        model: regression on the log scale; :class:`~allotment.prediction.HierarchicalRegression` without embeddings if
+            None.
 
     Raises:
         InvalidInputError: the typical length is not positive and finite.
@@ -116,7 +55,7 @@ class LengthPredictor:
         if typical_length is not None:
             check_hyper("typical_length", typical_length, 0 < typical_length < np.inf, "> 0, finite")
         self.typical_length = None if typical_length is None else float(typical_length)
-        self.model: LogLengthModel = ShrunkenMeans() if model is None else model
+        self.model: LogLengthModel = HierarchicalRegression(prior_mean=5.0) if model is None else model
         self._pooled = np.array(
             [self.PRIOR_ROLLOUTS, self.PRIOR_ROLLOUTS * self.PRIOR_SPREAD**2]
         )  # weight, sum of cv^2

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 import numpy.typing as npt
 
 from allotment.errors import InvalidInputError, message
 from allotment.prediction.base import PromptIndex, canonical_ids
-from allotment.prediction.storage import Embeddings, check_hyper, check_unchanged, check_vectors
+from allotment.prediction.storage import check_unchanged, check_vectors
 from allotment.types import FloatArray, IntArray, PromptIds
 
 Float32Array = npt.NDArray[np.float32]
@@ -20,21 +18,10 @@ MERGED_ROWS = 65_536
 class Vectors:
     """Prompts that each have one vector [D]. 4 D bytes a prompt; a large float32 array is kept, not copied."""
 
-    def __init__(self, embeddings: Embeddings | None = None, ids: PromptIds | None = None) -> None:
-        """Register ``embeddings``: a mapping from id to vector [D], or an array [M, D] with ``ids`` (default 0..M-1).
-
-        Raises:
-            InvalidInputError: see :meth:`register`; or ids without an array of embeddings.
-        """
+    def __init__(self) -> None:
+        """Nothing registered."""
         self.index = PromptIndex()
         self._blocks: list[Float32Array] = []
-        is_array = embeddings is not None and not isinstance(embeddings, Mapping)
-        check_hyper("ids", "ids", ids is None or is_array, "ids only together with an array of embeddings")
-        if isinstance(embeddings, Mapping):
-            self.register(list(embeddings), _float32(list(embeddings.values())))
-        elif embeddings is not None:
-            vectors = np.atleast_1d(_float32(embeddings))
-            self.register(range(len(vectors)) if ids is None else ids, vectors)
 
     def __len__(self) -> int:
         return len(self.index)
@@ -51,7 +38,7 @@ class Vectors:
             InvalidInputError: wrong shape or dimension, a value is not finite, or a known id has another vector.
             DuplicatePromptError: an id stands twice.
         """
-        plain, vectors_QD = canonical_ids(ids), _float32(embeddings)
+        plain, vectors_QD = canonical_ids(ids), as_float32(embeddings)
         if not plain and vectors_QD.size == 0:
             return
         check_vectors(plain, vectors_QD, self.dimension)
@@ -78,7 +65,8 @@ class Vectors:
         return out_QD
 
 
-def _float32(values: object) -> Float32Array:
+def as_float32(values: object) -> Float32Array:
+    """``values`` as an array of float32, not copied if it is one; :class:`InvalidInputError` if they are no numbers."""
     try:
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused as such
             return np.asarray(values, dtype=np.float32)

@@ -1,0 +1,67 @@
+"""What can be counted in a prompt: features that go beside its embedding, which knows topic rather than difficulty."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from allotment.errors import InvalidInputError, message
+from allotment.types import FloatArray
+
+PATTERNS = {
+    "characters": r".",
+    "words": r"\S+",
+    "numbers": r"\d+",
+    "dollars": r"\$",
+    "backslashes": r"\\",
+    "fractions": r"frac|/",
+    "questions": r"\?",
+    "relations": r"[=<>]",
+    "brackets": r"[()\[\]{}]",
+    "bars": r"\|",
+    "all": r"\ball\b",
+    "prove": r"\bprove\b|\bshow that\b",
+    "find": r"\bfind\b|\bdetermine\b",
+    "how many": r"\bhow many\b",
+    "compute": r"\bvalue\b|\bcalculate\b|\bcompute\b|\bevaluate\b",
+}
+"""Regular expressions whose occurrences are counted, case ignored."""
+_COMPILED = [re.compile(pattern, re.IGNORECASE | re.DOTALL) for pattern in PATTERNS.values()]
+_NUMBER = re.compile(r"\d+")
+
+
+def text_features(texts: Sequence[str]) -> FloatArray:
+    """``log(1 + count)`` of each of :data:`PATTERNS`, and of the digits of the longest number; [M, 16].
+
+    Args:
+        texts: [M] prompts without what all of them share (chat template, instructions).
+
+    Raises:
+        InvalidInputError: ``texts`` is not a sequence of strings.
+    """
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise InvalidInputError(
+            message("texts are not a list of strings", got=type(texts).__name__, allowed="list of str", fix="[text]")
+        )
+    rows = [[*(len(p.findall(text)) for p in _COMPILED), _longest_number(text)] for text in texts]
+    return np.log1p(np.array(rows, dtype=np.float64).reshape(len(rows), len(PATTERNS) + 1))
+
+
+def _longest_number(text: str) -> int:
+    return max((len(number) for number in _NUMBER.findall(text)), default=0)
+
+
+def scale_beside(features_MF: npt.NDArray[np.floating], embeddings_MD: npt.NDArray[np.floating]) -> FloatArray:
+    """[F] factors that make every feature count the same, and all of them together as much as the embeddings.
+
+    Prompts then lie, on average, as far from each other by their features as by their embeddings. Features that do
+    not vary get 1.
+    """
+    distance = float(np.sqrt(embeddings_MD.var(axis=0, dtype=np.float64).sum()))
+    spread_F = features_MF.std(axis=0, dtype=np.float64)
+    varies_F = spread_F > 0
+    unit = (distance if distance > 0 else 1.0) / np.sqrt(features_MF.shape[1])
+    return np.where(varies_F, unit / np.where(varies_F, spread_F, 1.0), 1.0)
