@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from allotment.audit import CONTESTANTS, Log, Settings, replay
 from allotment.audit.figures import interval_coverage
+from allotment.audit.predictors import Prompts
 from allotment.errors import AllotmentError
-from allotment.prediction import DiscountedCounts, GaussianProcess, LastValue
+from allotment.prediction import DiscountedCounts, GaussianProcess, HierarchicalPredictor, LastValue
 from allotment.types import BetaPosterior, Posterior
 
 
@@ -184,11 +185,14 @@ def test_the_default_and_the_paper_are_what_they_are_called():
     x = np.random.default_rng(7).normal(size=(40, 5))
     paper = CONTESTANTS["paper"]
     assert paper.plug_in
-    mine = replay(log, paper.make(x, log.ids), plug_in=True)
+    mine = replay(log, paper.make(Prompts(log.ids, x)), plug_in=True)
     other = replay(log, GaussianProcess(x, ids=log.ids), plug_in=True)
     np.testing.assert_array_equal(mine.counts, other.counts)
-    for embeddings in (None, x):
-        assert replay(log, CONTESTANTS["default"].make(embeddings, log.ids)).figures().visits == 120
+    known = ({}, {"embeddings": x}, {"embeddings": x, "features": x[:, :2]})
+    for about in known:
+        mine = replay(log, CONTESTANTS["default"].make(Prompts(log.ids, **about)))
+        other = replay(log, HierarchicalPredictor(**about, ids=log.ids if about else None))
+        np.testing.assert_array_equal(mine.counts, other.counts)
 
 
 @pytest.mark.parametrize(

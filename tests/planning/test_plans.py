@@ -10,7 +10,9 @@ from hypothesis import strategies as st
 from planning_cases import IDS, NAMES, Known, make, rewards_for, with_history
 
 from allotment import VIP, Plan, Planner, Uniform, allocate_exact, allocate_relaxed
+from allotment.errors import InvalidInputError, UnknownPromptError
 from allotment.planning.base import OneShotPlanner
+from allotment.prediction import DiscountedCounts, HierarchicalPredictor
 from allotment.pricing import posterior_weights
 from allotment.types import Posterior
 
@@ -291,3 +293,21 @@ def test_equal_beliefs_are_ties_whatever_their_place():
         order = rng.permutation(size)
         one, two = (VIP(budget=9 * size // 2, predictor=belief).ask(batch).counts for batch in (range(size), order))
         np.testing.assert_array_equal(one[order], two)
+
+
+def test_vip_gives_its_default_predictor_embeddings_ids_and_features():
+    random = np.random.default_rng(0)
+    x_MD, features_MF = random.normal(size=(12, 4)), random.normal(size=(12, 2))
+    ids = [f"prompt {i}" for i in range(12)]
+    planner = VIP(budget=64, embeddings=x_MD, ids=ids, features=features_MF)
+    alone = HierarchicalPredictor(x_MD, ids=ids, features=features_MF)
+    for predictor in (planner.predictor, alone):
+        predictor.observe(ids[:8], [0, 8, 1, 7, 2, 6, 3, 5], [8] * 8)
+    np.testing.assert_array_equal(planner.ask(ids).posterior.mean, alone.predict(ids).mean)
+    with pytest.raises(UnknownPromptError, match="stranger"):
+        planner.ask(["stranger"])
+
+
+def test_embeddings_for_a_predictor_that_was_made_before_are_refused():
+    with pytest.raises(InvalidInputError, match="made before"):
+        VIP(budget=64, predictor=DiscountedCounts(), embeddings=np.eye(3))

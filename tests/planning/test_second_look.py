@@ -56,7 +56,7 @@ def test_what_is_expected_is_the_plan_of_one_round():
 
 
 def test_the_second_round_goes_where_the_first_saw_variance():
-    planner = VIP(budget=64, bounds=(3, 32), rounds=2)
+    planner = VIP(budget=64, bounds=(3, 32), rounds=2, predictor=DiscountedCounts())
     first = planner.ask(range(8))
     assert first.counts.tolist() == first.expected_later.tolist() == [4] * 8
     rewards = [0] * 16 + [1, 0, 0, 1] * 2 + [1] * 8

@@ -12,7 +12,19 @@ from allotment.prediction.default import default_predictor
 from allotment.types import FloatArray, PromptId
 
 Name = Literal["default", "paper", "discounted-counts", "last-value", "global-mean", "ridge", "k-nearest"]
-Make = Callable[[FloatArray | None, Sequence[PromptId]], Predictor]
+Make = Callable[["Prompts"], Predictor]
+
+
+@dataclass(frozen=True, eq=False)
+class Prompts:
+    """What is known of the prompts before their outcomes."""
+
+    ids: Sequence[PromptId]
+    """[M]."""
+    embeddings: FloatArray | None = None
+    """[M, D], where the log has texts."""
+    features: FloatArray | None = None
+    """[M, F] :func:`~allotment.prediction.text_features`, likewise."""
 
 
 @dataclass(frozen=True)
@@ -20,21 +32,27 @@ class Contestant:
     """A predictor with the price that is put on its beliefs."""
 
     make: Make
-    """From embeddings [M, D] (None where there are none) and ids [M] to a new predictor."""
+    """Makes a new predictor for these prompts."""
     embeddings: Literal["needed", "used", "unused"] = "unused"
     """``"used"``: taken where there are any, done without where not."""
     plug_in: bool = False
     """Whether ``p (1 - p)`` at the mean is priced instead of ``E[p (1 - p)]``."""
 
 
+def _default(prompts: Prompts) -> Predictor:
+    if prompts.embeddings is None:
+        return default_predictor()
+    return default_predictor(prompts.embeddings, prompts.ids, prompts.features)
+
+
 CONTESTANTS: dict[Name, Contestant] = {
-    "default": Contestant(lambda x_MD, ids: default_predictor(x_MD, None if x_MD is None else ids), "used"),
-    "paper": Contestant(lambda x_MD, ids: GaussianProcess(x_MD, ids=ids), "needed", plug_in=True),
-    "discounted-counts": Contestant(lambda x_MD, ids: DiscountedCounts()),
-    "last-value": Contestant(lambda x_MD, ids: LastValue()),
-    "global-mean": Contestant(lambda x_MD, ids: GlobalMean()),
-    "ridge": Contestant(lambda x_MD, ids: Ridge(x_MD, ids=ids), "needed"),
-    "k-nearest": Contestant(lambda x_MD, ids: KNearest(x_MD, ids=ids), "needed"),
+    "default": Contestant(_default, "used"),
+    "paper": Contestant(lambda prompts: GaussianProcess(prompts.embeddings, ids=prompts.ids), "needed", plug_in=True),
+    "discounted-counts": Contestant(lambda prompts: DiscountedCounts()),
+    "last-value": Contestant(lambda prompts: LastValue()),
+    "global-mean": Contestant(lambda prompts: GlobalMean()),
+    "ridge": Contestant(lambda prompts: Ridge(prompts.embeddings, ids=prompts.ids), "needed"),
+    "k-nearest": Contestant(lambda prompts: KNearest(prompts.embeddings, ids=prompts.ids), "needed"),
 }
 """All predictors. ``paper`` is the Gaussian process of VIP with the paper's price, split exactly."""
 

@@ -17,12 +17,12 @@ from rich.table import Table
 
 from allotment.audit.embeddings import prompt_embeddings
 from allotment.audit.log import Log
-from allotment.audit.predictors import CONTESTANTS, USUAL, Name, chosen
+from allotment.audit.predictors import CONTESTANTS, USUAL, Name, Prompts, chosen
 from allotment.audit.reading import read_log
 from allotment.audit.replaying import RANGES, Replay, Settings, replay
 from allotment.config import EstimatorName
 from allotment.errors import MissingExtraError
-from allotment.types import FloatArray
+from allotment.prediction import text_features
 
 ASSUMED_ORDER = "order assumed: the log does not say which prompts shared a step; one random order for every epoch"
 
@@ -59,8 +59,8 @@ class Audit:
         )
         console = Console(stderr=True)
         log = read_log(self.log)
-        embeddings, notes = self._embeddings(log, console)
-        names = chosen(self._named, embeddings is not None)
+        prompts, notes = self._prompts(log, console)
+        names = chosen(self._named, prompts.embeddings is not None)
         results: dict[Name, Replay] = {}
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             for name in names:
@@ -68,7 +68,7 @@ class Audit:
                 entrant = CONTESTANTS[name]
                 results[name] = replay(
                     log,
-                    entrant.make(embeddings, log.ids),
+                    entrant.make(prompts),
                     settings,
                     plug_in=entrant.plug_in,
                     on_batch=lambda task=task: progress.advance(task),  # type: ignore[misc]
@@ -82,22 +82,23 @@ class Audit:
     def _named(self) -> tuple[Name, ...]:
         return tuple(name for group in self.predictor for name in group)
 
-    def _embeddings(self, log: Log, console: Console) -> tuple[FloatArray | None, tuple[str, ...]]:
-        """The embeddings if a predictor takes them and they can be had, and the notes on the log."""
+    def _prompts(self, log: Log, console: Console) -> tuple[Prompts, tuple[str, ...]]:
+        """The prompts, with embeddings and features if a predictor takes them and they can be had, and the notes."""
+        bare = Prompts(log.ids)
         wanted = {CONTESTANTS[name].embeddings for name in self._named or USUAL}
         if wanted == {"unused"}:
-            return None, log.notes
-        if self.embeddings is None or not self.embeddings.exists():
-            log = _with_texts_of_the_lab(log, self.log)
+            return bare, log.notes
+        log = _with_texts_of_the_lab(log, self.log)
         try:
             with console.status(f"embedding {len(log.ids)} prompts"):
                 embeddings = prompt_embeddings(log, self.embeddings)
         except MissingExtraError:
             if self._named and "needed" in wanted:
                 raise
-            return None, (*log.notes, "embedding model not installed (allotment[train]): replayed without embeddings")
-        without = () if embeddings is not None else ("the log has no prompt texts: replayed without embeddings",)
-        return embeddings, (*log.notes, *without)
+            return bare, (*log.notes, "embedding model not installed (allotment[train]): replayed without embeddings")
+        if embeddings is None:
+            return bare, (*log.notes, "the log has no prompt texts: replayed without embeddings")
+        return Prompts(log.ids, embeddings, text_features(log.texts) if log.texts else None), log.notes
 
     def _conditions(self, log: Log, notes: tuple[str, ...]) -> dict[str, Any]:
         assumed = log.order_is_assumed

@@ -8,7 +8,7 @@ from abc import abstractmethod
 from allotment.errors import InvalidInputError, message
 from allotment.planning.base import OneShotPlanner
 from allotment.planning.ledger import Outcome
-from allotment.prediction import DiscountedCounts, Predictor
+from allotment.prediction import Predictor, default_predictor
 from allotment.state import State, Stateful
 from allotment.types import Allocation, Posterior, PromptId
 
@@ -20,7 +20,7 @@ class SuccessPlanner(OneShotPlanner):
         budget: rollouts of a step, spent exactly.
         bounds: least and most rollouts of a prompt.
         estimator: ``"rloo"`` or ``"dr_grpo"``, the gradient estimator whose variance is priced.
-        predictor: the belief; :class:`~allotment.prediction.DiscountedCounts` if None.
+        predictor: the belief; :func:`~allotment.prediction.default_predictor` without embeddings if None.
         success_threshold: a reward of at least this counts as a success; 0.5 fits rewards in {0, 1} and {-1, 1}.
         seed: breaks ties between prompts of equal price, differently at each step.
 
@@ -39,7 +39,7 @@ class SuccessPlanner(OneShotPlanner):
         seed: int = 0,
     ) -> None:
         super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
-        self.predictor: Predictor = DiscountedCounts() if predictor is None else predictor
+        self.predictor: Predictor = default_predictor() if predictor is None else predictor
         self.success_threshold = float(success_threshold)
         if not math.isfinite(self.success_threshold):  # no reward, or every one, would be a success
             raise InvalidInputError(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any, Literal, Self, get_args
 
+import numpy.typing as npt
+
 from allotment.allocation import allocate_exact, allocate_relaxed, allocate_tokens
 from allotment.errors import InvalidInputError, message
 from allotment.planning.ledger import Outcome
 from allotment.planning.second_look import SecondLook
 from allotment.planning.success import SuccessPlanner
-from allotment.prediction import GaussianProcess, LengthPredictor, Predictor, Ridge
+from allotment.prediction import GaussianProcess, LengthPredictor, Predictor, Ridge, default_predictor
 from allotment.prediction.storage import Embeddings
 from allotment.pricing import posterior_weights
 from allotment.state import State, Stateful, Together
@@ -22,16 +24,20 @@ Unit = Literal["rollouts", "tokens"]
 class VIP(SuccessPlanner):
     """Least variance of the policy gradient for a hard budget: minimise ``sum_q a_q g(n_q)`` with ``sum_q n_q = C``.
 
-    The default differs from the paper in three places, each measured (docs/experiments.md): beliefs are discounted
-    counts of each prompt's own rollouts instead of a Gaussian process on embeddings; the price is ``E[p (1 - p)]``
-    under the belief instead of ``p (1 - p)`` at its mean; the integer split is exact instead of relaxed and rounded.
-    :meth:`paper` gives the paper in all three.
+    The default differs from the paper in three places, each measured (docs/experiments.md): beliefs come from
+    a hierarchical model of counts, embeddings and drift instead of a Gaussian process on logits alone; the price is
+    ``E[p (1 - p)]`` under the belief instead of ``p (1 - p)`` at its mean; the integer split is exact instead of
+    relaxed and rounded. :meth:`paper` gives the paper in all three.
 
     Args:
         budget: rollouts of a step, spent exactly; or its tokens, see ``unit``.
         bounds: least and most rollouts of a prompt.
         estimator: ``"rloo"`` (proposition 4.3) or ``"dr_grpo"`` (proposition 4.2, bounds from 3).
-        predictor: the belief; :class:`~allotment.prediction.DiscountedCounts` if None.
+        predictor: the belief; a :class:`~allotment.prediction.HierarchicalPredictor` if None.
+        embeddings: of all prompts, for the default predictor: [M, D], or a mapping from id to vector. Optional; they
+            tell it about prompts never seen. More prompts can be registered with ``planner.predictor``.
+        ids: [M] the prompt ids of the rows of ``embeddings``; 0..M-1 if None.
+        features: [M, F] numbers beside ``embeddings``, such as :func:`~allotment.prediction.text_features`.
         plug_in: price ``p (1 - p)`` at the mean of the belief (the paper) instead of ``E[p (1 - p)]``.
         relaxed: solve the paper's continuous relaxation and round (theorems 5.1, 5.2, algorithm 2) instead of exactly.
         success_threshold: a reward of at least this counts as a success.
@@ -61,6 +67,9 @@ class VIP(SuccessPlanner):
         bounds: tuple[int, int] = (3, 32),
         estimator: str = "rloo",
         predictor: Predictor | None = None,
+        embeddings: Embeddings | None = None,
+        ids: PromptIds | None = None,
+        features: npt.ArrayLike | None = None,
         plug_in: bool = False,
         relaxed: bool = False,
         success_threshold: float = 0.5,
@@ -70,11 +79,21 @@ class VIP(SuccessPlanner):
         unit: Unit = "rollouts",
         lengths: LengthPredictor | None = None,
     ) -> None:
+        about_prompts = (embeddings, ids, features)
+        if predictor is not None and any(given is not None for given in about_prompts):
+            raise InvalidInputError(
+                message(
+                    "embeddings for a predictor that was made before",
+                    got=f"predictor {type(predictor).__name__} together with embeddings, ids or features",
+                    allowed="either a predictor, or embeddings for the default one",
+                    fix="give the embeddings to the predictor",
+                )
+            )
         super().__init__(
             budget=budget,
             bounds=bounds,
             estimator=estimator,
-            predictor=predictor,
+            predictor=default_predictor(*about_prompts) if predictor is None else predictor,
             success_threshold=success_threshold,
             seed=seed,
         )

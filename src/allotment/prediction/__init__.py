@@ -20,6 +20,7 @@ Every predictor here follows :class:`Predictor`: ``predict(ids)``, ``observe(ids
 
 from allotment.prediction.base import Predictor
 from allotment.prediction.counts import DiscountedCounts, GlobalMean, LastValue
+from allotment.prediction.default import default_predictor
 from allotment.prediction.embedding import embed
 from allotment.prediction.features import text_features
 from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
@@ -39,6 +40,7 @@ __all__ = [
     "Predictor",
     "RewardVarianceGaussianProcess",
     "Ridge",
+    "default_predictor",
     "embed",
     "text_features",
 ]
