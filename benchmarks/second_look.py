@@ -22,7 +22,7 @@ from __future__ import annotations
 import argparse
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from allotment.lab.checkpoint import load_lab
 from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.gradient_variance import Moments, rewards_and_scores
 from allotment.learning import second_look_advantages
-from allotment.prediction import DiscountedCounts
+from allotment.prediction import DiscountedCounts, HierarchicalPredictor, Predictor
 from allotment.tasks.mixture import Problem, load_mixture
 from allotment.types import FloatArray, IntArray, Plan, Posterior
 
@@ -45,6 +45,7 @@ SHARES = (0.25, 0.5, 0.75)
 MEAN, LOWER, UPPER = 8, 3, 32
 RANGES = {"epoch 1": (0, 1), "epoch 2": (1, 2), "3-10": (2, 10), "11-44": (10, 44)}
 VISITS, BATCH = 44, 128
+BELIEFS: dict[str, Callable[[], Predictor]] = {"counts": DiscountedCounts, "hierarchical": HierarchicalPredictor}
 
 
 def planner(n_prompts: int, predictor: Any, share: float | None) -> VIP:
@@ -121,13 +122,13 @@ def two_round_variance(p: FloatArray, won: FloatArray, m: FloatArray, k: FloatAr
     return early / n**2 + (e / n) ** 2 * late / np.maximum(k, 1)
 
 
-def replay_seed(rates_2MV: FloatArray, seed: int) -> dict[str, FloatArray]:
+def replay_seed(rates_2MV: FloatArray, belief: Callable[[], Predictor], seed: int) -> dict[str, FloatArray]:
     """[VISITS] summed variance of each planner."""
     rng = np.random.default_rng(seed)
     p_MV = betaincinv(*rates_2MV, rng.random((rates_2MV.shape[1], 1)))
     order = rng.permutation(len(p_MV))
-    planners = {"rounds=1": planner(BATCH, None, None)}
-    planners |= {f"rounds=2, first {share}": planner(BATCH, None, share) for share in SHARES}
+    planners = {"rounds=1": planner(BATCH, belief(), None)}
+    planners |= {f"rounds=2, first {share}": planner(BATCH, belief(), share) for share in SHARES}
     sums = {name: np.zeros(VISITS) for name in ["uniform", "oracle", *planners, "pooled, first 0.5 (biased)"]}
     for visit in range(VISITS):
         for start in range(0, len(order) - BATCH + 1, BATCH):
@@ -165,10 +166,10 @@ def simulate(one: VIP, ids: IntArray, p_Q: FloatArray, rng: np.random.Generator)
     return plans, won_Q
 
 
-def print_replay(path: Path, seeds: int) -> None:
+def print_replay(path: Path, belief: Callable[[], Predictor], seeds: int) -> None:
     """A row per planner, a column per range of epochs; and the difference to one round."""
     rates = load_rates(path)
-    runs = [replay_seed(rates, seed) for seed in range(seeds)]
+    runs = [replay_seed(rates, belief, seed) for seed in range(seeds)]
     print("| planner | " + " | ".join(RANGES) + " |\n|---|" + "---:|" * len(RANGES))
     for name in runs[0]:
         cells = []
@@ -304,6 +305,7 @@ def main() -> None:
     commands.add_parser("bias")
     replay = commands.add_parser("replay")
     replay.add_argument("log", type=Path)
+    replay.add_argument("--predictor", choices=BELIEFS, default="counts")
     replay.add_argument("--seeds", type=int, default=5)
     lab = commands.add_parser("lab")
     lab.add_argument("--regime", choices=("scratchpad", "short"), default="scratchpad")
@@ -314,7 +316,7 @@ def main() -> None:
     if options.command == "bias":
         print_bias()
     elif options.command == "replay":
-        print_replay(options.log, options.seeds)
+        print_replay(options.log, BELIEFS[options.predictor], options.seeds)
     else:
         print_lab(options.regime, options.batches, options.replicates, options.histories)
 

@@ -44,7 +44,7 @@ class VIP(SuccessPlanner):
         seed: breaks ties between prompts of equal price, differently at each step.
         rounds: 2 splits each step: a first share of the budget, a look at what came back, the rest by what was seen.
             Ask the same prompts again after the first ``tell``, until ``done``. On a real run's success rates it takes
-            2 to 3 % off the variance in the first epoch, where prompts have no record, and next to nothing later; in
+            about 3 % off the variance in the first epoch, where prompts have no record, and next to nothing later; in
             the lab no gain can be told from none (docs/second_look.md). The loss needs
             :func:`allotment.learning.second_look_advantages`: a pooled group is biased.
         first_share: of a prompt's expected rollouts, what is generated in the first of two rounds; in (0, 1).
