@@ -6,7 +6,7 @@ from functools import lru_cache
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.special import expit, log_expit, logsumexp
+from scipy.special import expit, log_expit, logit
 
 from allotment.prediction.hierarchy import BatchPrior
 from allotment.types import FloatArray
@@ -25,7 +25,8 @@ def log_predictive(mean: FloatArray, variance: FloatArray, successes: FloatArray
 
     The binomial coefficient is left out. Gauss-Hermite quadrature around the mode of the integrand.
     """
-    return _tilted(mean, variance, successes, trials)[2]
+    _, weights_BK, log_scale_B = _quadrature(mean, variance, successes, trials)
+    return np.asarray(np.log(weights_BK.sum(axis=1)) + log_scale_B)
 
 
 def binomial_sites(prior: BatchPrior, successes: FloatArray, trials: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -42,7 +43,7 @@ def binomial_sites(prior: BatchPrior, successes: FloatArray, trials: FloatArray)
     variance_B = _marginal_variance(prior, curvature_B)
     before_B = np.maximum(1 / variance_B - curvature_B, 1 / _prior_variance(prior))
     pull_B = f_B / variance_B - (curvature_B * f_B + successes - trials * p_B)  # natural mean of what the others say
-    mean_B, tilted_B, _ = _tilted(pull_B / before_B, 1 / before_B, successes, trials)
+    mean_B, tilted_B = _tilted(pull_B / before_B, 1 / before_B, successes, trials)
     precision_B = np.maximum(1 / tilted_B - before_B, CURVATURE_FLOOR)
     return (mean_B / tilted_B - pull_B) / precision_B, precision_B
 
@@ -114,34 +115,49 @@ def _gauss_hermite() -> tuple[FloatArray, FloatArray]:
 
 def _tilted(
     mean_B: FloatArray, variance_B: FloatArray, successes: FloatArray, trials: FloatArray
+) -> tuple[FloatArray, FloatArray]:
+    """Mean and variance of ``p^s (1 - p)^(n - s) N(f; mean, variance)``; both [B]."""
+    f_BK, weights_BK, _ = _quadrature(mean_B, variance_B, successes, trials)
+    weights_BK /= weights_BK.sum(axis=1, keepdims=True)
+    new_mean_B = (weights_BK * f_BK).sum(axis=1)
+    return new_mean_B, (weights_BK * (f_BK - new_mean_B[:, None]) ** 2).sum(axis=1)
+
+
+def _quadrature(
+    mean_B: FloatArray, variance_B: FloatArray, successes: FloatArray, trials: FloatArray
 ) -> tuple[FloatArray, FloatArray, FloatArray]:
-    """Mean, variance and log normaliser of ``p^s (1 - p)^(n - s) N(f; mean, variance)``; all [B]."""
+    """Nodes f [B, K] and weights [B, K] of the same density; their sum is its integral up to ``exp`` of a scale [B].
+
+    Written to be quick, as dozens of candidate hyper-parameters are scored at every step: log(1 - p) is log p - f.
+    """
     f_B = _single_mode(mean_B, variance_B, successes, trials)
     p_B = expit(f_B)
     spread_B = 1 / np.sqrt(trials * p_B * (1 - p_B) + 1 / variance_B)
     nodes_K, log_weights_K = _gauss_hermite()
     f_BK = f_B[:, None] + spread_B[:, None] * nodes_K
-    log_BK = successes[:, None] * log_expit(f_BK) + (trials - successes)[:, None] * log_expit(-f_BK)
-    log_BK += -0.5 * (f_BK - mean_B[:, None]) ** 2 / variance_B[:, None] + 0.5 * nodes_K**2 + log_weights_K
-    total_B = logsumexp(log_BK, axis=1)
-    weights_BK = np.exp(log_BK - total_B[:, None])
-    new_mean_B = (weights_BK * f_BK).sum(axis=1)
-    new_variance_B = (weights_BK * (f_BK - new_mean_B[:, None]) ** 2).sum(axis=1)
-    return new_mean_B, new_variance_B, total_B + np.log(spread_B) - 0.5 * np.log(variance_B)
+    log_BK = trials[:, None] * log_expit(f_BK)
+    log_BK -= (trials - successes)[:, None] * f_BK
+    log_BK -= ((f_BK - mean_B[:, None]) * np.sqrt(0.5 / variance_B)[:, None]) ** 2
+    log_BK += 0.5 * nodes_K**2 + log_weights_K
+    peak_B = log_BK.max(axis=1)
+    log_BK -= peak_B[:, None]
+    return f_BK, np.exp(log_BK, out=log_BK), peak_B + np.log(spread_B) - 0.5 * np.log(variance_B)
 
 
 def _single_mode(mean_B: FloatArray, variance_B: FloatArray, successes: FloatArray, trials: FloatArray) -> FloatArray:
-    """[B] mode of the same density. The root of a rising function, bracketed: Newton inside, bisection outside."""
-    low_B = mean_B - variance_B * (trials - successes)
-    high_B = mean_B + variance_B * successes
-    f_B = mean_B
+    """[B] mode of the same density: the root of a slope that rises, curving up below 0 and down above.
+
+    It lies between the prior's mean and the counts' logit. Newton's method from the point nearest 0 of that interval
+    goes to it from one side, without overshooting, wherever it is.
+    """
+    with np.errstate(divide="ignore"):
+        counts_B = logit(successes / trials)
+    f_B = np.clip(0.0, np.minimum(mean_B, counts_B), np.maximum(mean_B, counts_B))
     for _ in range(NEWTON_STEPS):
         p_B = expit(f_B)
         slope_B = (f_B - mean_B) / variance_B + trials * p_B - successes
-        low_B, high_B = np.where(slope_B < 0, f_B, low_B), np.where(slope_B > 0, f_B, high_B)
-        new_B = f_B - slope_B / (1 / variance_B + trials * p_B * (1 - p_B))
-        new_B = np.where((new_B > low_B) & (new_B < high_B), new_B, 0.5 * (low_B + high_B))
-        if np.abs(new_B - f_B).max(initial=0.0) < TOLERANCE:
+        step_B = slope_B / (1 / variance_B + trials * p_B * (1 - p_B))
+        f_B = f_B - step_B
+        if np.abs(step_B).max(initial=0.0) < TOLERANCE:
             break
-        f_B = new_B
-    return f_B
+    return np.asarray(f_B)
