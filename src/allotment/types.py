@@ -54,6 +54,10 @@ class Posterior:
         """[Q] ``E[p (1 - p)]``, in [0, 1/4]: the expected variance of one 0/1 reward, unknown p averaged out."""
         return self._expect(lambda g: expit(g) * expit(-g))
 
+    def power_moment(self, successes: int, failures: int) -> FloatArray:
+        """[Q] ``E[p^successes (1 - p)^failures]``: the expected probability of that sequence of outcomes."""
+        return self._expect(lambda g: expit(g) ** successes * expit(-g) ** failures)
+
     def plug_in_probability(self) -> FloatArray:
         """[Q] ``sigmoid(mean)``: the prediction of the paper (VIP section 5.1), which ignores the variance."""
         return np.asarray(expit(self.mean), dtype=np.float64)
@@ -115,6 +119,11 @@ class BetaPosterior(Posterior):
         total = self.alpha + self.beta
         return self.alpha * self.beta / (total * (total + 1))
 
+    def power_moment(self, successes: int, failures: int) -> FloatArray:
+        """[Q] as in :class:`Posterior`, from the Beta function."""
+        log_Q = betaln(self.alpha + successes, self.beta + failures) - betaln(self.alpha, self.beta)
+        return np.asarray(np.exp(log_Q), dtype=np.float64)
+
     def updated(self, successes: IntArray, trials: IntArray) -> BetaPosterior:
         """The belief after further rollouts: ``Beta(alpha + successes, beta + failures)``."""
         return BetaPosterior.from_counts(self.alpha + successes, self.beta + (trials - successes))
@@ -156,6 +165,16 @@ class GridPosterior(Posterior):
 
     def _expect(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
         return np.asarray((function(self.logits) * self.weights).sum(axis=1), dtype=np.float64)
+
+
+@dataclass(frozen=True, eq=False)
+class ScoreMoments:
+    """Belief about the scores of Q prompts' rollouts; unit of all: score squared, on any common scale."""
+
+    within_Q2: FloatArray
+    """[Q, 2] variance of the score among failures (V0) and among successes (V1)."""
+    gap_Q: FloatArray
+    """[Q] squared difference of the mean scores of successes and failures (D2)."""
 
 
 @dataclass(frozen=True, eq=False)

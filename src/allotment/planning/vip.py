@@ -11,14 +11,25 @@ from allotment.errors import InvalidInputError, message
 from allotment.planning.ledger import Outcome
 from allotment.planning.second_look import SecondLook
 from allotment.planning.success import SuccessPlanner
-from allotment.prediction import GaussianProcess, LengthPredictor, Predictor, Ridge, default_predictor
+from allotment.prediction import (
+    GaussianProcess,
+    GradientMoments,
+    HierarchicalRegression,
+    LengthPredictor,
+    Predictor,
+    Ridge,
+    default_predictor,
+)
+from allotment.prediction.moments import ScoreVisit
 from allotment.prediction.storage import Embeddings
-from allotment.pricing import posterior_weights
+from allotment.pricing import Price, gradient_moments_price, posterior_weights
 from allotment.state import State, Stateful, Together
-from allotment.types import Allocation, Plan, Posterior, PromptId, PromptIds
+from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, PromptIds
 
 Unit = Literal["rollouts", "tokens"]
 """What a budget counts."""
+PriceName = Literal["success_variance", "gradient_moments"]
+"""What a prompt's variance is taken to depend on: its success probability, or its scores too."""
 
 
 class VIP(SuccessPlanner):
@@ -54,6 +65,11 @@ class VIP(SuccessPlanner):
             say how well.
         lengths: the belief about lengths, for ``unit="tokens"``; a new one if None, which makes the first step one of
             lower bounds. ``LengthPredictor(typical_length=...)`` spends the budget from the first step on.
+        price: ``"gradient_moments"`` prices the variance of each prompt's gradient from what ``tell(..., scores=...)``
+            says of its scores, instead of taking scores for equally large and independent of the reward. RLOO only.
+            Until scores are told, counts are those of ``"success_variance"``.
+        moments: the belief about scores, for ``price="gradient_moments"``; a new one if None, informed by
+            ``embeddings`` and ``features`` where they are given.
 
     Raises:
         InvalidInputError: as :class:`SuccessPlanner`; rounds other than 1 and 2; two rounds with another estimator
@@ -78,6 +94,8 @@ class VIP(SuccessPlanner):
         first_share: float = 0.5,
         unit: Unit = "rollouts",
         lengths: LengthPredictor | None = None,
+        price: PriceName = "success_variance",
+        moments: GradientMoments | None = None,
     ) -> None:
         about_prompts = (embeddings, ids, features)
         if predictor is not None and any(given is not None for given in about_prompts):
@@ -103,6 +121,12 @@ class VIP(SuccessPlanner):
         self.unit = unit
         self.lengths = (lengths or LengthPredictor()) if unit == "tokens" else None
         self._second_look = SecondLook(first_share) if rounds == 2 else None
+        is_exact_rloo = self.estimator == "rloo" and rounds == 1 and not (plug_in or relaxed)
+        _check_price(price, has_moments=moments is not None, is_exact_rloo=is_exact_rloo)
+        self.price: PriceName = price
+        if price == "gradient_moments" and moments is None:
+            moments = GradientMoments(scale=HierarchicalRegression(embeddings, ids=ids, features=features))
+        self.moments = moments
 
     @property
     def done(self) -> bool:
@@ -163,20 +187,21 @@ class VIP(SuccessPlanner):
 
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
         lower, upper = self.bounds
-        weights_Q = posterior_weights(posterior, plug_in=self.plug_in)
         keys = self._tie_keys(ids)
         settings: dict[str, Any] = {"lower": lower, "upper": upper, "estimator": self.estimator, "tie_keys": keys}
-        if self.lengths is not None:
-            costs_Q = self.lengths.expected_length(ids, unknown=budget / (lower * len(ids)))
-            return allocate_tokens(weights_Q, budget, costs_Q, **settings)
-        allocate = allocate_relaxed if self.relaxed else allocate_exact
-        return allocate(weights_Q, budget, **settings)
+        if self.moments is not None and self.moments.is_informed:
+            price: FloatArray | Price = gradient_moments_price(posterior, self.moments.predict(ids))
+        else:
+            price = weights_Q = posterior_weights(posterior, plug_in=self.plug_in)
+            if self.relaxed:
+                return allocate_relaxed(weights_Q, budget, **settings)
+        if self.lengths is None:
+            return allocate_exact(price, budget, **settings)
+        costs_Q = self.lengths.expected_length(ids, unknown=budget / (lower * len(ids)))
+        return allocate_tokens(price, budget, costs_Q, **settings)
 
     def _observe(self, outcome: Outcome) -> None:
-        if self.lengths is None:
-            super()._observe(outcome)
-            return
-        if outcome.lengths_N is None and len(outcome.rewards_N):
+        if self.lengths is not None and outcome.lengths_N is None and len(outcome.rewards_N):
             raise InvalidInputError(
                 message(
                     "a planner with a token budget was told no lengths",
@@ -185,8 +210,13 @@ class VIP(SuccessPlanner):
                     fix="tell(plan, rewards, group_ids, lengths=[...])",
                 )
             )
+        if self.moments is not None and outcome.scores_NK is not None:
+            is_success_N = outcome.rewards_N >= self.success_threshold
+            visit = ScoreVisit.of(outcome.prompt_ids, outcome.rows_N, is_success_N, outcome.scores_NK)
+            self.predictor.predict(visit.ids)  # raises where it would not observe them, before anything is learnt
+            self.moments.observe(visit)
         super()._observe(outcome)
-        if outcome.lengths_N is not None:
+        if self.lengths is not None and outcome.lengths_N is not None:
             self.lengths.observe(outcome.prompt_ids, outcome.rows_N, outcome.lengths_N)
 
     def _plan(self, ids: tuple[PromptId, ...], budget: int | None) -> Plan:
@@ -215,13 +245,19 @@ class VIP(SuccessPlanner):
 
     @property
     def _belief(self) -> Stateful:
-        parts = {"predictor": self.predictor, "second_look": self._second_look, "lengths": self.lengths}
+        parts: dict[str, Stateful | None] = {
+            "predictor": self.predictor,
+            "second_look": self._second_look,
+            "lengths": self.lengths,
+            "moments": self.moments,
+        }
         others = any(part is not None for name, part in parts.items() if name != "predictor")
         return Together(parts) if others else self.predictor
 
     def _settings(self) -> State:
         share = {} if self._second_look is None else {"first_share": self._second_look.first_share}
-        own = {"plug_in": self.plug_in, "relaxed": self.relaxed, "rounds": self.rounds, "unit": self.unit}
+        own: State = {"plug_in": self.plug_in, "relaxed": self.relaxed, "rounds": self.rounds}
+        own |= {"unit": self.unit, "price": self.price}
         return {**super()._settings(), **own, **share}
 
 
@@ -275,3 +311,16 @@ def _check_unit(unit: str, *, has_lengths: bool, is_plain: bool) -> None:
         return
     allowed = "'rollouts', or 'tokens' in one round, split exactly"
     raise InvalidInputError(message("the unit of the budget cannot be used", got=got, allowed=allowed, fix=fix))
+
+
+def _check_price(price: str, *, has_moments: bool, is_exact_rloo: bool) -> None:
+    if price == "gradient_moments" and not is_exact_rloo:
+        got, fix = "gradient moments with two rounds, Dr. GRPO, plug_in or relaxed", "leave these out"
+    elif price == "success_variance" and has_moments:
+        got, fix = "moments with the price 'success_variance'", "pass price='gradient_moments' too"
+    elif price not in get_args(PriceName):
+        got, fix = repr(price), "use 'success_variance'"
+    else:
+        return
+    allowed = "'success_variance', or 'gradient_moments' of 'rloo' in one round, expected and split exactly"
+    raise InvalidInputError(message("the price cannot be used", got=got, allowed=allowed, fix=fix))

@@ -26,12 +26,14 @@ from allotment.prediction.features import text_features
 from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
 from allotment.prediction.hierarchical import HierarchicalPredictor, HierarchicalRegression
 from allotment.prediction.lengths import LengthPredictor
+from allotment.prediction.moments import GradientMoments
 from allotment.prediction.regression import KNearest, Ridge
 
 __all__ = [
     "DiscountedCounts",
     "GaussianProcess",
     "GlobalMean",
+    "GradientMoments",
     "HierarchicalPredictor",
     "HierarchicalRegression",
     "KNearest",
