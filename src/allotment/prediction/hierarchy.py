@@ -81,7 +81,8 @@ class Member:
 
 @dataclass(eq=False)
 class Information:
-    """What sites said about (c, d, w): a Gaussian likelihood in information form, the prior of w left out."""
+    """What sites said about (c, d, w): a Gaussian likelihood in information form. The priors of c and w are left out, as
+    they are never forgotten."""
 
     precision: FloatArray
     """[F, F], F = 2 + M."""
@@ -152,9 +153,7 @@ class Hierarchy:
         self.step = 0
         self.records = Records()
         self.members = _members(settings, rank)
-        self._information = {
-            b: _start(settings, rank if b >= 0 else 0) for b in sorted({m.bandwidth for m in self.members})
-        }
+        self._information = {b: _start(rank if b >= 0 else 0) for b in sorted({m.bandwidth for m in self.members})}
         s, forgetting = settings, EVIDENCE_FORGETTING
         below, above = (4, 3) if s.learn else (0, 0)
         self.prompt_variance = Candidates(*around(s.prompt_variance, 2.0, below, above, 0.7), forgetting)
@@ -300,13 +299,15 @@ class Hierarchy:
         """Cholesky factor of the precision, and mean, of (c, d, w) under member j."""
         if j not in self._posteriors:
             factor_FF = cholesky(self._total_precision(j), lower=True)
-            shift_F = self._information[self.members[j].bandwidth].shift
+            shift_F = self._information[self.members[j].bandwidth].shift.copy()
+            shift_F[0] += self.settings.prior_mean / self.settings.prior_variance
             self._posteriors[j] = factor_FF, cho_solve((factor_FF, True), shift_F)
         return self._posteriors[j]
 
     def _total_precision(self, j: int) -> FloatArray:
         member = self.members[j]
         total_FF = self._information[member.bandwidth].precision.copy()
+        total_FF[0, 0] += 1 / self.settings.prior_variance
         weights = np.arange(2, len(total_FF))
         total_FF[weights, weights] += 1 / member.scale**2 if len(weights) else 0.0
         return total_FF
@@ -330,11 +331,10 @@ def bandwidth_factors(settings: Settings) -> FloatArray:
     return settings.bandwidth * (BANDWIDTHS if settings.learn else np.ones(1))
 
 
-def _start(settings: Settings, rank: int) -> Information:
-    precision_FF, shift_F = np.zeros((2 + rank, 2 + rank)), np.zeros(2 + rank)
-    precision_FF[0, 0], precision_FF[1, 1] = 1 / settings.prior_variance, STARTING_PRECISION
-    shift_F[0] = settings.prior_mean / settings.prior_variance
-    return Information(precision_FF, shift_F)
+def _start(rank: int) -> Information:
+    precision_FF = np.zeros((2 + rank, 2 + rank))
+    precision_FF[1, 1] = STARTING_PRECISION
+    return Information(precision_FF, np.zeros(2 + rank))
 
 
 def _rows(count: int, features: FloatArray | None, bandwidth: int) -> FloatArray:
