@@ -81,8 +81,10 @@ class Member:
 
 @dataclass(eq=False)
 class Information:
-    """What sites said about (c, d, w): a Gaussian likelihood in information form. The priors of c and w are left out, as
-    they are never forgotten."""
+    """What sites said about (c, d, w): a Gaussian likelihood in information form.
+
+    The priors of c and w are left out: they are never forgotten.
+    """
 
     precision: FloatArray
     """[F, F], F = 2 + M."""
@@ -208,7 +210,9 @@ class Hierarchy:
         """Learn the step's sites ``N(value; f, 1 / precision)``, one per prompt, then let a step pass."""
         prior = self.prior(ids, features)
         variance_B = prior.variance + 1 / precision_B
-        self.level_drift.observe(_drift_evidence(prior, value_B, variance_B, self.level_drift.values))
+        if self.step:  # the prior holds the drift since the last step; at the first, d is 0 by definition
+            further_J = self.level_drift.values - self.level_drift.mean
+            self.level_drift.observe(_drift_evidence(prior, value_B, variance_B, further_J))
         for bandwidth, information in self._information.items():
             rows_BF = self._design(ids, features, bandwidth)[0]
             information.absorb(rows_BF, value_B - prior.offset, variance_B)
@@ -344,9 +348,9 @@ def _rows(count: int, features: FloatArray | None, bandwidth: int) -> FloatArray
 
 
 def _drift_evidence(prior: BatchPrior, value_B: FloatArray, variance_B: FloatArray, drifts_J: FloatArray) -> FloatArray:
-    """[J] log likelihood ratio of the batch if d had moved by a further variance ``drift``, against no move.
+    """[J] log likelihood ratio of the batch if the variance of d were greater by ``drift``, against what it is.
 
-    The move shifts all prompts alike, so it shows in the batch as a whole: matrix determinant and inversion lemmas.
+    A move of d shifts all prompts alike, so it shows in the batch as a whole: matrix determinant and inversion lemmas.
     """
     rows_BF, ones_B = prior.rows / variance_B[:, None], 1 / variance_B
     factor = cholesky(prior.precision + prior.rows.T @ rows_BF, lower=True), True
@@ -354,4 +358,5 @@ def _drift_evidence(prior: BatchPrior, value_B: FloatArray, variance_B: FloatArr
     explained_F = cho_solve(factor, rows_BF.T @ np.ones(len(value_B)))
     alpha = float(ones_B.sum() - explained_F @ (prior.rows.T @ ones_B))
     beta = float(residual_B @ ones_B - explained_F @ (rows_BF.T @ residual_B))
-    return np.asarray(0.5 * (drifts_J * beta**2 / (1 + drifts_J * alpha) - np.log1p(drifts_J * alpha)))
+    ratio_J = np.maximum(1 + drifts_J * alpha, 1e-12)  # of the batch's covariance determinants
+    return np.asarray(0.5 * (drifts_J * beta**2 / ratio_J - np.log(ratio_J)))
