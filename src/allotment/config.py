@@ -12,7 +12,9 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from allotment.errors import ConfigError, message
 
-PlannerName = Literal["vip", "vip-paper", "uniform", "inverse-accuracy", "inverse-variance", "ridge", "oracle"]
+PlannerName = Literal[
+    "vip", "vip-moments", "vip-paper", "uniform", "inverse-accuracy", "inverse-variance", "ridge", "oracle"
+]
 EstimatorName = Literal["rloo", "dr_grpo"]
 MeasuredName = PlannerName | Literal["uniform-2x", "neyman"]
 RegimeName = Literal["scratchpad", "short"]
@@ -124,6 +126,8 @@ class TrainConfig(Config):
     """Learning rate of AdamW, constant."""
     clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient."""
+    sketches: int = Field(16, ge=1, le=16)
+    """Numbers of each rollout's score sketch, from the last layer; only vip-moments has use for them."""
     evaluate_every: int = Field(10, ge=1)
     """Steps between evaluations on the whole pool and the held-out prompts."""
     checkpoint_every: int = Field(10, ge=1)
@@ -148,7 +152,7 @@ class GradientVarianceConfig(Config):
     history: int = Field(32, ge=0)
     """Past rollouts of every prompt that the predictors have seen, in visits of 8 at most."""
     planners: tuple[MeasuredName, ...] = Field(
-        ("uniform", "uniform-2x", "oracle", "neyman", "vip", "vip-paper"), min_length=1
+        ("uniform", "uniform-2x", "oracle", "neyman", "vip", "vip-moments", "vip-paper"), min_length=1
     )
     """Names as for training, and uniform-2x (twice the budget), neyman (knows the gradient moments)."""
     batches: int = Field(12, ge=2)
@@ -157,8 +161,12 @@ class GradientVarianceConfig(Config):
     """Prompts of a batch."""
     rollouts: int = Field(192, ge=16)
     """Rollouts of each prompt, from which the moments of its rewards and gradients are measured."""
-    directions: int = Field(2, ge=1)
-    """Random directions of the parameter space, along which gradients are measured; more give less noise."""
+    directions: int = Field(0, ge=0)
+    """Random directions of the parameter space, along which gradients are measured; 0 takes all into account."""
+    sketch: Literal["exact", "last-layer"] = "exact"
+    """Score sketches that vip-moments sees in its history: of the whole gradient, or of the output matrix's alone."""
+    sketches: int = Field(16, ge=1, le=16)
+    """Numbers of a sketch: random directions, others than those above."""
     rollouts_per_prompt: int = Field(8, ge=3)
     """Mean number of rollouts that is allocated."""
     lower: int = Field(3, ge=2)
@@ -166,7 +174,7 @@ class GradientVarianceConfig(Config):
     upper: int = Field(32, ge=2)
     """Most rollouts of a prompt."""
     seed: int = Field(0, ge=0)
-    """Fixes prompts, rollouts and directions."""
+    """Fixes prompts, rollouts, directions and sketches."""
 
     @model_validator(mode="after")
     def _can_be_measured(self) -> Self:

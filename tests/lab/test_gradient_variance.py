@@ -1,57 +1,46 @@
 import numpy as np
 import pytest
-import torch
 from pydantic import ValidationError
 
 from allotment.config import GradientVarianceConfig
 from allotment.errors import ConfigError
-from allotment.lab.generation import seeded_generator
-from allotment.lab.gradient_variance import Moments, directional_scores, measure
+from allotment.lab.gradient_variance import Moments, measure
 
 
 def sample(n_prompts, n_rollouts, dependence, seed):
-    """Rewards and scores whose dependence is known; [Q, N] and [Q, N, 1]."""
+    """Rewards and scores along one direction, whose dependence is known; both [Q, N]."""
     random = np.random.default_rng(seed)
     p = np.linspace(0.1, 0.9, n_prompts)[:, None]
     rewards = (random.random((n_prompts, n_rollouts)) < p).astype(float)
     scores = random.normal(size=rewards.shape) * (1 + dependence * rewards) + 2 * dependence * rewards
-    return rewards, scores[:, :, None]
+    return rewards, scores
+
+
+def products(scores):
+    return scores[:, :, None] * scores[:, None, :]
 
 
 @pytest.mark.parametrize("dependence", [0.0, 0.7])
 @pytest.mark.parametrize("n", [2, 3, 8])
 def test_the_closed_form_is_the_variance_of_the_rloo_estimator(dependence, n):
     """Resampling: draw n pairs, compute RLOO's gradient with the advantages, take the variance of many draws."""
-    rewards, scores = sample(3, 20_000, dependence, seed=1)
-    moments = Moments.of(rewards, scores)
+    rewards, scores = sample(3, 2_000, dependence, seed=1)
+    moments = Moments.of(rewards, products(scores))
     random, draws = np.random.default_rng(2), 60_000
     for q in range(3):
         chosen = random.integers(rewards.shape[1], size=(draws, n))
-        r, s = rewards[q][chosen], scores[q, :, 0][chosen]
+        r, s = rewards[q][chosen], scores[q][chosen]
         advantages = (r - r.mean(1, keepdims=True)) * n / (n - 1)
         estimates = (advantages * s).mean(1)
         assert estimates.var() == pytest.approx(moments.variance(np.full(3, n))[q], rel=0.05)
 
 
 def test_where_reward_and_score_are_independent_it_is_the_model_of_vip():
-    rewards, scores = sample(4, 200_000, dependence=0.0, seed=3)
-    moments = Moments.of(rewards, scores)
+    rewards, scores = sample(4, 2_000, dependence=0.0, seed=3)
+    moments = Moments.of(rewards, products(scores))
     for n in (3, 8, 32):
-        model = rewards.var(1) * scores[:, :, 0].var(1) / (n - 1)
-        np.testing.assert_allclose(moments.variance(np.full(4, n)), model, rtol=0.02)
-
-
-def test_directional_scores_are_the_derivative(mixture, scratchpad):
-    problems = list(mixture.pool[:3])
-    rollouts = scratchpad.rollouts(problems, np.full(3, 4), seeded_generator(1))
-    generator = seeded_generator(2)
-    direction = {k: torch.randn(v.shape, generator=generator) for k, v in scratchpad.policy.named_parameters()}
-    forward = directional_scores(scratchpad, problems, rollouts, direction)
-    log_probs = scratchpad.log_probs(problems, rollouts.group_N, rollouts.tokens_NT, rollouts.mask_NT).sum(1)
-    for n, log_prob in enumerate(log_probs):
-        gradients = torch.autograd.grad(log_prob, list(scratchpad.policy.parameters()), retain_graph=True)
-        reverse = sum((g * d).sum() for g, d in zip(gradients, direction.values(), strict=True)).item()
-        assert forward[n] == pytest.approx(reverse, rel=1e-3, abs=1e-3)
+        model = rewards.var(1) * scores.var(1) / (n - 1)
+        np.testing.assert_allclose(moments.variance(np.full(4, n)), model, rtol=0.1)
 
 
 def test_the_measurement_orders_the_yardsticks():
@@ -62,7 +51,6 @@ def test_the_measurement_orders_the_yardsticks():
         batches=2,
         prompts=32,
         rollouts=96,
-        directions=2,
     )
     ratios = measure(config)
     assert ratios["uniform"].ratio == 1.0
@@ -94,11 +82,11 @@ def test_impossible_measurements_are_refused_before_they_start(change, text):
 
 
 def no_rollout_differs(lab, problems, config, batch):
-    return np.zeros((config.prompts, config.rollouts)), np.zeros((config.prompts, config.rollouts, 1))
+    return np.zeros((config.prompts, config.rollouts)), np.zeros((config.prompts, config.rollouts, config.rollouts))
 
 
 def test_batches_without_variance_are_no_ratio(monkeypatch):
-    monkeypatch.setattr("allotment.lab.gradient_variance.rewards_and_scores", no_rollout_differs)
+    monkeypatch.setattr("allotment.lab.gradient_variance.rewards_and_products", no_rollout_differs)
     with pytest.raises(ConfigError, match="batch 1 has no gradient variance"):
         measure(GradientVarianceConfig(planners=("uniform",), history=0))
 
@@ -114,8 +102,8 @@ def test_neyman_is_judged_by_rollouts_that_it_has_not_seen(monkeypatch):
         rewards, scores = sample(q, n, dependence=0.0, seed=batch)
         rewards[: q // 2, n // 2 :] = 0
         rewards[q // 2 :, : n // 2] = 0
-        return rewards, scores
+        return rewards, products(scores)
 
-    monkeypatch.setattr("allotment.lab.gradient_variance.rewards_and_scores", opposite_halves)
+    monkeypatch.setattr("allotment.lab.gradient_variance.rewards_and_products", opposite_halves)
     config = GradientVarianceConfig(planners=("neyman",), history=0, batches=2, prompts=q, rollouts=n)
     assert measure(config)["neyman"].ratio == pytest.approx(7 / 2, rel=0.05)  # 3 rollouts where there is variance

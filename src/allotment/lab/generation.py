@@ -44,6 +44,12 @@ class Rollouts:
             np.concatenate([p.rewards_N for p in parts]),
         )
 
+    def of_prompt(self, row: int) -> Rollouts:
+        """The rollouts of one prompt alone, which is then row 0."""
+        own_N = self.group_N == row
+        group_n = torch.zeros(int(own_N.sum()), dtype=torch.long)
+        return Rollouts(group_n, self.tokens_NT[own_N], self.mask_NT[own_N], self.rewards_N[own_N.numpy()])
+
     @property
     def n_tokens(self) -> int:
         """Completion tokens generated."""

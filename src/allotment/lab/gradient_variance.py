@@ -1,43 +1,38 @@
 """The variance of the policy gradient at a fixed policy, measured, per planner.
 
-For each prompt, many rollouts give pairs of a reward r and a score s, where s is the derivative of the rollout's
-log-probability along a random direction of the parameter space (forward mode, so no gradient is stored). The RLOO
-estimate from n rollouts is the sample covariance of r and s, whose variance has a closed form in four moments
-(:meth:`Moments.variance`). Averaged over random directions it is proportional to the trace of the gradient's
-covariance. A planner's figure is the sum over a batch of prompts, relative to the uniform allocation.
+For each prompt, many rollouts give pairs of a reward r and a score s, the derivative of the rollout's log-probability
+along a direction of the parameter space. The RLOO estimate from n rollouts is the sample covariance of r and s, whose
+variance has a closed form in four moments (:meth:`Moments.variance`). Averaged over all directions it is the trace of
+the gradient's covariance, and the moments need inner products of scores alone. A planner's figure is the sum over a
+batch of prompts, relative to the uniform allocation.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
-from torch.func import functional_call, jvp
 
 from allotment.allocation import allocate_exact
 from allotment.config import GradientVarianceConfig
 from allotment.errors import ConfigError, message
 from allotment.lab.checkpoint import load_lab
-from allotment.lab.generation import Lab, Rollouts, seeded_generator
+from allotment.lab.generation import Lab, seeded_generator
+from allotment.lab.history import past_steps
 from allotment.lab.planners import NAMES, make_planner
+from allotment.lab.scores import directional_scores, random_direction, score_products, sketch_named
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import embed
 from allotment.pricing import TablePrice
 from allotment.tasks.mixture import Problem, load_mixture
 from allotment.types import FloatArray, IntArray
 
-VISIT = 8
-"""Rollouts of a prompt in one past visit."""
-OBSERVED_TOGETHER = 16
-"""Prompts of a past step."""
-
 
 @dataclass(frozen=True)
 class Moments:
-    """Central moments of (reward, score) per prompt, averaged over the directions of the score."""
+    """Central moments of (reward, score) per prompt, averaged over directions of the score."""
 
     mu22: FloatArray
     """[Q] ``E[(r - E r)^2 (s - E s)^2]``."""
@@ -47,13 +42,13 @@ class Moments:
     """[Q] ``Var(r) Var(s)``."""
 
     @classmethod
-    def of(cls, rewards_QN: FloatArray, scores_QND: FloatArray) -> Moments:
-        """Sample moments from N rollouts of each of Q prompts along D directions."""
-        r = (rewards_QN - rewards_QN.mean(1, keepdims=True))[:, :, None]
-        s = scores_QND - scores_QND.mean(1, keepdims=True)
-        mu22 = (r**2 * s**2).mean(1)
-        covariance = (r * s).mean(1)
-        return cls(mu22.mean(1), (covariance**2).mean(1), ((r**2).mean(1) * (s**2).mean(1)).mean(1))
+    def of(cls, rewards_QN: FloatArray, products_QNN: FloatArray) -> Moments:
+        """Sample moments from N rollouts of each of Q prompts: rewards, and inner products of their scores."""
+        r_QN = rewards_QN - rewards_QN.mean(1, keepdims=True)
+        means_QN = products_QNN.mean(2)
+        squares_QN = np.diagonal(products_QNN, axis1=1, axis2=2) - 2 * means_QN + means_QN.mean(1, keepdims=True)
+        covariance_Q = np.einsum("qi,qij,qj->q", r_QN, products_QNN, r_QN) / r_QN.shape[1] ** 2  # r sums to 0
+        return cls((r_QN**2 * squares_QN).mean(1), covariance_Q, (r_QN**2).mean(1) * squares_QN.mean(1))
 
     def variance(self, counts: IntArray) -> FloatArray:
         """Variance of the sample covariance of n independent pairs, for counts that broadcast against [Q].
@@ -91,7 +86,7 @@ def measure(config: GradientVarianceConfig, progress: Callable[[str], None] = la
     for number, rows in enumerate(batches):
         progress(f"batch {number + 1} of {config.batches}: {config.prompts * config.rollouts} rollouts")
         problems = [pool[i] for i in rows]
-        halves = _halves(*rewards_and_scores(lab, problems, config, batch=number))
+        halves = _halves(*rewards_and_products(lab, problems, config, batch=number))
         uniform = sum(half.variance(np.full(config.prompts, config.rollouts_per_prompt)).sum() for half in halves)
         if not uniform > 0:
             raise _no_variance(config, number)
@@ -102,61 +97,33 @@ def measure(config: GradientVarianceConfig, progress: Callable[[str], None] = la
     return {name: Ratio(float(np.mean(r)), float(np.std(r, ddof=1) / np.sqrt(len(r)))) for name, r in ratios.items()}
 
 
-def rewards_and_scores(
+def rewards_and_products(
     lab: Lab, problems: Sequence[Problem], config: GradientVarianceConfig, batch: int
 ) -> tuple[FloatArray, FloatArray]:
-    """[Q, N] rewards and [Q, N, D] directional scores of ``config.rollouts`` rollouts of each problem."""
-    directions = list(_directions(lab, config))
-    rewards, scores = [], []
+    """[Q, N] rewards and [Q, N, N] products of the scores of ``config.rollouts`` rollouts of each problem."""
+    directions = [random_direction(lab, config.seed, 2, number) for number in range(config.directions)]
+    rewards, products = [], []
     for first in range(0, len(problems), 16):  # bounds the memory
         part = problems[first : first + 16]
         counts = np.full(len(part), config.rollouts)
         rollouts = lab.rollouts(part, counts, seeded_generator(config.seed, 1, batch, first))
         rewards.append(rollouts.rewards_N.reshape(len(part), -1))
-        columns = [directional_scores(lab, part, rollouts, d) for d in directions]
-        scores.append(np.stack(columns, axis=1).reshape(len(part), config.rollouts, -1))
-    return np.concatenate(rewards), np.concatenate(scores)
+        for row, problem in enumerate(part):
+            own = rollouts.of_prompt(row)
+            if directions:
+                scores_ND = directional_scores(lab, [problem], own, directions)
+                products.append(scores_ND @ scores_ND.T / len(directions))
+            else:
+                products.append(score_products(lab, problem, own))
+    return np.concatenate(rewards), np.stack(products)
 
 
-def directional_scores(
-    lab: Lab, problems: Sequence[Problem], rollouts: Rollouts, direction: dict[str, torch.Tensor]
-) -> FloatArray:
-    """[N] derivative of each rollout's log-probability along ``direction``, by forward-mode differentiation."""
-
-    def log_prob(parameters: dict[str, torch.Tensor]) -> Any:
-        return functional_call(_LogProb(lab), {f"policy.{k}": v for k, v in parameters.items()}, (problems, rollouts))
-
-    parameters = {name: p.detach() for name, p in lab.policy.named_parameters()}
-    with torch.no_grad():
-        tangents: torch.Tensor = jvp(log_prob, (parameters,), (direction,))[1]
-    return np.asarray(tangents.double().numpy())
-
-
-class _LogProb(torch.nn.Module):
-    """Rollout log-probabilities as a module, for ``functional_call``."""
-
-    def __init__(self, lab: Lab) -> None:
-        super().__init__()
-        self.policy = lab.policy
-        self.lab = lab
-
-    def forward(self, problems: Sequence[Problem], rollouts: Rollouts) -> torch.Tensor:
-        return self.lab.log_probs(problems, rollouts.group_N, rollouts.tokens_NT, rollouts.mask_NT).sum(1)
-
-
-def _directions(lab: Lab, config: GradientVarianceConfig) -> Iterator[dict[str, torch.Tensor]]:
-    """The same random directions at every call."""
-    for number in range(config.directions):
-        generator = seeded_generator(config.seed, 2, number)
-        yield {name: torch.randn(p.shape, generator=generator) for name, p in lab.policy.named_parameters()}
-
-
-def _halves(rewards_QN: FloatArray, scores_QND: FloatArray) -> tuple[Moments, Moments]:
+def _halves(rewards_QN: FloatArray, products_QNN: FloatArray) -> tuple[Moments, Moments]:
     """Moments of the first and the second half of the rollouts: who allocates by one is judged by the other."""
     middle = rewards_QN.shape[1] // 2
     return (
-        Moments.of(rewards_QN[:, :middle], scores_QND[:, :middle]),
-        Moments.of(rewards_QN[:, middle:], scores_QND[:, middle:]),
+        Moments.of(rewards_QN[:, :middle], products_QNN[:, :middle, :middle]),
+        Moments.of(rewards_QN[:, middle:], products_QNN[:, middle:, middle:]),
     )
 
 
@@ -194,7 +161,9 @@ def _informed_planners(
         return embeddings[0]
 
     progress(f"history: {config.history} rollouts of each of {len(pool)} prompts")
-    history = list(_history(config, lab, pool))
+    needs_scores = "vip-moments" in config.planners
+    sketch = sketch_named(config.sketch, lab, config.sketches, config.seed) if needs_scores else None
+    history = list(past_steps(lab, pool, config.history, config.seed, sketch))
     planners: dict[str, SuccessPlanner] = {}
     for name in config.planners:
         if name in NAMES:
@@ -208,25 +177,10 @@ def _informed_planners(
                 embeddings=embed_once,
             )
             assert isinstance(planner, SuccessPlanner)
-            for ids, successes, trials in history:
-                planner.predictor.observe(ids, successes, trials)
+            for step in history:
+                step.teach(planner)
             planners[name] = planner
     return planners
-
-
-def _history(
-    config: GradientVarianceConfig, lab: Lab, pool: Sequence[Problem]
-) -> Iterator[tuple[list[str], IntArray, IntArray]]:
-    """Observations in the order of training: visits of 8 rollouts, 16 prompts a step, each visit in a new order."""
-    for visit, start in enumerate(range(0, config.history, VISIT)):
-        n = min(VISIT, config.history - start)
-        order = np.random.default_rng([config.seed, 3, visit]).permutation(len(pool))
-        for first in range(0, len(pool), OBSERVED_TOGETHER):
-            part = [pool[i] for i in order[first : first + OBSERVED_TOGETHER]]
-            trials = np.full(len(part), n)
-            rollouts = lab.rollouts(part, trials, seeded_generator(config.seed, 4, visit, first))
-            successes = rollouts.rewards_N.reshape(len(part), n).sum(1).astype(np.int64)
-            yield [p.id for p in part], successes, trials
 
 
 def _check(config: GradientVarianceConfig, pool_size: int) -> None:

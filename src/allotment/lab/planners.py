@@ -75,6 +75,8 @@ def make_planner(
     match name:
         case "vip":
             return VIP(**settings, seed=seed)
+        case "vip-moments":
+            return VIP(**settings, price="gradient_moments", embeddings=embeddings(), ids=ids, seed=seed)
         case "vip-paper":
             return VIP.paper(**settings, embeddings=embeddings(), ids=ids)
         case "ridge":

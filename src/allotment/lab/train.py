@@ -20,6 +20,7 @@ from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.lab.planners import make_planner
 from allotment.lab.run_directory import RunDirectory
+from allotment.lab.scores import sketch_named
 from allotment.learning import Length, advantage_estimator, clipped_surrogate, rollout_weights
 from allotment.planning import Planner
 from allotment.state import State
@@ -60,6 +61,8 @@ class Trainer:
             estimator=config.estimator,
             seed=config.seed,
         )
+        has_use = config.planner == "vip-moments"
+        self.sketch = sketch_named("last-layer", self.lab, config.sketches, config.seed) if has_use else None
         self.totals = Totals()
 
     def run(self, directory: RunDirectory, on_step: Callable[[Metrics], None] = lambda metrics: None) -> None:
@@ -96,7 +99,10 @@ class Trainer:
             counts_Q = np.zeros(len(problems), dtype=np.int64)
             counts_Q[[row_of[str(i)] for i in plan.prompt_ids]] = plan.counts
             part = self.lab.rollouts(problems, counts_Q, seeded_generator(self.config.seed, step, plan.round))
-            self.planner.tell(plan, part.rewards_N, [problems[g].id for g in part.group_N.tolist()])
+            scores_NK = None if self.sketch is None else self.sketch(problems, part)
+            lengths_N = part.mask_NT.sum(1).numpy()
+            groups = [problems[g].id for g in part.group_N.tolist()]
+            self.planner.tell(plan, part.rewards_N, groups, scores=scores_NK, lengths=lengths_N)
             parts.append(part)
             rows += _rollout_rows(step, plan, row_of, part)
             if self.planner.done:
