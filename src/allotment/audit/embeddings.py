@@ -8,12 +8,12 @@ import numpy as np
 
 from allotment.audit.log import Log
 from allotment.errors import InvalidInputError, message
-from allotment.prediction import embed
+from allotment.prediction import distinct_parts, embed
 from allotment.types import FloatArray
 
 
 def prompt_embeddings(log: Log, file: Path | None = None) -> FloatArray | None:
-    """[M, D] embeddings of the log's prompts, all-MiniLM-L6-v2; None where there are neither texts nor a file.
+    """[M, D] embeddings of what tells the log's prompts apart; None where there are neither texts nor a file.
 
     Args:
         log: whose prompts.
@@ -27,7 +27,7 @@ def prompt_embeddings(log: Log, file: Path | None = None) -> FloatArray | None:
         return _read(file, len(log.ids))
     if log.texts is None:
         return None
-    embeddings_MD = embed(log.texts)
+    embeddings_MD = embed(distinct_parts(log.texts))
     if file is not None:
         with open(file, "wb") as out:  # np.save would add an ending to a name
             np.save(out, embeddings_MD)

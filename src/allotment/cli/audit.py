@@ -22,7 +22,7 @@ from allotment.audit.reading import read_log
 from allotment.audit.replaying import RANGES, Replay, Settings, replay
 from allotment.config import EstimatorName
 from allotment.errors import MissingExtraError
-from allotment.prediction import text_features
+from allotment.prediction import distinct_parts, text_features
 
 ASSUMED_ORDER = "order assumed: the log does not say which prompts shared a step; one random order for every epoch"
 
@@ -98,7 +98,7 @@ class Audit:
             return bare, (*log.notes, "embedding model not installed (allotment[train]): replayed without embeddings")
         if embeddings is None:
             return bare, (*log.notes, "the log has no prompt texts: replayed without embeddings")
-        return Prompts(log.ids, embeddings, text_features(log.texts) if log.texts else None), log.notes
+        return Prompts(log.ids, embeddings, text_features(distinct_parts(log.texts)) if log.texts else None), log.notes
 
     def _conditions(self, log: Log, notes: tuple[str, ...]) -> dict[str, Any]:
         assumed = log.order_is_assumed

@@ -22,7 +22,7 @@ from allotment.prediction.base import Predictor
 from allotment.prediction.counts import DiscountedCounts, GlobalMean, LastValue
 from allotment.prediction.default import default_predictor
 from allotment.prediction.embedding import embed
-from allotment.prediction.features import text_features
+from allotment.prediction.features import distinct_parts, text_features
 from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
 from allotment.prediction.hierarchical import HierarchicalPredictor, HierarchicalRegression
 from allotment.prediction.lengths import LengthPredictor
@@ -43,6 +43,7 @@ __all__ = [
     "RewardVarianceGaussianProcess",
     "Ridge",
     "default_predictor",
+    "distinct_parts",
     "embed",
     "text_features",
 ]

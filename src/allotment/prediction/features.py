@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
@@ -33,11 +34,31 @@ _COMPILED = [re.compile(pattern, re.IGNORECASE | re.DOTALL) for pattern in PATTE
 _NUMBER = re.compile(r"\d+")
 
 
+def distinct_parts(texts: Sequence[str]) -> list[str]:
+    """``texts`` without what all of them begin and end with, such as a chat template or instructions.
+
+    Cut at white space only, so that no word is halved. Texts that are all equal, or fewer than two, stay as they are.
+    """
+    if len(set(texts)) < 2:
+        return list(texts)
+    start = _shared_words(texts)
+    rest = [text[start:] for text in texts]
+    end = _shared_words([text[::-1] for text in rest])
+    return [text[: len(text) - end] for text in rest]
+
+
+def _shared_words(texts: Sequence[str]) -> int:
+    """Length of the common beginning, up to its last white space."""
+    first, last = min(texts), max(texts)  # what these two share, all between them share
+    both = takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False))
+    return max((i + 1 for i, (character, _) in enumerate(both) if character.isspace()), default=0)
+
+
 def text_features(texts: Sequence[str]) -> FloatArray:
     """``log(1 + count)`` of each of :data:`PATTERNS`, and of the digits of the longest number; [M, 16].
 
     Args:
-        texts: [M] prompts without what all of them share (chat template, instructions).
+        texts: [M] prompts without what all of them share, see :func:`distinct_parts`.
 
     Raises:
         InvalidInputError: ``texts`` is not a sequence of strings.
