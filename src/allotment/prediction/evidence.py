@@ -11,17 +11,19 @@ from allotment.types import FloatArray
 class Candidates:
     """Values of one hyper-parameter, each with a log-normal prior and the predictive log likelihood it has earned.
 
-    Evidence fades by ``forgetting`` at every step, so that a hyper-parameter can change during training.
+    What was earned fades by ``forgetting`` at every step, so that a hyper-parameter can change during training; the
+    prior does not.
     """
 
     def __init__(self, values_J: FloatArray, log_prior_J: FloatArray, forgetting: float) -> None:
         self.values = values_J
+        self.log_prior = log_prior_J - log_prior_J.max()
         self.forgetting = forgetting
-        self.evidence = log_prior_J - log_prior_J.max()
+        self.evidence = self.log_prior
 
     def observe(self, log_likelihood_J: FloatArray) -> None:
         """Add the log likelihood of a step's outcomes under each candidate; all [J]."""
-        evidence_J = self.forgetting * self.evidence + log_likelihood_J
+        evidence_J = self.log_prior + self.forgetting * (self.evidence - self.log_prior) + log_likelihood_J
         self.evidence = evidence_J - evidence_J.max()
 
     @property
