@@ -24,7 +24,6 @@ from allotment.lab.history import past_steps
 from allotment.lab.planners import NAMES, make_planner
 from allotment.lab.scores import directional_scores, random_direction, score_products, sketch_named
 from allotment.planning.success import SuccessPlanner
-from allotment.prediction import embed
 from allotment.pricing import TablePrice
 from allotment.tasks.mixture import Problem, load_mixture
 from allotment.types import FloatArray, IntArray
@@ -152,14 +151,6 @@ def _informed_planners(
     config: GradientVarianceConfig, lab: Lab, pool: Sequence[Problem], progress: Callable[[str], None]
 ) -> dict[str, SuccessPlanner]:
     """The planners, each having observed the same history of every prompt of the pool."""
-    embeddings: list[FloatArray] = []
-
-    def embed_once() -> FloatArray:
-        if not embeddings:
-            progress("embedding the prompts")
-            embeddings.append(embed([p.question for p in pool]).astype(np.float64))
-        return embeddings[0]
-
     progress(f"history: {config.history} rollouts of each of {len(pool)} prompts")
     needs_scores = "vip-moments" in config.planners
     sketch = sketch_named(config.sketch, lab, config.sketches, config.seed) if needs_scores else None
@@ -174,7 +165,6 @@ def _informed_planners(
                 budget=config.rollouts_per_prompt * config.prompts,
                 bounds=(config.lower, config.upper),
                 seed=config.seed,
-                embeddings=embed_once,
             )
             assert isinstance(planner, SuccessPlanner)
             for step in history:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, get_args
 
 import numpy as np
@@ -10,12 +10,13 @@ from scipy.special import logit
 
 from allotment.config import PlannerName
 from allotment.errors import ConfigError, message
+from allotment.lab.embeddings import prompt_embeddings
 from allotment.lab.generation import Lab
 from allotment.planning import VIP, InverseAccuracy, InverseVariance, Planner, RidgeVIP, Uniform
-from allotment.prediction import embed
+from allotment.prediction import text_features
 from allotment.state import State
 from allotment.tasks.mixture import Problem
-from allotment.types import FloatArray, Posterior, PromptIds
+from allotment.types import Posterior, PromptIds
 
 NAMES: tuple[PlannerName, ...] = get_args(PlannerName)
 
@@ -52,7 +53,6 @@ def make_planner(
     bounds: tuple[int, int],
     estimator: str = "rloo",
     seed: int = 0,
-    embeddings: Callable[[], FloatArray] | None = None,
 ) -> Planner:
     """The planner of that name over ``problems``.
 
@@ -64,23 +64,26 @@ def make_planner(
         bounds: least and most rollouts of a prompt.
         estimator: ``"rloo"`` or ``"dr_grpo"``.
         seed: breaks ties.
-        embeddings: gives the [M, D] embeddings of ``problems`` where they are needed; all-MiniLM-L6-v2 if None.
 
     Raises:
         ConfigError: there is no planner of that name.
     """
     settings: dict[str, Any] = {"budget": budget, "bounds": bounds, "estimator": estimator}
     ids = [p.id for p in problems]
-    embeddings = embeddings or (lambda: embed([p.question for p in problems], progress=True).astype(np.float64))
+    questions = [p.question for p in problems]
+
+    def about() -> dict[str, Any]:
+        return {"embeddings": prompt_embeddings(questions), "ids": ids}
+
     match name:
         case "vip":
-            return VIP(**settings, seed=seed)
+            return VIP(**settings, **about(), features=text_features(questions), seed=seed)
         case "vip-moments":
-            return VIP(**settings, price="gradient_moments", embeddings=embeddings(), ids=ids, seed=seed)
+            return VIP(**settings, price="gradient_moments", **about(), features=text_features(questions), seed=seed)
         case "vip-paper":
-            return VIP.paper(**settings, embeddings=embeddings(), ids=ids)
+            return VIP.paper(**settings, **about())
         case "ridge":
-            return RidgeVIP(**settings, embeddings=embeddings(), ids=ids, seed=seed)
+            return RidgeVIP(**settings, **about(), seed=seed)
         case "uniform":
             return Uniform(**settings, seed=seed)
         case "inverse-accuracy":
