@@ -15,6 +15,7 @@ from allotment.errors import ConfigError, message
 PlannerName = Literal[
     "vip", "vip-moments", "vip-paper", "uniform", "inverse-accuracy", "inverse-variance", "ridge", "oracle"
 ]
+TrainedName = PlannerName | Literal["vip-second-look", "vip-tokens"]
 EstimatorName = Literal["rloo", "dr_grpo"]
 MeasuredName = PlannerName | Literal["uniform-2x", "neyman"]
 RegimeName = Literal["scratchpad", "short"]
@@ -102,7 +103,7 @@ def explained(error: ValidationError, source: str) -> ConfigError:
 class TrainConfig(Config):
     """Reinforcement learning of the lab's language model."""
 
-    planner: PlannerName = "vip"
+    planner: TrainedName = "vip"
     """Who decides the number of rollouts of each prompt; oracle knows every success probability, for comparison."""
     regime: RegimeName = "scratchpad"
     """Form of a completion: free characters before the answer, or the answer alone."""
@@ -126,6 +127,8 @@ class TrainConfig(Config):
     """Learning rate of AdamW, constant."""
     clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient."""
+    tokens_per_rollout: float = Field(9.6, gt=0, allow_inf_nan=False)
+    """For vip-tokens: a step may use this times the rollouts of a step; 9.6 is what the scratchpad policy writes."""
     sketches: int = Field(16, ge=1, le=16)
     """Numbers of each rollout's score sketch, from the last layer; only vip-moments has use for them."""
     evaluate_every: int = Field(10, ge=1)

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 
 import numpy as np
 import pytest
@@ -8,10 +9,21 @@ from allotment.config import TrainConfig
 from allotment.errors import ConfigError, RunDirectoryError
 from allotment.lab.run_directory import RunDirectory, read_log
 from allotment.lab.train import Trainer
+from allotment.learning import second_look_advantages
 from allotment.tasks.mixture import Mixture
 
 SAME_BYTES = ("metrics.jsonl", "rollouts.jsonl", "config.json", "checkpoint.safetensors")
-PLANNERS = ["vip", "uniform", "inverse-accuracy", "inverse-variance", "oracle", "vip-paper", "ridge"]
+PLANNERS = [
+    "vip",
+    "vip-moments",
+    "vip-second-look",
+    "uniform",
+    "inverse-accuracy",
+    "inverse-variance",
+    "oracle",
+    "vip-paper",
+    "ridge",
+]
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +56,10 @@ def test_every_planner_trains_and_spends_its_budget(tmp_path, small, planner):
     train(tmp_path / "run", settings, small)
     rows = read_log(tmp_path / "run" / "rollouts.jsonl")
     for step in range(1, 7):
-        n = [row["n"] for row in rows if row["step"] == step]
+        of_prompt = Counter()
+        for row in rows:
+            of_prompt[row["prompt_id"]] += row["n"] * (row["step"] == step)
+        n = [count for count in of_prompt.values() if count]
         assert sum(n) == settings.budget
         assert min(n) >= settings.lower
         assert max(n) <= settings.upper
@@ -56,8 +71,51 @@ def test_every_planner_trains_and_spends_its_budget(tmp_path, small, planner):
     assert all(0 <= row["successes"] <= row["n"] for row in rows)
 
 
+def test_a_second_look_generates_in_two_rounds_and_learns_as_one_visit(tmp_path, small):
+    settings = config(planner="vip-second-look")
+    train(tmp_path / "run", settings, small)
+    rows = read_log(tmp_path / "run" / "rollouts.jsonl")
+    assert {row["round"] for row in rows} == {0, 1}
+    first = [row for row in rows if row["round"] == 0]
+    assert len(first) == 6 * 8
+    assert sum(row["n"] for row in first) < sum(row["n"] for row in rows) * 0.7
+    for row in read_log(tmp_path / "run" / "metrics.jsonl")[1:]:
+        mine = [line for line in rows if line["step"] == row["step"]]
+        assert row["budget"] == settings.budget == sum(line["n"] for line in mine)
+        assert 0 <= row["zero_variance_groups"] <= 1
+    trainer = Trainer(settings, mixture=small)
+    trainer.run(RunDirectory.resume(tmp_path / "run", settings))
+    assert trainer.planner.predictor.state_dict()["step"] == 6
+
+
+def test_a_second_look_uses_the_unbiased_advantages(tmp_path, small, monkeypatch):
+    """The step's gradient is that of the two-round estimator, not of pooled groups."""
+    seen = []
+
+    def spy(rewards_N, group_N, rounds_N, expected_N):
+        seen.append((rounds_N, expected_N, group_N))
+        return second_look_advantages(rewards_N, group_N, rounds_N, expected_N)
+
+    monkeypatch.setattr("allotment.lab.train.second_look_advantages", spy)
+    Trainer(config(planner="vip-second-look"), mixture=small).step(1)
+    ((rounds_N, expected_N, group_N),) = seen
+    assert set(rounds_N.tolist()) == {0, 1}
+    for row in range(8):  # before anything is known all prompts expect the same
+        assert set(expected_N[group_N == row].tolist()) == {4.0}
+
+
+def test_a_token_budget_is_met_in_expectation(tmp_path, small):
+    settings = config(planner="vip-tokens", steps=12)
+    train(tmp_path / "run", settings, small)
+    rows = read_log(tmp_path / "run" / "metrics.jsonl")[1:]
+    budget = int(settings.budget * settings.tokens_per_rollout)
+    assert all(budget - 20 < row["expected_tokens"] <= budget for row in rows)
+    assert sum(row["tokens"] for row in rows) == pytest.approx(sum(row["expected_tokens"] for row in rows), rel=0.1)
+    assert len({row["budget"] for row in rows}) > 1  # rollouts follow from the tokens
+
+
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
-@pytest.mark.parametrize("planner", ["vip", "vip-paper"])
+@pytest.mark.parametrize("planner", ["vip", "vip-moments", "vip-second-look", "vip-tokens", "vip-paper"])
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, small, planner, stop_after):
     settings = config(planner=planner)
     train(tmp_path / "whole", settings, small)

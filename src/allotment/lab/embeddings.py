@@ -18,10 +18,11 @@ SHIPPED = Path(__file__).parent / "data" / "embeddings.safetensors"
 
 
 def prompt_embeddings(questions: Sequence[str]) -> FloatArray:
-    """[M, 384] all-MiniLM-L6-v2 embeddings; read from the package if these are the pool's questions, else computed."""
-    state = load_state(SHIPPED, kind=KIND)
-    if state["questions"] == _fingerprint(questions):
-        return np.asarray(state["embeddings"], dtype=np.float64)
+    """[M, 384] all-MiniLM-L6-v2 embeddings; read from the package if all are questions of the pool, else computed."""
+    shipped = load_state(SHIPPED, kind=KIND)
+    pool = {problem.question: row for row, problem in enumerate(load_mixture().pool)}
+    if shipped["questions"] == _fingerprint(tuple(pool)) and pool.keys() >= set(questions):
+        return np.asarray(shipped["embeddings"], dtype=np.float64)[[pool[question] for question in questions]]
     return embed(questions, progress=True).astype(np.float64)
 
 

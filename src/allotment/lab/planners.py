@@ -13,12 +13,13 @@ from allotment.errors import ConfigError, message
 from allotment.lab.embeddings import prompt_embeddings
 from allotment.lab.generation import Lab
 from allotment.planning import VIP, InverseAccuracy, InverseVariance, Planner, RidgeVIP, Uniform
-from allotment.prediction import text_features
+from allotment.prediction import HierarchicalRegression, LengthPredictor, text_features
 from allotment.state import State
 from allotment.tasks.mixture import Problem
 from allotment.types import Posterior, PromptIds
 
 NAMES: tuple[PlannerName, ...] = get_args(PlannerName)
+"""Planners whose counts are a function of what they have observed."""
 
 
 class Oracle:
@@ -52,17 +53,19 @@ def make_planner(
     budget: int,
     bounds: tuple[int, int],
     estimator: str = "rloo",
+    tokens_per_rollout: float = 1.0,
     seed: int = 0,
 ) -> Planner:
     """The planner of that name over ``problems``.
 
     Args:
-        name: one of :data:`NAMES`.
+        name: one of :data:`NAMES`, or ``"vip-second-look"``, ``"vip-tokens"``.
         lab: whose policy the oracle looks into.
         problems: every prompt that will be asked.
         budget: rollouts of a step.
         bounds: least and most rollouts of a prompt.
         estimator: ``"rloo"`` or ``"dr_grpo"``.
+        tokens_per_rollout: for a token budget, what a rollout is expected to take before any is seen.
         seed: breaks ties.
 
     Raises:
@@ -75,11 +78,21 @@ def make_planner(
     def about() -> dict[str, Any]:
         return {"embeddings": prompt_embeddings(questions), "ids": ids}
 
+    def described() -> dict[str, Any]:
+        return {**about(), "features": text_features(questions)}
+
     match name:
         case "vip":
-            return VIP(**settings, **about(), features=text_features(questions), seed=seed)
+            return VIP(**settings, **described(), seed=seed)
         case "vip-moments":
-            return VIP(**settings, price="gradient_moments", **about(), features=text_features(questions), seed=seed)
+            return VIP(**settings, **described(), price="gradient_moments", seed=seed)
+        case "vip-second-look":
+            return VIP(**settings, **described(), rounds=2, seed=seed)
+        case "vip-tokens":
+            model = HierarchicalRegression(**described())
+            lengths = LengthPredictor(typical_length=tokens_per_rollout, model=model)
+            tokens = int(budget * tokens_per_rollout)
+            return VIP(**{**settings, "budget": tokens}, **described(), unit="tokens", lengths=lengths, seed=seed)
         case "vip-paper":
             return VIP.paper(**settings, **about())
         case "ridge":
@@ -92,4 +105,11 @@ def make_planner(
             return InverseVariance(**settings, seed=seed)
         case "oracle":
             return VIP(**settings, predictor=Oracle(lab, problems), seed=seed)
-    raise ConfigError(message("unknown planner", got=repr(name), allowed=", ".join(NAMES), fix="choose one of them"))
+    raise ConfigError(
+        message(
+            "unknown planner",
+            got=repr(name),
+            allowed=f"{', '.join(NAMES)}, vip-second-look, vip-tokens",
+            fix="choose one of them",
+        )
+    )

@@ -9,7 +9,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,13 +20,12 @@ from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.lab.planners import make_planner
 from allotment.lab.run_directory import RunDirectory
 from allotment.lab.scores import sketch_named
-from allotment.learning import Length, advantage_estimator, clipped_surrogate, rollout_weights
+from allotment.lab.step_rows import Metrics, rollout_rows, step_metrics
+from allotment.learning import Length, advantage_estimator, clipped_surrogate, rollout_weights, second_look_advantages
 from allotment.planning import Planner
 from allotment.state import State
 from allotment.tasks.mixture import Mixture, Problem, load_mixture
 from allotment.types import Plan
-
-Metrics = dict[str, Any]
 
 
 @dataclass
@@ -59,6 +57,7 @@ class Trainer:
             budget=config.budget,
             bounds=(config.lower, config.upper),
             estimator=config.estimator,
+            tokens_per_rollout=config.tokens_per_rollout,
             seed=config.seed,
         )
         has_use = config.planner == "vip-moments"
@@ -93,6 +92,7 @@ class Trainer:
         problems = self.batch(step)
         row_of = {p.id: row for row, p in enumerate(problems)}
         parts: list[Rollouts] = []
+        plans: list[Plan] = []
         rows: list[Metrics] = []
         while True:
             plan = self.planner.ask([p.id for p in problems])
@@ -104,21 +104,30 @@ class Trainer:
             groups = [problems[g].id for g in part.group_N.tolist()]
             self.planner.tell(plan, part.rewards_N, groups, scores=scores_NK, lengths=lengths_N)
             parts.append(part)
-            rows += _rollout_rows(step, plan, row_of, part)
+            plans.append(plan)
+            rows += rollout_rows(step, plan, row_of, part)
             if self.planner.done:
                 break
         rollouts = Rollouts.concatenate(parts)
-        learning = self.update(problems, rollouts)
+        learning = self.update(problems, rollouts, _second_look(plans, parts, row_of))
         self.totals.rollouts += len(rollouts)
         self.totals.tokens += rollouts.n_tokens
         totals = {"rollouts_total": self.totals.rollouts, "tokens_total": self.totals.tokens}
-        return {"step": step, **totals, **_plan_metrics(plan, rows), **learning}, rows
+        return {"step": step, **totals, **step_metrics(plans[0], rows), **learning}, rows
 
-    def update(self, problems: list[Problem], rollouts: Rollouts) -> Metrics:
-        """One optimiser step on the rollouts; groups whose rewards are all equal have zero advantage."""
+    def update(
+        self, problems: list[Problem], rollouts: Rollouts, look: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> Metrics:
+        """One optimiser step on the rollouts; groups whose rewards are all equal have zero advantage.
+
+        ``look``: round and expected later rollouts of each rollout, both [N], where the step had a second look.
+        """
         config = self.config
         rewards_N = torch.from_numpy(rollouts.rewards_N).float()
-        advantages_N = advantage_estimator(config.estimator)(rewards_N, rollouts.group_N)
+        if look is None:
+            advantages_N = advantage_estimator(config.estimator)(rewards_N, rollouts.group_N)
+        else:
+            advantages_N = second_look_advantages(rewards_N, rollouts.group_N, *look)
         length: Length = "mean" if config.aggregation == "token_mean" else "sum"  # "sum" keeps E[p], docs/weights.md
         weights_NT = rollout_weights(rollouts.group_N, rollouts.mask_NT, config.aggregation, length=length)
         live = advantages_N != 0  # rows without advantage have no gradient: leave them out of the backward pass
@@ -186,44 +195,14 @@ def _check_pool(pool_size: int, config: TrainConfig) -> None:
         )
 
 
-def _rollout_rows(step: int, plan: Plan, row_of: Mapping[str, int], rollouts: Rollouts) -> list[Metrics]:
-    """One line of ``rollouts.jsonl`` per prompt."""
-    groups, rows = rollouts.group_N.numpy(), [row_of[str(i)] for i in plan.prompt_ids]
-    successes = np.bincount(groups, rollouts.rewards_N, minlength=len(row_of))[rows]
-    tokens = np.bincount(groups, rollouts.mask_NT.sum(1).numpy(), minlength=len(row_of))[rows]
-    mean = None if plan.posterior is None else plan.posterior.success_probability()
-    deviation = None if plan.posterior is None else plan.posterior.standard_deviation()
-    return [
-        {
-            "prompt_id": prompt,
-            "step": step,
-            "round": plan.round,
-            "n": int(plan.counts[q]),
-            "successes": int(successes[q]),
-            "tokens": int(tokens[q]),
-            "predicted_mean": None if mean is None else round(float(mean[q]), 6),
-            "predicted_sd": None if deviation is None else round(float(deviation[q]), 6),
-        }
-        for q, prompt in enumerate(plan.prompt_ids)
-    ]
-
-
-def _plan_metrics(plan: Plan, rows: list[Metrics]) -> Metrics:
-    """What the step did, from its rollout lines; means are over prompts, not over rollouts."""
-    n = np.array([row["n"] for row in rows])
-    successes = np.array([row["successes"] for row in rows])
-    predicted = [row["predicted_mean"] for row in rows]
-    metrics: Metrics = {
-        "budget": int(n.sum()),
-        "min_count": int(n.min()),
-        "max_count": int(n.max()),
-        "success": float((successes / n).mean()),
-        "zero_variance_groups": float(((successes == 0) | (successes == n)).mean()),
-    }
-    if None not in predicted:
-        metrics["predicted_success"] = float(np.mean(predicted))
-        metrics["prediction_error"] = float(np.abs(np.array(predicted) - successes / n).mean())
-    if plan.allocation is not None:
-        metrics["objective"] = plan.allocation.objective
-        metrics["uniform_objective"] = plan.allocation.uniform_objective
-    return metrics
+def _second_look(
+    plans: list[Plan], parts: list[Rollouts], row_of: Mapping[str, int]
+) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Round and expected later rollouts of each rollout, both [N]; None where the planner knows no second look."""
+    expected_Q = plans[0].expected_later
+    if expected_Q is None:
+        return None
+    by_row_Q = torch.zeros(len(row_of))
+    by_row_Q[[row_of[str(i)] for i in plans[0].prompt_ids]] = torch.from_numpy(expected_Q).float()
+    rounds_N = torch.cat([torch.full_like(p.group_N, plan.round) for plan, p in zip(plans, parts, strict=True)])
+    return rounds_N, by_row_Q[torch.cat([part.group_N for part in parts])]

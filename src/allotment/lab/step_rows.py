@@ -1,0 +1,70 @@
+"""What a step leaves behind: a line per prompt and round for ``rollouts.jsonl``, a line of metrics for the step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from allotment.allocation import TokenAllocation
+from allotment.lab.generation import Rollouts
+from allotment.types import FloatArray, Plan
+
+Metrics = dict[str, Any]
+
+
+def rollout_rows(step: int, plan: Plan, row_of: Mapping[str, int], rollouts: Rollouts) -> list[Metrics]:
+    """One line per prompt that had rollouts in this round."""
+    groups, rows = rollouts.group_N.numpy(), [row_of[str(i)] for i in plan.prompt_ids]
+    successes = np.bincount(groups, rollouts.rewards_N, minlength=len(row_of))[rows]
+    tokens = np.bincount(groups, rollouts.mask_NT.sum(1).numpy(), minlength=len(row_of))[rows]
+    mean = None if plan.posterior is None else plan.posterior.success_probability()
+    deviation = None if plan.posterior is None else plan.posterior.standard_deviation()
+    return [
+        {
+            "prompt_id": prompt,
+            "step": step,
+            "round": plan.round,
+            "n": int(plan.counts[q]),
+            "successes": int(successes[q]),
+            "tokens": int(tokens[q]),
+            "predicted_mean": None if mean is None else round(float(mean[q]), 6),
+            "predicted_sd": None if deviation is None else round(float(deviation[q]), 6),
+        }
+        for q, prompt in enumerate(plan.prompt_ids)
+        if plan.counts[q]
+    ]
+
+
+def step_metrics(plan: Plan, rows: Sequence[Metrics]) -> Metrics:
+    """The step's line, from its first plan and the lines of all rounds; means are over prompts, not over rollouts."""
+    n, successes, tokens = _totals(rows)
+    metrics: Metrics = {
+        "budget": int(n.sum()),
+        "min_count": int(n.min()),
+        "max_count": int(n.max()),
+        "success": float((successes / n).mean()),
+        "zero_variance_groups": float(((successes == 0) | (successes == n)).mean()),
+    }
+    predicted = [row["predicted_mean"] for row in rows if row["round"] == 0]
+    if None not in predicted:
+        metrics["predicted_success"] = float(np.mean(predicted))
+        metrics["prediction_error"] = float(np.abs(np.array(predicted) - successes / n).mean())
+    if plan.allocation is not None:
+        metrics["objective"] = plan.allocation.objective
+        metrics["uniform_objective"] = plan.allocation.uniform_objective
+    if isinstance(plan.allocation, TokenAllocation):
+        metrics["tokens"] = int(tokens.sum())
+        metrics["expected_tokens"] = plan.allocation.expected_tokens
+    return metrics
+
+
+def _totals(rows: Sequence[Metrics]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    """Rollouts, successes and tokens of each prompt over all rounds, in the order of round 0; all [Q]."""
+    sums: dict[str, FloatArray] = {}
+    for row in rows:
+        here = np.array([row["n"], row["successes"], row["tokens"]], dtype=np.float64)
+        sums[row["prompt_id"]] = sums.get(row["prompt_id"], 0.0) + here
+    n, successes, tokens = np.array(list(sums.values())).T
+    return n, successes, tokens
