@@ -103,6 +103,7 @@ def measure(method: Method, n_prompts: int) -> Row:
         "cpu_seconds_per_step": statistics.median(cpu for _, cpu in times),
         "slowest_step": max(wall for wall, _ in times),
         "steps": len(times),
+        "load_average": os.getloadavg()[0],
         "register_seconds": register,
         "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
     }
