@@ -15,6 +15,8 @@ NODES = 24
 """Quadrature nodes of a one-dimensional integral; enough here, where the integrand is centred on its mode."""
 CURVATURE_FLOOR = 1e-10
 """Least curvature of a log likelihood, where a probability has underflown."""
+LONGEST_MOVE = 32.0
+"""How far the counts of one prompt may pull its f in one Newton step: where p has underflown, curvature is no guide."""
 NEWTON_STEPS = 50
 TOLERANCE = 1e-9
 """Newton's method ends when the log posterior density rises by less."""
@@ -64,7 +66,7 @@ def _mode(prior: BatchPrior, successes: FloatArray, trials: FloatArray) -> Float
         if value < before:
             break
         z_F, u_B = new_z_F, new_u_B
-        if value - before < TOLERANCE * max(1.0, abs(value)):
+        if value - before < TOLERANCE * max(1.0, 1e-4 * abs(value)):
             break
     return np.asarray(prior.rows @ z_F + prior.offset + u_B)
 
@@ -80,11 +82,12 @@ def _log_posterior(
 def _newton_target(
     prior: BatchPrior, z_F: FloatArray, u_B: FloatArray, successes: FloatArray, trials: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Where the quadratic approximation at (z, u) has its maximum."""
+    """Where a quadratic approximation at (z, u) has its maximum: Newton's, or a steeper one far from the mode."""
     f_B = prior.rows @ z_F + prior.offset + u_B
     p_B = expit(f_B)
-    curvature_B = np.maximum(trials * p_B * (1 - p_B), CURVATURE_FLOOR)
-    response_B = f_B - prior.offset + (successes - trials * p_B) / curvature_B
+    pull_B = successes - trials * p_B
+    curvature_B = np.maximum(trials * p_B * (1 - p_B), np.maximum(np.abs(pull_B) / LONGEST_MOVE, CURVATURE_FLOOR))
+    response_B = f_B - prior.offset + pull_B / curvature_B
     noise_B = prior.variance + 1 / curvature_B
     scaled_BF = prior.rows / noise_B[:, None]
     residual_B = response_B - prior.rows @ prior.mean
