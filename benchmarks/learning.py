@@ -23,6 +23,9 @@ ARMS = {
     "uniform": {"planner": "uniform"},
     "VIP, oracle": {"planner": "oracle"},
     "VIP, default": {"planner": "vip"},
+    "VIP, gradient moments": {"planner": "vip-moments"},
+    "VIP, second look": {"planner": "vip-second-look"},
+    "VIP, token budget": {"planner": "vip-tokens"},
     "VIP, paper": {"planner": "vip-paper"},
     "uniform, 2x budget": {"planner": "uniform", "rollouts_per_prompt": 16},
 }
