@@ -1,4 +1,4 @@
-"""Directional derivatives, inner products and sketches of scores against autograd, rollout by rollout."""
+"""Gradients, directional derivatives and sketches of scores against autograd, rollout by rollout."""
 
 import numpy as np
 import pytest
@@ -6,12 +6,12 @@ import torch
 
 from allotment.lab.generation import seeded_generator
 from allotment.lab.history import past_steps
-from allotment.lab.scores import directional_scores, random_direction, score_products, sketch_named
+from allotment.lab.scores import directional_scores, random_directions, scores, sketch_named
 from allotment.learning import SketchDirections
 
 
 def autograd_scores(lab, problems, rollouts):
-    """One dict of gradients a rollout, by reverse mode."""
+    """One dict of gradients a rollout, by reverse mode on the whole batch."""
     log_probs = lab.log_probs(problems, rollouts.group_N, rollouts.tokens_NT, rollouts.mask_NT).sum(1)
     names, parameters = zip(*lab.policy.named_parameters(), strict=True)
     return [
@@ -22,33 +22,30 @@ def autograd_scores(lab, problems, rollouts):
 
 @pytest.fixture
 def case(mixture, scratchpad):
-    problems = [mixture.pool[i] for i in (0, 200, 500)]
-    rollouts = scratchpad.rollouts(problems, np.full(3, 4), seeded_generator(1))
+    """Ragged groups, one of them empty."""
+    problems = [mixture.pool[i] for i in (0, 200, 500, 700)]
+    rollouts = scratchpad.rollouts(problems, np.array([4, 0, 2, 3]), seeded_generator(1))
     return scratchpad, problems, rollouts, autograd_scores(scratchpad, problems, rollouts)
 
 
-def test_directional_scores_are_the_derivative(case):
-    lab, problems, rollouts, scores = case
-    directions = [random_direction(lab, 2), random_direction(lab, 3)]
-    expected = [[sum((s[k] * d[k]).sum() for k in s).item() for d in directions] for s in scores]
-    np.testing.assert_allclose(directional_scores(lab, problems, rollouts, directions), expected, rtol=1e-3, atol=1e-3)
-
-
-def test_products_are_those_of_the_gradients(case):
-    lab, problems, rollouts, scores = case
-    flat = torch.stack([torch.cat([g.flatten() for g in s.values()]) for s in scores]).double()
-    for row, problem in enumerate(problems):
-        own = rollouts.group_N == row
-        products = score_products(lab, problem, rollouts.of_prompt(row))
-        expected = (flat[own] @ flat[own].T).numpy()
-        np.testing.assert_allclose(products, expected, rtol=1e-3, atol=1e-3 * expected.diagonal().max())
+def test_scores_are_the_gradient_and_its_projections(case):
+    lab, problems, rollouts, by_autograd = case
+    expected_NP = torch.stack([torch.cat([g.flatten() for g in s.values()]) for s in by_autograd])
+    own = rollouts.group_N == 2
+    scale = expected_NP.norm(dim=1).max().item()
+    torch.testing.assert_close(
+        scores(lab, problems[2], rollouts.of_prompt(2)), expected_NP[own], rtol=1e-3, atol=1e-5 * scale
+    )
+    directions_PD = random_directions(lab, 3, 2)
+    projected = directional_scores(lab, problems, rollouts, directions_PD)
+    np.testing.assert_allclose(projected, expected_NP @ directions_PD, rtol=1e-3, atol=1e-4 * scale)
 
 
 def test_the_last_layer_sketch_is_the_output_matrix_part(case):
-    lab, problems, rollouts, scores = case
+    lab, problems, rollouts, by_autograd = case
     size = lab.policy.size
     pairs = SketchDirections.random(5, size.vocabulary, size.width, seed=7)
-    heads = torch.stack([s["head.weight"] for s in scores])
+    heads = torch.stack([s["head.weight"] for s in by_autograd])
     expected = torch.einsum("nvh,kv,kh->nk", heads, pairs.tokens_KV, pairs.hidden_KH).numpy()
     sketch = sketch_named("last-layer", lab, 5, seed=7)
     np.testing.assert_allclose(sketch(problems, rollouts), expected, rtol=1e-3, atol=1e-3)
@@ -59,7 +56,7 @@ def test_sketches_are_a_function_of_the_seed_and_not_of_the_judged_directions(ca
     one, same, other = (sketch_named("exact", lab, 2, seed)(problems, rollouts) for seed in (4, 4, 5))
     np.testing.assert_array_equal(one, same)
     assert not np.isclose(one, other).any()
-    judged = directional_scores(lab, problems, rollouts, [random_direction(lab, 4, 2, k) for k in range(2)])
+    judged = directional_scores(lab, problems, rollouts, random_directions(lab, 2, 4, 2))
     assert not np.isclose(one, judged).any()
 
 

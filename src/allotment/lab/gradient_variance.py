@@ -2,17 +2,19 @@
 
 For each prompt, many rollouts give pairs of a reward r and a score s, the derivative of the rollout's log-probability
 along a direction of the parameter space. The RLOO estimate from n rollouts is the sample covariance of r and s, whose
-variance has a closed form in four moments (:meth:`Moments.variance`). Averaged over all directions it is the trace of
-the gradient's covariance, and the moments need inner products of scores alone. A planner's figure is the sum over a
-batch of prompts, relative to the uniform allocation.
+variance has a closed form in four moments (:meth:`Moments.variance`). Averaged over all coordinates it is the trace of
+the gradient's covariance, up to a factor. A planner's figure is the sum over a batch of prompts, relative to that of the
+uniform allocation.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from allotment.allocation import allocate_exact
@@ -22,7 +24,7 @@ from allotment.lab.checkpoint import load_lab
 from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.history import past_steps
 from allotment.lab.planners import NAMES, make_planner
-from allotment.lab.scores import directional_scores, random_direction, score_products, sketch_named
+from allotment.lab.scores import random_directions, scores, sketch_named
 from allotment.planning.success import SuccessPlanner
 from allotment.pricing import TablePrice
 from allotment.tasks.mixture import Problem, load_mixture
@@ -41,13 +43,19 @@ class Moments:
     """[Q] ``Var(r) Var(s)``."""
 
     @classmethod
-    def of(cls, rewards_QN: FloatArray, products_QNN: FloatArray) -> Moments:
-        """Sample moments from N rollouts of each of Q prompts: rewards, and inner products of their scores."""
+    def of(cls, rewards_QN: FloatArray, scores_QND: npt.NDArray[np.floating[Any]]) -> Moments:
+        """Sample moments from N rollouts of each of Q prompts along D directions."""
         r_QN = rewards_QN - rewards_QN.mean(1, keepdims=True)
-        means_QN = products_QNN.mean(2)
-        squares_QN = np.diagonal(products_QNN, axis1=1, axis2=2) - 2 * means_QN + means_QN.mean(1, keepdims=True)
-        covariance_Q = np.einsum("qi,qij,qj->q", r_QN, products_QNN, r_QN) / r_QN.shape[1] ** 2  # r sums to 0
-        return cls((r_QN**2 * squares_QN).mean(1), covariance_Q, (r_QN**2).mean(1) * squares_QN.mean(1))
+        s_QND = scores_QND - scores_QND.mean(1, keepdims=True)
+        squares_QN = np.einsum("qnd,qnd->qn", s_QND, s_QND) / s_QND.shape[2]
+        covariance_QD = np.einsum("qn,qnd->qd", r_QN, s_QND) / r_QN.shape[1]
+        return cls((r_QN**2 * squares_QN).mean(1), (covariance_QD**2).mean(1), (r_QN**2).mean(1) * squares_QN.mean(1))
+
+    @classmethod
+    def joined(cls, parts: Sequence[Moments]) -> Moments:
+        """The moments of the prompts of all parts."""
+        columns = [(part.mu22, part.squared_covariance, part.variances) for part in parts]
+        return cls(*(np.concatenate(column) for column in zip(*columns, strict=True)))
 
     def variance(self, counts: IntArray) -> FloatArray:
         """Variance of the sample covariance of n independent pairs, for counts that broadcast against [Q].
@@ -85,7 +93,7 @@ def measure(config: GradientVarianceConfig, progress: Callable[[str], None] = la
     for number, rows in enumerate(batches):
         progress(f"batch {number + 1} of {config.batches}: {config.prompts * config.rollouts} rollouts")
         problems = [pool[i] for i in rows]
-        halves = _halves(*rewards_and_products(lab, problems, config, batch=number))
+        halves = moments_of_halves(lab, problems, config, batch=number)
         uniform = sum(half.variance(np.full(config.prompts, config.rollouts_per_prompt)).sum() for half in halves)
         if not uniform > 0:
             raise _no_variance(config, number)
@@ -96,34 +104,25 @@ def measure(config: GradientVarianceConfig, progress: Callable[[str], None] = la
     return {name: Ratio(float(np.mean(r)), float(np.std(r, ddof=1) / np.sqrt(len(r)))) for name, r in ratios.items()}
 
 
-def rewards_and_products(
+def moments_of_halves(
     lab: Lab, problems: Sequence[Problem], config: GradientVarianceConfig, batch: int
-) -> tuple[FloatArray, FloatArray]:
-    """[Q, N] rewards and [Q, N, N] products of the scores of ``config.rollouts`` rollouts of each problem."""
-    directions = [random_direction(lab, config.seed, 2, number) for number in range(config.directions)]
-    rewards, products = [], []
+) -> tuple[Moments, Moments]:
+    """Moments from each half of the rollouts of the problems: who allocates by one half is judged by the other."""
+    directions_PD = random_directions(lab, config.directions, config.seed, 2) if config.directions else None
+    halves: tuple[list[Moments], list[Moments]] = ([], [])
     for first in range(0, len(problems), 16):  # bounds the memory
         part = problems[first : first + 16]
         counts = np.full(len(part), config.rollouts)
         rollouts = lab.rollouts(part, counts, seeded_generator(config.seed, 1, batch, first))
-        rewards.append(rollouts.rewards_N.reshape(len(part), -1))
         for row, problem in enumerate(part):
             own = rollouts.of_prompt(row)
-            if directions:
-                scores_ND = directional_scores(lab, [problem], own, directions)
-                products.append(scores_ND @ scores_ND.T / len(directions))
-            else:
-                products.append(score_products(lab, problem, own))
-    return np.concatenate(rewards), np.stack(products)
-
-
-def _halves(rewards_QN: FloatArray, products_QNN: FloatArray) -> tuple[Moments, Moments]:
-    """Moments of the first and the second half of the rollouts: who allocates by one is judged by the other."""
-    middle = rewards_QN.shape[1] // 2
-    return (
-        Moments.of(rewards_QN[:, :middle], products_QNN[:, :middle, :middle]),
-        Moments.of(rewards_QN[:, middle:], products_QNN[:, middle:, middle:]),
-    )
+            scores_ND = scores(lab, problem, own)
+            if directions_PD is not None:
+                scores_ND = scores_ND @ directions_PD
+            middle = config.rollouts // 2
+            for half, chosen in zip(halves, (slice(None, middle), slice(middle, None)), strict=True):
+                half.append(Moments.of(own.rewards_N[None, chosen], scores_ND[None, chosen].numpy()))
+    return Moments.joined(halves[0]), Moments.joined(halves[1])
 
 
 def _counts(

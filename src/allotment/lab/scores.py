@@ -1,7 +1,7 @@
-"""The score of a rollout, the gradient of its log-probability: along given directions, and in inner products.
+"""The score of a rollout, the gradient of its log-probability: whole, and in sketches that a planner can be told.
 
-Also the sketches of it that a planner is told: exact derivatives along random directions of the parameter space, which
-cost a forward-mode pass each, and the part that lies in the output matrix, which costs next to nothing.
+A sketch is exact, the derivatives along random directions of the parameter space, which takes each rollout's gradient;
+or of the part that lies in the output matrix, which costs next to nothing.
 """
 
 from __future__ import annotations
@@ -12,57 +12,52 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from torch import Tensor
-from torch.func import functional_call, grad, jvp, vmap
+from torch.func import functional_call, grad, vmap
 
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.learning import SketchDirections
 from allotment.tasks.mixture import Problem
 from allotment.types import FloatArray
 
-Direction = dict[str, Tensor]
 Sketch = Callable[[Sequence[Problem], Rollouts], FloatArray]
 """[N, K] score sketch of rollouts of these problems."""
 
 
-def random_direction(lab: Lab, *key: int) -> Direction:
-    """A standard normal direction of the parameter space, a function of ``key``."""
-    generator = seeded_generator(*key)
-    return {name: torch.randn(p.shape, generator=generator) for name, p in lab.policy.named_parameters()}
-
-
-def directional_scores(
-    lab: Lab, problems: Sequence[Problem], rollouts: Rollouts, directions: Sequence[Direction]
-) -> FloatArray:
-    """[N, D] derivative of each rollout's log-probability along each direction, by forward-mode differentiation."""
-
-    def log_prob(parameters: dict[str, Tensor]) -> Any:
-        return _log_prob(lab, parameters, problems, rollouts.group_N, rollouts.tokens_NT, rollouts.mask_NT)
-
-    with torch.no_grad():
-        columns = [jvp(log_prob, (_parameters(lab),), (direction,))[1] for direction in directions]
-    return np.asarray(torch.stack(columns, dim=1).double().numpy())
-
-
-def score_products(lab: Lab, problem: Problem, rollouts: Rollouts) -> FloatArray:
-    """[N, N] inner products of the gradients of the log-probabilities of N rollouts of one problem.
-
-    Their means over random directions: ``E[(d . g_i) (d . g_j)] = g_i . g_j`` for a standard normal direction d.
-    """
-    alone = torch.zeros(1, dtype=torch.long)
+def scores(lab: Lab, problem: Problem, rollouts: Rollouts) -> Tensor:
+    """[N, P] gradient of the log-probability of N rollouts of one problem in all P parameters."""
+    alone, module = torch.zeros(1, dtype=torch.long), _LogProb(lab)
 
     def log_prob(parameters: dict[str, Tensor], tokens_T: Tensor, mask_T: Tensor) -> Any:
-        return _log_prob(lab, parameters, [problem], alone, tokens_T[None], mask_T[None])[0]
+        return functional_call(module, parameters, ([problem], alone, tokens_T[None], mask_T[None]))[0]
 
+    parameters = {f"policy.{name}": p.detach() for name, p in lab.policy.named_parameters()}
     gradients = vmap(grad(log_prob), in_dims=(None, 0, 0), chunk_size=64)  # bounds the memory
-    flat = [g.flatten(1) for g in gradients(_parameters(lab), rollouts.tokens_NT, rollouts.mask_NT).values()]
-    return np.asarray(sum(g @ g.T for g in flat).double().numpy())
+    return torch.cat(
+        [g.flatten(1) for g in gradients(parameters, rollouts.tokens_NT, rollouts.mask_NT).values()], dim=1
+    )
+
+
+def random_directions(lab: Lab, count: int, *key: int) -> Tensor:
+    """[P, count] standard normal directions of the parameter space, a function of ``key``."""
+    size = sum(p.numel() for p in lab.policy.parameters())
+    return torch.randn(size, count, generator=seeded_generator(*key))
+
+
+def directional_scores(lab: Lab, problems: Sequence[Problem], rollouts: Rollouts, directions_PD: Tensor) -> FloatArray:
+    """[N, D] derivative of each rollout's log-probability along each direction."""
+    scores_ND = np.empty((len(rollouts), directions_PD.shape[1]))
+    for row, problem in enumerate(problems):
+        own = rollouts.of_prompt(row)
+        if len(own):
+            scores_ND[(rollouts.group_N == row).numpy()] = (scores(lab, problem, own) @ directions_PD).numpy()
+    return scores_ND
 
 
 def sketch_named(kind: Literal["exact", "last-layer"], lab: Lab, sketches: int, seed: int) -> Sketch:
     """A sketch of ``sketches`` numbers along directions of this seed, of the policy as it is when it is used."""
     if kind == "exact":
-        directions = [random_direction(lab, seed, 5, k) for k in range(sketches)]
-        return lambda problems, rollouts: directional_scores(lab, problems, rollouts, directions)
+        directions_PK = random_directions(lab, sketches, seed, 5)
+        return lambda problems, rollouts: directional_scores(lab, problems, rollouts, directions_PK)
     size = lab.policy.size
     pairs = SketchDirections.random(sketches, size.vocabulary, size.width, seed=seed)
     return lambda problems, rollouts: lab.last_layer_scores(problems, rollouts, pairs)
@@ -78,12 +73,3 @@ class _LogProb(torch.nn.Module):
 
     def forward(self, problems: Sequence[Problem], group_N: Tensor, tokens_NT: Tensor, mask_NT: Tensor) -> Tensor:
         return self.lab.log_probs(problems, group_N, tokens_NT, mask_NT).sum(1)
-
-
-def _log_prob(lab: Lab, parameters: dict[str, Tensor], *rollouts: Any) -> Any:
-    """[N] log-probability of each rollout, as a function of the parameters."""
-    return functional_call(_LogProb(lab), {f"policy.{name}": p for name, p in parameters.items()}, rollouts)
-
-
-def _parameters(lab: Lab) -> dict[str, Tensor]:
-    return {name: p.detach() for name, p in lab.policy.named_parameters()}
