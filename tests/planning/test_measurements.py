@@ -11,7 +11,7 @@ from planning_cases import IDS, NAMES, assert_same, make, rewards_for, snapshot,
 from allotment.errors import InvalidInputError, StateError
 
 every_planner = pytest.mark.parametrize("name", NAMES)
-few = settings(deadline=None, max_examples=20)
+few = settings(deadline=None, max_examples=8)
 
 
 def measured(plan, seed=0, sketches=3):

@@ -12,7 +12,7 @@ from allotment.prediction import GradientMoments, HierarchicalRegression
 from allotment.prediction.moments import ScoreVisit
 from allotment.state import load_state, save_state
 
-few = settings(deadline=None, max_examples=25)
+few = settings(deadline=None, max_examples=10)
 V0, V1, D = 3.0, 0.5, 2.0
 """Score variance among failures and successes, gap of the means."""
 

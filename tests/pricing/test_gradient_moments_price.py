@@ -4,6 +4,9 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.integrate import trapezoid
+from scipy.special import expit
+from scipy.stats import norm
 
 from allotment.allocation import allocate_exact
 from allotment.pricing import gradient_moments_price, posterior_weights
@@ -58,38 +61,29 @@ def test_equal_scores_are_the_default_price(belief):
     np.testing.assert_array_equal(allocate_exact(price, 60, lower=3, upper=20).counts, default.counts)
 
 
-@pytest.mark.parametrize("belief", BELIEFS)
-def test_the_belief_about_p_is_averaged_over(belief):
-    posterior = BELIEFS[belief]
-    moments = ScoreMoments(np.random.default_rng(0).uniform(1, 9, (6, 2)), np.linspace(0, 9, 6))
-    price = gradient_moments_price(posterior, moments)
-    if isinstance(posterior, BetaPosterior):
-        p_QM = np.random.default_rng(1).beta(posterior.alpha[:, None], posterior.beta[:, None], (6, 100_000))
-        weights_QM = np.full(p_QM.shape, 1e-5)
-    else:
-        grid = getattr(posterior, "logits", None)
-        if grid is None:
-            grid = posterior.mean[:, None] + np.sqrt(posterior.variance)[:, None] * np.linspace(-8, 8, 2001)
-        logits = grid
-        weights_QM = getattr(posterior, "weights", None)
-        if weights_QM is None:
-            weights_QM = np.exp(-(np.linspace(-8, 8, 2001) ** 2) / 2)[None] * np.ones((6, 1))
-            weights_QM = weights_QM / weights_QM.sum(1, keepdims=True)
-        p_QM = 1 / (1 + np.exp(-logits))
-    for n in (3, 8, 32):
-        expected = [
-            sum_of(gradient_moments_price(certain(np.clip(p, 1e-12, 1 - 1e-12)), one(moments, q, len(p))), n, w)
-            for q, (p, w) in enumerate(zip(p_QM, weights_QM, strict=True))
-        ]
-        np.testing.assert_allclose(price.cost(np.full(6, n)), expected, rtol=0.02)
+@pytest.mark.parametrize(("i", "j"), [(1, 1), (2, 1), (1, 2), (2, 2)])
+def test_power_moments_are_integrals(i, j):
+    grid = np.linspace(-40, 40, 40_001)
+    p, density = expit(grid), norm.pdf(grid[None], BELIEFS["normal"].mean[:, None], sd(BELIEFS["normal"])[:, None])
+    np.testing.assert_allclose(
+        BELIEFS["normal"].power_moment(i, j), trapezoid(density * p**i * (1 - p) ** j, grid), atol=1e-6
+    )
+    draws = np.random.default_rng(0).beta(BELIEFS["beta"].alpha, BELIEFS["beta"].beta, (100_000, 6))
+    moment = draws**i * (1 - draws) ** j
+    assert (np.abs(BELIEFS["beta"].power_moment(i, j) - moment.mean(0)) < 5 * moment.std(0) / np.sqrt(100_000)).all()
 
 
-def one(moments, q, copies):
-    return ScoreMoments(np.tile(moments.within_Q2[q], (copies, 1)), np.full(copies, moments.gap_Q[q]))
+def sd(posterior):
+    return np.sqrt(posterior.variance)
 
 
-def sum_of(price, n, weights_M):
-    return (price.cost(np.full(len(weights_M), n)) * weights_M).sum()
+def test_uncertainty_about_p_is_averaged_over():
+    logits, weights = np.array([[-3.0, 0.5, 2.0]]), np.array([[0.2, 0.5, 0.3]])
+    belief = GridPosterior.of(logits, np.log(weights))
+    moments = ScoreMoments(np.array([[2.0, 5.0]]), np.array([3.0]))
+    for n in (2, 3, 8, 32):
+        each = [gradient_moments_price(certain(expit(g)), moments).cost(np.array([n]))[0] for g in logits[0]]
+        assert gradient_moments_price(belief, moments).cost(np.array([n]))[0] == pytest.approx(weights[0] @ each)
 
 
 def test_scores_decided_by_the_reward_leave_nothing_to_price_at_one_half():

@@ -3,8 +3,8 @@
 For each prompt, many rollouts give pairs of a reward r and a score s, the derivative of the rollout's log-probability
 along a direction of the parameter space. The RLOO estimate from n rollouts is the sample covariance of r and s, whose
 variance has a closed form in four moments (:meth:`Moments.variance`). Averaged over all coordinates it is the trace of
-the gradient's covariance, up to a factor. A planner's figure is the sum over a batch of prompts, relative to that of the
-uniform allocation.
+the gradient's covariance, up to a factor. A planner's figure is the sum over a batch of prompts, relative to that of
+the uniform allocation.
 """
 
 from __future__ import annotations
