@@ -101,6 +101,7 @@ class _Hierarchical:
             self._prompts.register(ids, embeddings)
             return
         embeddings_QD, features_QF = as_float32(embeddings), as_float32([] if features is None else features)
+        check_vectors(canonical_ids(ids), embeddings_QD, 0)
         known = self._feature_scale.size or (0 if len(self._prompts) else features_QF.shape[-1])
         if features_QF.ndim != 2 or features_QF.shape != (len(embeddings_QD), known):
             raise InvalidInputError(
@@ -169,8 +170,26 @@ class _Hierarchical:
         if points.size:
             from_state(lambda: made._use(Landmarks.at(points, bandwidth_factors(made.settings))))
         made._model.restore(state)
-        made._feature_scale = array_from_state(state, "feature_scale", np.shape(np.atleast_1d(state["feature_scale"])))
-        if len(self._prompts) and not np.array_equal(made._feature_scale, self._feature_scale):
+        made._feature_scale = array_from_state(state, "feature_scale", (np.size(state["feature_scale"]),))
+        made._prompts = self._prompts if len(self._prompts) else Vectors(points.shape[1])
+        self._check_prompts_fit(made)
+        vars(self).update(vars(made))
+
+    def _check_prompts_fit(self, made: _Hierarchical) -> None:
+        """Raise :class:`StateError` unless the registered prompts can go on with the state in ``made``."""
+        if not len(self._prompts):
+            return
+        learnt_dimension = 0 if made._landmarks is None else made._landmarks.points.shape[1]
+        if made._model.step and learnt_dimension != self._prompts.dimension:
+            raise StateError(
+                message(
+                    "the state was learnt with other embeddings than those registered",
+                    got=f"embeddings of dimension {self._prompts.dimension}, a state of {learnt_dimension or 'none'}",
+                    allowed="the embeddings, with features if any, that were registered when the state was saved",
+                    fix="register those, or none where the state has none",
+                )
+            )
+        if not np.array_equal(made._feature_scale, self._feature_scale):
             raise StateError(
                 message(
                     "the registered features are scaled differently from those of the state",
@@ -179,8 +198,6 @@ class _Hierarchical:
                     fix="register the same prompts first as when the state was saved, or load before registering",
                 )
             )
-        made._prompts = self._prompts
-        vars(self).update(vars(made))
 
 
 class HierarchicalPredictor(_Hierarchical):
@@ -281,6 +298,9 @@ def _checked(settings: dict[str, Any]) -> Settings:
     unknown = settings.keys() - {field.name for field in fields(Settings)}
     allowed = ", ".join(field.name for field in fields(Settings))
     check_hyper("setting", sorted(unknown), not unknown, allowed)
+    for name in settings.keys() - {"rank", "learn"}:
+        is_number = isinstance(settings[name], int | float) and not isinstance(settings[name], bool)
+        check_hyper(name, settings[name], is_number, "a number")
     made = Settings(**settings)
     check_hyper("rank", made.rank, isinstance(made.rank, int) and made.rank >= 1, "a whole number >= 1")
     check_hyper("memory", made.memory, made.memory > 0, "a positive number of steps, or inf")

@@ -245,7 +245,7 @@ class Hierarchy:
         own = self.state()
         step = state["step"]
         from_state(lambda: check_hyper("step", step, type(step) is int and step >= 0, "a whole number >= 0"))
-        records = Records.from_state(state)
+        records = Records.from_state(state, step)
         vectors = {key: array_from_state(state, key, own[key].shape) for key in ("evidence", "precision", "shift")}
         self.step, self.records = step, records
         sizes = [len(c.evidence) for c in self._candidates()]
@@ -258,6 +258,7 @@ class Hierarchy:
         ):
             information.shift, information.precision = shift, square.reshape(len(shift), -1)
         self._posteriors.clear()
+        from_state(lambda: [self._posterior(j) for j in range(len(self.members))])  # fails if one has no inverse
 
     def _candidates(self) -> tuple[Candidates, ...]:
         return self.prompt_variance, self.unseen_variance, self.prompt_drift, self.level_drift, self.member

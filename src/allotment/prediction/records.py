@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from allotment.prediction.base import PromptIndex
-from allotment.prediction.storage import array_from_state, grown, index_from_state
+from allotment.prediction.storage import array_from_state, check_hyper, from_state, grown, index_from_state
 from allotment.state import State
 from allotment.types import FloatArray, PromptId
 
@@ -64,9 +64,12 @@ class Records:
         return {"ids": self.index.encoded(), "records": self._room[: len(self.index)].copy()}
 
     @classmethod
-    def from_state(cls, state: State) -> Records:
-        """Inverse of :meth:`state`. Raises :class:`StateError` where the entries do not fit together."""
+    def from_state(cls, state: State, step: int) -> Records:
+        """Inverse of :meth:`state` at ``step``. Raises :class:`StateError` where the entries do not fit together."""
         made = cls()
         made.index = index_from_state(state)
         made._room = array_from_state(state, "records", (len(made.index), 4))
+        precision_V, step_V = made._room[:, PRECISION], made._room[:, STEP]
+        good = (precision_V > 0).all() and (step_V >= 0).all() and (step_V < max(step, 1)).all()
+        from_state(lambda: check_hyper("records", "records", bool(good), "positive precisions, visits in the past"))
         return made

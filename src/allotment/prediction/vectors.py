@@ -18,9 +18,10 @@ MERGED_ROWS = 65_536
 class Vectors:
     """Prompts that each have one vector [D]. 4 D bytes a prompt; a large float32 array is kept, not copied."""
 
-    def __init__(self) -> None:
-        """Nothing registered."""
+    def __init__(self, dimension: int = 0) -> None:
+        """Nothing registered; D is ``dimension``, or that of the first vectors if 0."""
         self.index = PromptIndex()
+        self._dimension = dimension
         self._blocks: list[Float32Array] = []
 
     def __len__(self) -> int:
@@ -28,8 +29,8 @@ class Vectors:
 
     @property
     def dimension(self) -> int:
-        """D; 0 before anything is registered."""
-        return self._blocks[0].shape[1] if self._blocks else 0
+        """D; 0 before it is known."""
+        return self._blocks[0].shape[1] if self._blocks else self._dimension
 
     def register(self, ids: PromptIds, embeddings: npt.ArrayLike) -> None:
         """Add prompts ``ids`` [Q] with ``embeddings`` [Q, D]. A known id with the same vector is passed over.
