@@ -1,5 +1,7 @@
 """What holds for every predictor: states survive the disk bit for bit, and bad input changes nothing."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -14,6 +16,8 @@ from allotment.prediction import (
     DiscountedCounts,
     GaussianProcess,
     GlobalMean,
+    HierarchicalPredictor,
+    HierarchicalRegression,
     KNearest,
     LastValue,
     Predictor,
@@ -32,6 +36,8 @@ MAKERS = {
     "GlobalMean": lambda: GlobalMean(window=11),
     "LastValue": lambda: LastValue(smoothing=0.3, global_forgetting=0.7),
     "DiscountedCounts": lambda: DiscountedCounts(forgetting=0.7, prior_strength=1.3, global_forgetting=0.8),
+    "HierarchicalPredictor": lambda: HierarchicalPredictor(memory=np.inf, prompt_drift=0.01),
+    "Embedded": lambda: HierarchicalPredictor(X, ids=IDS, rank=5, seed=3, bandwidth=0.7),
 }
 FRESH = {
     "GaussianProcess": GaussianProcess,
@@ -40,9 +46,16 @@ FRESH = {
     "GlobalMean": GlobalMean,
     "LastValue": LastValue,
     "DiscountedCounts": DiscountedCounts,
+    "HierarchicalPredictor": HierarchicalPredictor,
+    "Embedded": partial(HierarchicalPredictor, X, ids=IDS),  # its state holds no embeddings
     "RewardVarianceGaussianProcess": RewardVarianceGaussianProcess,
 }
-REGISTERED = ["GaussianProcess", "Ridge", "KNearest"]
+REGISTERED = {
+    "GaussianProcess": GaussianProcess,
+    "Ridge": Ridge,
+    "KNearest": KNearest,
+    "Embedded": HierarchicalPredictor,
+}
 
 
 def tell(predictor, seed, steps=3):
@@ -106,12 +119,12 @@ def test_the_reward_variance_state_survives_the_disk(tmp_path):
     assert_same_state(predictor.state_dict(), loaded.state_dict())
 
 
-def test_a_state_is_a_copy(predictor):
+def test_a_state_is_a_copy(name, predictor):
     before = predictor.state_dict()
     kept = {key: np.copy(value) if isinstance(value, np.ndarray) else value for key, value in before.items()}
     tell(predictor, seed=5)
     assert_same_state(before, kept)
-    loaded = type(predictor)()
+    loaded = FRESH[name]()
     loaded.load_state_dict(before)
     tell(loaded, seed=5)
     assert_same_state(before, kept)
@@ -141,6 +154,8 @@ def spoiled(key, value, kind):
         return [value[:-1]]
     if isinstance(value, np.ndarray):
         wrong = [value.astype(np.float32)] + ([np.full_like(value, np.nan)] if value.dtype == np.float64 else [])
+        if not value.size:
+            return wrong[:1]
         return wrong if kind == "GlobalMean" else [*wrong, value[:-1]]  # a shorter window of rates is a state as well
     return ["nonsense", float("nan")] + ([] if key == "prior_mean" else [-1e9])
 
@@ -235,7 +250,7 @@ class TestRegistration:
         assert_same_state(predictor.state_dict(), before)
 
     def test_a_mapping_an_array_and_later_registration_are_the_same(self, registered):
-        make = FRESH[registered]
+        make = REGISTERED[registered]
         late = make()
         for prompt, vector in zip(IDS, X, strict=True):
             late.register([prompt], [vector])
@@ -246,14 +261,34 @@ class TestRegistration:
     def test_ids_need_an_array(self, registered):
         for arguments in ((None, IDS), (dict(zip(IDS, X, strict=True)), IDS)):
             with pytest.raises(InvalidInputError, match="array of embeddings"):
-                FRESH[registered](arguments[0], ids=arguments[1])
+                REGISTERED[registered](arguments[0], ids=arguments[1])
 
     def test_embeddings_without_ids_are_numbered(self, registered):
-        assert len(FRESH[registered](X).predict(range(len(X)))) == len(X)
+        assert len(REGISTERED[registered](X).predict(range(len(X)))) == len(X)
         with pytest.raises(UnknownPromptError):
-            FRESH[registered](X).predict([len(X)])
+            REGISTERED[registered](X).predict([len(X)])
 
 
+BAD_HIERARCHICAL = [
+    {"rank": 0},
+    {"rank": 2.0},
+    {"memory": 0.0},
+    {"memory": float("nan")},
+    {"prior_mean": float("inf")},
+    {"prior_mean": "0"},
+    {"prior_variance": 0.0},
+    {"scale": -1.0},
+    {"scale": None},
+    {"bandwidth": 0.0},
+    {"bandwidth": True},
+    {"unseen_variance": float("inf")},
+    {"prompt_variance": 0.0},
+    {"prompt_drift": -1e-9},
+    {"level_drift": float("nan")},
+    {"learn": 1},
+    {"seed": -1},
+    {"band_width": 1.0},
+]
 BAD_SETTINGS = [
     (GaussianProcess, {"bandwidth": 0.0}),
     (GaussianProcess, {"bandwidth": float("nan")}),
@@ -274,6 +309,7 @@ BAD_SETTINGS = [
     (DiscountedCounts, {"forgetting": float("nan")}),
     (DiscountedCounts, {"prior_strength": 0.0}),
     (DiscountedCounts, {"global_forgetting": 0.0}),
+    *((make, setting) for make in (HierarchicalPredictor, HierarchicalRegression) for setting in BAD_HIERARCHICAL),
 ]
 
 
