@@ -2,24 +2,15 @@
 
 import numpy as np
 import pytest
+from hierarchical_oracles import EXACT, dense_posterior, kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scipy.spatial.distance import cdist, pdist
 from scipy.stats import multivariate_normal
 
 from allotment.prediction import HierarchicalRegression
 from allotment.prediction.evidence import Candidates, around
 from allotment.prediction.hierarchy import STARTING_PRECISION, BatchPrior, _drift_evidence
 
-EXACT = {
-    "learn": False,
-    "memory": np.inf,
-    "level_drift": 0.0,
-    "prompt_drift": 0.0,
-    "unseen_variance": 0.7,
-    "prompt_variance": 0.7,
-}
-"""No process noise, nothing learnt, one variance for a prompt's own effect."""
 seeds = st.integers(0, 10**6)
 
 
@@ -37,20 +28,6 @@ def run(predictor, batches):
     for rows, values, noise in batches:
         predictor.observe(rows, values, noise)
     return predictor
-
-
-def kernel(x, *, scale, own, level, bandwidth=1.0):
-    """[N, N] prior covariance of f: level, Gaussian process and own effects."""
-    x = np.asarray(x, dtype=np.float64)
-    squares = cdist(x, x) ** 2
-    h = bandwidth * np.median(pdist(x))
-    return level + 1 / STARTING_PRECISION + scale**2 * np.exp(-squares / (2 * h * h)) + own * np.eye(len(x))
-
-
-def dense_posterior(covariance, mean, rows, values, noise):
-    """Mean [N] and variance [N] of f ~ N(mean, covariance) after values at ``rows`` with independent noise."""
-    gain = np.linalg.solve(covariance[np.ix_(rows, rows)] + np.diag(noise), covariance[rows]).T
-    return mean + gain @ (values - mean), np.diag(covariance - gain @ covariance[rows])
 
 
 def together(batches):
