@@ -7,6 +7,9 @@ from scipy.special import softmax
 
 from allotment.types import FloatArray
 
+TIE = 1e-6
+"""Log likelihood ratio below which two candidates are equal."""
+
 
 class Candidates:
     """Values of one hyper-parameter, each with a log-normal prior and the predictive log likelihood it has earned.
@@ -33,8 +36,8 @@ class Candidates:
 
     @property
     def best(self) -> int:
-        """Index of the candidate with the most evidence; the first of equals."""
-        return int(self.evidence.argmax())
+        """Index of the candidate with the most evidence; the first of equals, whatever the last bits of a sum."""
+        return int((self.evidence >= self.evidence.max() - TIE).argmax())
 
 
 def around(centre: float, factor: float, below: int, above: int, spread: float) -> tuple[FloatArray, FloatArray]:
