@@ -100,11 +100,13 @@ class GradientMoments:
     COLUMNS = 6
     """Of a record: within and freedom of failures, of successes; gap and pairs."""
     STRENGTH = 8.0
-    """Rollouts of an outcome that the prior of its variance counts as; 4 to 16 do equally well (lab)."""
-    PAIRS = 1.0
-    """``n1 n0 / n`` that the prior of the gap counts as; 0.5 to 4 do nearly equally well (lab)."""
+    """Rollouts of an outcome that the prior of its variance counts as; in the lab 4 to 16 do equally well."""
+    PAIRS = 0.5
+    """``n1 n0 / n`` that the prior of the gap counts as: one success and one failure; 0.25 to 1 do equally well."""
     NOISE = 4.0
-    """Variance of the log of a mean of n squared scores, times n: twice that of normal scores along one direction."""
+    """Variance of the log of a mean of n squared scores, times n: twice that of normal scores along one direction.
+
+    2 to 8 do equally well."""
     POOL_FORGETTING = 0.99
     """What is left of earlier steps in v0, v1, d after a step."""
 
