@@ -68,6 +68,14 @@ def test_the_measurement_orders_the_yardsticks():
     assert ratios["vip"].ratio == pytest.approx(1.0)  # no history: the first plan is uniform
 
 
+def test_moments_need_a_history_and_change_the_allocation():
+    small = {"planners": ("vip", "vip-moments"), "batches": 2, "prompts": 16, "rollouts": 16, "directions": 1}
+    without = measure(GradientVarianceConfig(history=0, **small))
+    assert without["vip-moments"] == without["vip"]
+    few = measure(GradientVarianceConfig(history=2, sketch="last-layer", sketches=2, **small))
+    assert few["vip-moments"] != few["vip"]
+
+
 def test_more_prompts_than_the_pool_are_refused():
     with pytest.raises(ConfigError, match="99 batches"):
         measure(GradientVarianceConfig(batches=99))
@@ -81,6 +89,8 @@ def test_more_prompts_than_the_pool_are_refused():
         ({"planners": ("vip", "vip")}, "each planner once"),
         ({"upper": 7}, "lower <= rollouts_per_prompt <= upper"),
         ({"lower": 9}, "lower <= rollouts_per_prompt <= upper"),
+        ({"sketch": "magic"}, "last-layer"),
+        ({"sketches": 17}, "16"),
     ],
 )
 def test_impossible_measurements_are_refused_before_they_start(change, text):
