@@ -19,6 +19,7 @@ TrainedName = PlannerName | Literal["vip-second-look", "vip-tokens"]
 EstimatorName = Literal["rloo", "dr_grpo"]
 MeasuredName = PlannerName | Literal["uniform-2x", "neyman"]
 RegimeName = Literal["scratchpad", "short"]
+SketchName = Literal["exact", "last-layer"]
 
 
 class Config(BaseModel):
@@ -129,8 +130,10 @@ class TrainConfig(Config):
     """Largest norm of the gradient."""
     tokens_per_rollout: float = Field(9.6, gt=0, allow_inf_nan=False)
     """For vip-tokens: a step may use this times the rollouts of a step; 9.6 is what the scratchpad policy writes."""
+    sketch: SketchName = "last-layer"
+    """Score sketches that vip-moments is told: of the output matrix's gradient, or of the whole one, slowly."""
     sketches: int = Field(16, ge=1, le=16)
-    """Numbers of each rollout's score sketch, from the last layer; only vip-moments has use for them."""
+    """Numbers of a sketch."""
     evaluate_every: int = Field(10, ge=1)
     """Steps between evaluations on the whole pool and the held-out prompts."""
     checkpoint_every: int = Field(10, ge=1)
@@ -166,7 +169,7 @@ class GradientVarianceConfig(Config):
     """Rollouts of each prompt, from which the moments of its rewards and gradients are measured."""
     directions: int = Field(0, ge=0)
     """Random directions of the parameter space, along which gradients are measured; 0 takes all into account."""
-    sketch: Literal["exact", "last-layer"] = "exact"
+    sketch: SketchName = "exact"
     """Score sketches that vip-moments sees in its history: of the whole gradient, or of the output matrix's alone."""
     sketches: int = Field(16, ge=1, le=16)
     """Numbers of a sketch: random directions, others than those above."""

@@ -114,6 +114,19 @@ def test_a_token_budget_is_met_in_expectation(tmp_path, small):
     assert len({row["budget"] for row in rows}) > 1  # rollouts follow from the tokens
 
 
+@pytest.mark.parametrize("sketch", ["last-layer", "exact"])
+def test_moments_come_from_the_sketches_of_the_step(small, sketch):
+    trainer = Trainer(config(planner="vip-moments", sketch=sketch, sketches=3), mixture=small)
+    told = []
+    trainer.sketch = lambda problems, rollouts, made=trainer.sketch: told.append(made(problems, rollouts)) or told[-1]
+    trainer.step(1)
+    assert told[0].shape == (64, 3)
+    assert np.isfinite(told[0]).all()
+    assert trainer.planner.moments.is_informed
+    moments = trainer.planner.moments.predict(tuple(p.id for p in trainer.batch(1)))
+    assert 0.1 < moments.within_Q2.mean() / told[0].var() < 2
+
+
 @pytest.mark.parametrize("stop_after", [1, 3, 4])
 @pytest.mark.parametrize("planner", ["vip", "vip-moments", "vip-second-look", "vip-tokens", "vip-paper"])
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, small, planner, stop_after):

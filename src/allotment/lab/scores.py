@@ -7,13 +7,14 @@ or of the part that lies in the output matrix, which costs next to nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
+from allotment.config import SketchName
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.learning import SketchDirections
 from allotment.tasks.mixture import Problem
@@ -53,7 +54,7 @@ def directional_scores(lab: Lab, problems: Sequence[Problem], rollouts: Rollouts
     return scores_ND
 
 
-def sketch_named(kind: Literal["exact", "last-layer"], lab: Lab, sketches: int, seed: int) -> Sketch:
+def sketch_named(kind: SketchName, lab: Lab, sketches: int, seed: int) -> Sketch:
     """A sketch of ``sketches`` numbers along directions of this seed, of the policy as it is when it is used."""
     if kind == "exact":
         directions_PK = random_directions(lab, sketches, seed, 5)

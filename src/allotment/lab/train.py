@@ -61,7 +61,7 @@ class Trainer:
             seed=config.seed,
         )
         has_use = config.planner == "vip-moments"
-        self.sketch = sketch_named("last-layer", self.lab, config.sketches, config.seed) if has_use else None
+        self.sketch = sketch_named(config.sketch, self.lab, config.sketches, config.seed) if has_use else None
         self.totals = Totals()
 
     def run(self, directory: RunDirectory, on_step: Callable[[Metrics], None] = lambda metrics: None) -> None:
