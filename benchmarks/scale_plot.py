@@ -1,4 +1,7 @@
-"""The figure of ``predictor_scale.py``: seconds per step and peak memory over the number of prompts, as an SVG."""
+"""The figure of ``predictor_scale.py``: seconds per step and peak memory over the number of prompts, as an SVG.
+
+Seconds are processor time: on one thread the time that a step takes on an idle machine, whoever else is at work.
+"""
 
 from __future__ import annotations
 
@@ -30,13 +33,13 @@ def draw(rows: Sequence[dict[str, Any]], path: Path) -> None:
     text = {"svg.fonttype": "none", "svg.hashsalt": "allotment", "font.family": "sans-serif", "text.color": INK}
     with mpl.rc_context(text):
         figure, (above, below) = plt.subplots(2, 1, figsize=(7.6, 7.6), sharex=True)
-        _panel(above, rows, "seconds_per_step", ("target 0.25 s", 0.25))
-        above.set_title("Seconds per step: predict 512 prompts, learn 512 counts", loc="left", fontsize=11)
+        _panel(above, rows, "cpu_seconds_per_step", ("target 0.25 s", 0.25))
+        above.set_title("Seconds per step, one thread: predict 512 prompts, learn 512 counts", loc="left", fontsize=11)
         above.yaxis.set_major_formatter(lambda value, _: f"{value:g} s" if value >= 1 else f"{1e3 * value:g} ms")
         sizes = np.array(sorted({row["n"] for row in rows}))
         below.plot(sizes, sizes * EMBEDDING_BYTES, color=FAINT, linewidth=1, linestyle=":")
         embeddings = ("embeddings alone", sizes[-1] * EMBEDDING_BYTES)
-        _panel(below, rows, "peak_bytes", ("target 2.5 GB", 2.5e9), embeddings, bottom=0.08e9, inner=(-14, 8))
+        _panel(below, rows, "peak_bytes", ("target 2.5 GB", 2.5e9), embeddings, bottom=0.08e9, inner=(-52, 8))
         below.set_title("Peak memory of the process, embeddings included", loc="left", fontsize=11)
         below.yaxis.set_major_formatter(lambda value, _: f"{value / 1e9:g} GB")
         below.set_xlabel("prompts N", color=INK)
