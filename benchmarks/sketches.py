@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from allotment.config import GradientVarianceConfig, TrainConfig
+from allotment.config import GradientVarianceConfig, SketchName, TrainConfig
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.gradient_variance import Moments, moments_of_halves
@@ -28,6 +28,7 @@ from allotment.tasks.mixture import Problem, load_mixture
 
 SIZES = (1, 4, 8, 16)
 HISTORIES = (8, 32)
+KINDS = ("exact", "last-block", "last-layer")
 Batches = list[tuple[list[Problem], tuple[Moments, Moments]]]
 
 
@@ -36,6 +37,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("what", choices=("variance", "cost"))
     parser.add_argument("--regimes", nargs="+", default=["scratchpad", "short"])
+    parser.add_argument("--kinds", nargs="+", default=list(KINDS))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -45,10 +47,10 @@ def main() -> None:
         return
     for regime in arguments.regimes:
         for seed in arguments.seeds:
-            variance(GradientVarianceConfig(regime=regime, seed=seed))
+            variance(GradientVarianceConfig(regime=regime, seed=seed), arguments.kinds)
 
 
-def variance(config: GradientVarianceConfig) -> None:
+def variance(config: GradientVarianceConfig, kinds: Sequence[SketchName]) -> None:
     """One table: arms down, histories across."""
     lab, pool = load_lab(config.regime), load_mixture().pool
     order = np.random.default_rng(config.seed).permutation(len(pool))  # as in measure()
@@ -57,12 +59,12 @@ def variance(config: GradientVarianceConfig) -> None:
     for number, batch in enumerate(rows):
         problems = [pool[i] for i in batch]
         batches.append((problems, moments_of_halves(lab, problems, config, number)))
-    arms: dict[str, tuple[str, str, int]] = {"oracle": ("oracle", "exact", 0), "vip": ("vip", "exact", 0)}
-    for kind in ("exact", "last-layer"):
+    arms: dict[str, tuple[str, str, int]] = {"oracle": ("oracle", kinds[0], 0), "vip": ("vip", kinds[0], 0)}
+    for kind in kinds:
         arms |= {f"vip-moments, {kind}, K = {k}": ("vip-moments", kind, k) for k in SIZES}
     pasts = {
         kind: list(past_steps(lab, pool, max(HISTORIES), config.seed, sketch_named(kind, lab, max(SIZES), config.seed)))
-        for kind in ("exact", "last-layer")
+        for kind in kinds
     }
     print(
         f"\n{config.regime}, seed {config.seed}\n\n| planner | " + " | ".join(f"{h} past rollouts" for h in HISTORIES)
@@ -126,8 +128,9 @@ def cost_in_the_lab() -> None:
         row("last layer, from given logits", size, lambda _, given=given: last_layer_scores(*given))
         sketch: Sketch = sketch_named("last-layer", lab, size, 0)
         row("last layer, with a forward pass", size, lambda _, sketch=sketch: sketch(problems, rollouts))
-    exact: Sketch = sketch_named("exact", lab, 16, 0)
-    row("exact", 16, lambda _: exact(problems, rollouts))
+    for kind in ("last-block", "exact"):
+        sketch = sketch_named(kind, lab, max(SIZES), 0)
+        row(kind, max(SIZES), lambda _, sketch=sketch: sketch(problems, rollouts))
 
 
 def cost_at_scale(vocabulary: int = 151_936, width: int = 1_536, tokens: int = 256) -> None:

@@ -19,7 +19,7 @@ TrainedName = PlannerName | Literal["vip-second-look", "vip-tokens"]
 EstimatorName = Literal["rloo", "dr_grpo"]
 MeasuredName = PlannerName | Literal["uniform-2x", "neyman"]
 RegimeName = Literal["scratchpad", "short"]
-SketchName = Literal["exact", "last-layer"]
+SketchName = Literal["exact", "last-block", "last-layer"]
 
 
 class Config(BaseModel):
@@ -130,8 +130,9 @@ class TrainConfig(Config):
     """Largest norm of the gradient."""
     tokens_per_rollout: float = Field(9.6, gt=0, allow_inf_nan=False)
     """For vip-tokens: a step may use this times the rollouts of a step; 9.6 is what the scratchpad policy writes."""
-    sketch: SketchName = "last-layer"
-    """Score sketches that vip-moments is told: of the output matrix's gradient, or of the whole one, slowly."""
+    sketch: SketchName = "last-block"
+    """Score sketches that vip-moments is told: of the gradient of one matrix, in the last block or the last of all, or
+    of the whole gradient, slowly."""
     sketches: int = Field(16, ge=1, le=16)
     """Numbers of a sketch."""
     evaluate_every: int = Field(10, ge=1)
@@ -170,7 +171,7 @@ class GradientVarianceConfig(Config):
     directions: int = Field(0, ge=0)
     """Random directions of the parameter space, along which gradients are measured; 0 takes all into account."""
     sketch: SketchName = "exact"
-    """Score sketches that vip-moments sees in its history: of the whole gradient, or of the output matrix's alone."""
+    """Score sketches that vip-moments sees in its history: of the whole gradient, or of that of one matrix."""
     sketches: int = Field(16, ge=1, le=16)
     """Numbers of a sketch: random directions, others than those above."""
     rollouts_per_prompt: int = Field(8, ge=3)

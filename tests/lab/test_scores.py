@@ -46,9 +46,19 @@ def test_the_last_layer_sketch_is_the_output_matrix_part(case):
     size = lab.policy.size
     pairs = SketchDirections.random(5, size.vocabulary, size.width, seed=7)
     heads = torch.stack([s["head.weight"] for s in by_autograd])
-    expected = torch.einsum("nvh,kv,kh->nk", heads, pairs.tokens_KV, pairs.hidden_KH).numpy()
+    expected = torch.einsum("nvh,kv,kh->nk", heads, pairs.outputs_KO, pairs.inputs_KI).numpy()
     sketch = sketch_named("last-layer", lab, 5, seed=7)
     np.testing.assert_allclose(sketch(problems, rollouts), expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_last_block_sketch_is_that_matrix_part(case):
+    lab, problems, rollouts, by_autograd = case
+    name, (outputs, inputs) = "blocks.1.out.weight", lab.policy.blocks[1].out.weight.shape
+    pairs = SketchDirections.random(5, outputs, inputs, seed=7)
+    matrices = torch.stack([s[name] for s in by_autograd])
+    expected = torch.einsum("noi,ko,ki->nk", matrices, pairs.outputs_KO, pairs.inputs_KI).numpy()
+    sketch = sketch_named("last-block", lab, 5, seed=7)
+    np.testing.assert_allclose(sketch(problems, rollouts), expected, rtol=1e-3, atol=1e-3 * np.abs(expected).max())
 
 
 def test_sketches_are_a_function_of_the_seed_and_not_of_the_judged_directions(case):

@@ -114,7 +114,7 @@ def test_a_token_budget_is_met_in_expectation(tmp_path, small):
     assert len({row["budget"] for row in rows}) > 1  # rollouts follow from the tokens
 
 
-@pytest.mark.parametrize("sketch", ["last-layer", "exact"])
+@pytest.mark.parametrize("sketch", ["last-layer", "last-block", "exact"])
 def test_moments_come_from_the_sketches_of_the_step(small, sketch):
     trainer = Trainer(config(planner="vip-moments", sketch=sketch, sketches=3), mixture=small)
     told = []

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from allotment.errors import InvalidInputError
-from allotment.learning import SketchDirections, last_layer_scores
+from allotment.learning import SketchDirections, last_layer_scores, layer_scores
 
 N, T, V, H, K = 5, 7, 11, 6, 4
 
@@ -35,7 +35,7 @@ def test_it_is_the_contracted_gradient_of_autograd(forward):
     hidden, matrix, tokens, mask = forward
     directions = SketchDirections.random(K, V, H, seed=3)
     scores = last_layer_scores(hidden @ matrix.T, hidden, tokens, mask, directions)
-    expected = torch.einsum("nvh,kv,kh->nk", gradients(*forward), directions.tokens_KV, directions.hidden_KH)
+    expected = torch.einsum("nvh,kv,kh->nk", gradients(*forward), directions.outputs_KO, directions.inputs_KI)
     torch.testing.assert_close(scores, expected, atol=1e-4, rtol=1e-4)
     assert scores[3].tolist() == [0.0] * K  # an empty completion
 
@@ -48,6 +48,28 @@ def test_over_all_directions_the_mean_square_is_the_squared_norm():
     scores = last_layer_scores(hidden @ matrix.T, hidden, tokens, mask, SketchDirections(signs[:, :3], signs[:, 3:]))
     expected = gradients(hidden, matrix, tokens, mask).square().sum((1, 2))
     torch.testing.assert_close(scores.square().mean(1), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_inner_layers_by_autograd(forward):
+    """A layer below a nonlinearity: the contracted gradient of its matrix; for the output matrix, the same as above."""
+    _, matrix, tokens, mask = forward
+    below = torch.randn(H, 3, generator=torch.Generator().manual_seed(4)).requires_grad_()
+    inputs = torch.randn(N, T, 3, generator=torch.Generator().manual_seed(5))
+    outputs = inputs @ below.T
+    logits = torch.tanh(outputs).cumsum(1) @ matrix.T  # later tokens depend on earlier places
+    log_probs = torch.where(mask, logits.log_softmax(-1).gather(2, tokens[:, :, None]).squeeze(2), 0.0).sum(1)
+    wanted = torch.stack([torch.autograd.grad(total, below, retain_graph=True)[0] for total in log_probs])
+    g_NTO, g_NTV = torch.autograd.grad(log_probs.sum(), [outputs, logits])
+    everywhere = torch.ones(N, T)
+    directions = SketchDirections.random(K, H, 3, seed=3)
+    expected = torch.einsum("noi,ko,ki->nk", wanted, directions.outputs_KO, directions.inputs_KI)
+    torch.testing.assert_close(layer_scores(inputs, g_NTO, everywhere, directions), expected, atol=1e-4, rtol=1e-4)
+    top = SketchDirections.random(K, V, H)
+    x = torch.tanh(outputs).cumsum(1)
+    one, other = layer_scores(x, g_NTV, mask, top), last_layer_scores(logits, x, tokens, mask, top)
+    torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+    dirty = layer_scores(x.masked_fill(~mask[:, :, None], torch.nan), g_NTV, mask, top)
+    assert torch.equal(dirty, one)
 
 
 @pytest.mark.parametrize("chunk", [1, 4, 1000])
@@ -80,11 +102,11 @@ def test_outside_the_mask_anything_may_stand(forward):
 
 def test_directions_are_a_function_of_the_seed():
     one, same, other = (SketchDirections.random(K, V, H, seed=seed) for seed in (5, 5, 6))
-    assert torch.equal(one.tokens_KV, same.tokens_KV)
-    assert torch.equal(one.hidden_KH, same.hidden_KH)
-    assert not torch.equal(one.tokens_KV, other.tokens_KV)
-    assert torch.equal(one.to("cpu").hidden_KH, one.hidden_KH)
-    assert set(one.tokens_KV.unique().tolist()) == {-1.0, 1.0}
+    assert torch.equal(one.outputs_KO, same.outputs_KO)
+    assert torch.equal(one.inputs_KI, same.inputs_KI)
+    assert not torch.equal(one.outputs_KO, other.outputs_KO)
+    assert torch.equal(one.to("cpu").inputs_KI, one.inputs_KI)
+    assert set(one.outputs_KO.unique().tolist()) == {-1.0, 1.0}
 
 
 @pytest.mark.parametrize(

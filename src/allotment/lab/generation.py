@@ -12,7 +12,7 @@ from torch import Tensor
 from allotment.lab.policy import Policy, PromptCache
 from allotment.lab.regime import Regime
 from allotment.lab.tokenizer import Tokenizer
-from allotment.learning import SketchDirections, last_layer_scores
+from allotment.learning import SketchDirections, last_layer_scores, layer_scores
 from allotment.tasks.mixture import Problem
 from allotment.tasks.verifier import is_correct
 from allotment.types import FloatArray, IntArray
@@ -132,6 +132,24 @@ class Lab:
         logits_NTV = self.policy.head(hidden_NTH)
         scores_NK = last_layer_scores(logits_NTV, hidden_NTH, rollouts.tokens_NT, rollouts.mask_NT, directions)
         return scores_NK.double().numpy()
+
+    def last_block_scores(
+        self, problems: Sequence[Problem], rollouts: Rollouts, directions: SketchDirections
+    ) -> FloatArray:
+        """[N, K] the same along directions of the matrix that brings the last attention's result back.
+
+        A forward pass, and a backward pass through what lies above: the last MLP and the output matrix.
+        """
+        with torch.no_grad():
+            cache = self.encode(problems).repeat(rollouts.group_N)
+        seen: list[Tensor] = []
+        hook = self.policy.last_attention.register_forward_hook(lambda _, given, made: seen.extend((given[0], made)))
+        logits_NTV = self.completion_logits(cache, rollouts.tokens_NT)
+        hook.remove()
+        taken_NT = logits_NTV.log_softmax(-1).gather(2, rollouts.tokens_NT[:, :, None]).squeeze(2)
+        inputs_NTI, made_NTO = seen
+        (gradients_NTO,) = torch.autograd.grad(torch.where(rollouts.mask_NT, taken_NT, 0.0).sum(), made_NTO)
+        return layer_scores(inputs_NTI, gradients_NTO, rollouts.mask_NT, directions).double().numpy()
 
     def _inputs(self, tokens_NT: Tensor) -> Tensor:
         """[N, T] the tokens after which those of the completions are drawn: the answer token first."""

@@ -87,6 +87,13 @@ class Policy(nn.Module):
         nn.init.normal_(self.tokens.weight, std=0.1)
         nn.init.normal_(self.positions.weight, std=0.1)
 
+    @property
+    def last_attention(self) -> nn.Linear:
+        """What the last attention's result passes through on its way back."""
+        block = self.blocks[-1]
+        assert isinstance(block, Block)
+        return block.out
+
     def encode_prompts(self, prompts: Sequence[Sequence[int]], pad: int = 0) -> PromptCache:
         """Run Q prompts once, right-aligned; the answer token is not part of them."""
         length = max(map(len, prompts))

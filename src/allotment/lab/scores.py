@@ -1,7 +1,7 @@
 """The score of a rollout, the gradient of its log-probability: whole, and in sketches that a planner can be told.
 
 A sketch is exact, the derivatives along random directions of the parameter space, which takes each rollout's gradient;
-or of the part that lies in the output matrix, which costs next to nothing.
+or of the part that lies in one matrix: the output matrix, which costs next to nothing, or one of the last block.
 """
 
 from __future__ import annotations
@@ -59,9 +59,10 @@ def sketch_named(kind: SketchName, lab: Lab, sketches: int, seed: int) -> Sketch
     if kind == "exact":
         directions_PK = random_directions(lab, sketches, seed, 5)
         return lambda problems, rollouts: directional_scores(lab, problems, rollouts, directions_PK)
-    size = lab.policy.size
-    pairs = SketchDirections.random(sketches, size.vocabulary, size.width, seed=seed)
-    return lambda problems, rollouts: lab.last_layer_scores(problems, rollouts, pairs)
+    layer = lab.policy.head if kind == "last-layer" else lab.policy.last_attention
+    made = lab.last_layer_scores if kind == "last-layer" else lab.last_block_scores
+    pairs = SketchDirections.random(sketches, layer.out_features, layer.in_features, seed=seed)
+    return lambda problems, rollouts: made(problems, rollouts, pairs)
 
 
 class _LogProb(torch.nn.Module):

@@ -8,7 +8,7 @@ order; nothing is padded to equal groups. The order of a training step::
     token_loss = clipped_surrogate(log_probs_NT, old_log_probs_NT, advantages_N, mask_NT)
     loss = (weights_NT * token_loss.values_NT).sum()
 
-:func:`last_layer_scores` makes what ``planner.tell(..., scores=...)`` takes.
+:func:`last_layer_scores` and :func:`layer_scores` make what ``planner.tell(..., scores=...)`` takes.
 ``docs/weights.md`` says which combinations keep the objective and which silently re-weight it.
 """
 
@@ -32,7 +32,7 @@ from allotment.learning.effective import effective_weights
 from allotment.learning.groups import Groups, group
 from allotment.learning.losses import TokenLoss, clipped_surrogate
 from allotment.learning.second_look import SecondLookName, second_look_advantages
-from allotment.learning.sketches import SketchDirections, last_layer_scores
+from allotment.learning.sketches import SketchDirections, last_layer_scores, layer_scores
 
 __all__ = [
     "AdvantageFunction",
@@ -51,6 +51,7 @@ __all__ = [
     "group",
     "grpo_advantages",
     "last_layer_scores",
+    "layer_scores",
     "rloo_advantages",
     "rollout_weights",
     "second_look_advantages",

@@ -1,10 +1,12 @@
-"""Score sketches that a trainer can afford: random projections of the gradient of the output matrix.
+"""Score sketches that a trainer can afford: random projections of the gradient of one matrix.
 
-The score of a rollout is the gradient of its log-probability. With logits ``W h`` its part in the output matrix W
-[V, H] is ``sum_t (e_a - pi_t) h_t^T``, from the logits and the last hidden states of one forward pass, without any
-backward pass. A sketch is its inner product with K fixed random rank-one matrices ``u v^T``:
-``s_k = sum_t (u_k . (e_a - pi_t)) (v_k . h_t)``. With random signs in u and v the mean of ``s_k^2`` over k estimates
-the squared norm of that gradient without bias.
+The score of a rollout is the gradient of its log-probability. Its part in the matrix W [O, I] of a layer ``y = W x`` is
+``sum_t g_t x_t^T``, g_t being the gradient of the log-probability in y_t. A sketch is the inner product of that with K
+fixed random rank-one matrices ``u v^T``: ``s_k = sum_t (u_k . g_t) (v_k . x_t)``. With random signs in u and v the mean
+of ``s_k^2`` over k estimates the squared norm of the gradient without bias.
+
+For the output matrix ``g_t = e_a - pi_t``: no backward pass is needed (:func:`last_layer_scores`). For a matrix in the
+last block the backward pass ends there (:func:`layer_scores`); it shows more of what differs between prompts.
 
 What ``planner.tell(..., scores=...)`` takes. The same directions must serve a whole run: make them from a seed.
 """
@@ -23,26 +25,41 @@ from allotment.learning.groups import checked_mask
 
 @dataclass(frozen=True, eq=False)
 class SketchDirections:
-    """K random directions of the output matrix, each an outer product ``u v^T`` of signs."""
+    """K random directions of a matrix [O, I], each an outer product ``u v^T`` of signs."""
 
-    tokens_KV: Tensor
-    """[K, V] u: -1 or +1 for each token of the vocabulary."""
-    hidden_KH: Tensor
-    """[K, H] v: -1 or +1 for each dimension of the last hidden state."""
+    outputs_KO: Tensor
+    """[K, O] u: -1 or +1 for each output of the layer; of the output matrix, for each token of the vocabulary."""
+    inputs_KI: Tensor
+    """[K, I] v: -1 or +1 for each input of the layer."""
 
     @classmethod
-    def random(cls, sketches: int, vocabulary: int, width: int, *, seed: int = 0) -> Self:
+    def random(cls, sketches: int, outputs: int, inputs: int, *, seed: int = 0) -> Self:
         """``sketches`` directions, a function of the arguments alone; on the CPU, moved with :meth:`to`."""
         generator = torch.Generator().manual_seed(seed)
 
         def signs(columns: int) -> Tensor:
             return torch.randint(0, 2, (sketches, columns), generator=generator).float() * 2 - 1
 
-        return cls(signs(vocabulary), signs(width))
+        return cls(signs(outputs), signs(inputs))
 
     def to(self, device: torch.device | str) -> Self:
         """The same directions on another device."""
-        return type(self)(self.tokens_KV.to(device), self.hidden_KH.to(device))
+        return type(self)(self.outputs_KO.to(device), self.inputs_KI.to(device))
+
+
+@torch.no_grad()
+def layer_scores(inputs_NTI: Tensor, gradients_NTO: Tensor, mask_NT: Tensor, directions: SketchDirections) -> Tensor:
+    """[N, K] float32: the derivative of each rollout's log-probability along each direction of a layer's matrix.
+
+    ``inputs_NTI``: x, what the matrix was multiplied with. ``gradients_NTO``: the gradient of the rollouts'
+    log-probabilities, summed over the batch, in what came out; rows must not mix on the way, as in batch norms.
+    ``mask_NT``: [N, T] bool or 0/1, the places that count, prompt and completion alike; elsewhere anything may stand.
+    Raises :class:`~allotment.errors.InvalidInputError` for shapes that do not fit.
+    """
+    mask_NT = checked_mask(mask_NT, len(inputs_NTI))
+    _check(mask_NT, directions, inputs=inputs_NTI, outputs=gradients_NTO)
+    along_NTK = (gradients_NTO.float() @ directions.outputs_KO.T) * (inputs_NTI.float() @ directions.inputs_KI.T)
+    return torch.where(mask_NT[:, :, None], along_NTK, 0.0).sum(1)
 
 
 @torch.no_grad()
@@ -66,9 +83,9 @@ def last_layer_scores(
     left out. Raises :class:`~allotment.errors.InvalidInputError` for shapes that do not fit.
     """
     mask_NT = checked_mask(mask_NT, len(tokens_NT))
-    _check(logits_NTV, hidden_NTH, tokens_NT, mask_NT, directions)
+    _check(mask_NT, directions, inputs=hidden_NTH, outputs=logits_NTV)
     rows_M, places_M = mask_NT.nonzero(as_tuple=True)
-    u_VK, v_HK = directions.tokens_KV.T, directions.hidden_KH.T
+    u_VK, v_HK = directions.outputs_KO.T, directions.inputs_KI.T
     scores_NK = torch.zeros(len(tokens_NT), u_VK.shape[1], device=logits_NTV.device)
     for first in range(0, len(rows_M), chunk):
         rows, places = rows_M[first : first + chunk], places_M[first : first + chunk]
@@ -78,21 +95,18 @@ def last_layer_scores(
     return scores_NK
 
 
-def _check(logits: Tensor, hidden: Tensor, tokens: Tensor, mask: Tensor, directions: SketchDirections) -> None:
-    sketches = len(directions.tokens_KV)
+def _check(mask: Tensor, directions: SketchDirections, *, inputs: Tensor, outputs: Tensor) -> None:
     shapes = {
-        "logits": (logits.shape, (*tokens.shape, directions.tokens_KV.shape[1])),
-        "hidden": (hidden.shape, (*tokens.shape, directions.hidden_KH.shape[1])),
-        "mask": (mask.shape, tokens.shape),
-        "directions.hidden_KH": (directions.hidden_KH.shape, (sketches, hidden.shape[-1])),
+        "inputs or hidden": (inputs.shape, (*mask.shape, directions.inputs_KI.shape[1])),
+        "gradients or logits": (outputs.shape, (*mask.shape, directions.outputs_KO.shape[1])),
     }
     for name, (got, allowed) in shapes.items():
         if tuple(got) != tuple(allowed):
             raise InvalidInputError(
                 message(
-                    f"the shape of `{name}` does not fit",
+                    f"the shape of {name} does not fit",
                     got=tuple(got),
-                    allowed=f"{tuple(allowed)}, after tokens {tuple(tokens.shape)} and the directions",
-                    fix="pass the completion part of one forward pass; directions for its vocabulary and width",
+                    allowed=f"{tuple(allowed)}, after the mask and the directions",
+                    fix="pass the same places of one forward pass, and directions for this matrix",
                 )
             )
