@@ -31,8 +31,7 @@ class ScoreVisit:
     """What one visit of B prompts says of their scores: sums of squares, means over the K sketches.
 
     Given its n1 successes and n0 failures, ``E[within] = freedom * V`` for each outcome, and with ``pairs = n1 n0 / n``
-    ``E[between] = pairs * D2 + n0 / n * V1 + n1 / n * V0``. All stay what they are if a
-    number is added to a prompt's scores.
+    ``E[between] = pairs * D2 + n0 / n * V1 + n1 / n * V0``. A number added to all scores of a prompt changes none.
     """
 
     ids: tuple[PromptId, ...]
@@ -104,9 +103,9 @@ class GradientMoments:
     PAIRS = 0.5
     """``n1 n0 / n`` that the prior of the gap counts as: one success and one failure; 0.25 to 1 do equally well."""
     NOISE = 4.0
-    """Variance of the log of a mean of n squared scores, times n: twice that of normal scores along one direction.
-
-    2 to 8 do equally well."""
+    """Variance of the log of a mean of n squared scores, times n: twice that of normal scores along one direction."""
+    LEAST = 1e-4
+    """Least relative squared deviation that is taken for a measurement and not for rounding."""
     POOL_FORGETTING = 0.99
     """What is left of earlier steps in v0, v1, d after a step."""
 
@@ -175,9 +174,8 @@ class GradientMoments:
         telling = np.flatnonzero((got_B > 0) & (expected_B > 0.01 * common_2.max() * visit.freedom().sum(axis=1)))
         if len(telling):
             noise_B = self.NOISE * (expected_B2 * common_2).sum(axis=1)[telling] / expected_B[telling] ** 2
-            values_B = (
-                np.log(got_B[telling] / expected_B[telling]) + noise_B / 2
-            )  # a log of a mean is low by half of it
+            ratio_B = np.maximum(got_B[telling] / expected_B[telling], self.LEAST)
+            values_B = np.log(ratio_B) + noise_B / 2  # the logarithm of a mean is low by half its noise
             self.scale.observe([visit.ids[i] for i in telling], values_B, noise_B)
 
     def state_dict(self) -> State:
