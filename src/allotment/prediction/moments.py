@@ -42,6 +42,8 @@ class ScoreVisit:
     """[B, 2] squared deviations from the mean score of the same outcome."""
     between_B: FloatArray
     """[B] squared difference of the two mean scores times ``pairs``; 0 where all rewards are equal."""
+    sketches: int
+    """K, over which the squares are averaged."""
 
     @classmethod
     def of(
@@ -68,7 +70,7 @@ class ScoreVisit:
                 message("scores are too large", got=np.abs(scores_NK).max(), allowed="below 1e150", fix="scale them")
             )
         seen = np.flatnonzero(trials_Q2.any(axis=1))
-        return cls(tuple(ids[i] for i in seen), trials_Q2[seen], within_Q2[seen], between_Q[seen])
+        return cls(tuple(ids[i] for i in seen), trials_Q2[seen], within_Q2[seen], between_Q[seen], size)
 
     def freedom(self) -> IntArray:
         """[B, 2] degrees of freedom of ``within_B2``."""
@@ -93,6 +95,10 @@ class GradientMoments:
     weight of one pair. v0, v1, d come from the sums of all prompts of past steps. The logarithm of the scale is a
     :class:`~allotment.prediction.HierarchicalRegression`, so that it is sensible for prompts never seen, and informed
     by embeddings where the regression has them.
+
+    However long a record is, it knows its prompt's scores along K directions only, and by chance these may show nearly
+    none of its gradient. So 1 part of the belief in K + 1 stays what is common to all: no prompt is starved, and with
+    one direction of the output matrix, where a belief in the record alone doubles the variance, it does no harm.
     """
 
     KIND = "GradientMoments"
@@ -125,6 +131,7 @@ class GradientMoments:
         self._index = PromptIndex()
         self._records = np.zeros((0, self.COLUMNS))
         self._pool = np.zeros(self.COLUMNS)
+        self._sketches = 1
 
     @property
     def is_informed(self) -> bool:
@@ -143,7 +150,11 @@ class GradientMoments:
         within_Q2 = _shrunk_within(record_QC, scale_Q, self._pool)
         gap = max(self._pool[4] / self._pool[5], 0.0) if self._pool[5] else 0.0
         gap_Q = (record_QC[:, 4] + self.PAIRS * scale_Q * gap) / (record_QC[:, 5] + self.PAIRS)
-        return ScoreMoments(within_Q2, np.maximum(gap_Q, 0.0))
+        own = self._sketches / (self._sketches + 1)
+        return ScoreMoments(
+            own * within_Q2 + (1 - own) * _common_within(self._pool),
+            own * np.maximum(gap_Q, 0.0) + (1 - own) * gap,
+        )
 
     def observe(self, visit: ScoreVisit) -> None:
         """Learn from one visit of B prompts, all of one step.
@@ -164,7 +175,7 @@ class GradientMoments:
         gap_B = visit.gap(within_B2)
         record_BC[:, 4] += gap_B
         pool[4] += np.sort(gap_B).sum()
-        self._records[rows_B], self._pool = record_BC, pool
+        self._records[rows_B], self._pool, self._sketches = record_BC, pool, visit.sketches
 
     def _observe_scale(self, visit: ScoreVisit, pool: FloatArray) -> None:
         """Squared deviations relative to what is common to all prompts, on a log scale, where they say anything."""
@@ -186,6 +197,7 @@ class GradientMoments:
             "ids": self._index.encoded(),
             "records": self._records[: len(self._index)].copy(),
             "pool": self._pool.copy(),
+            "sketches": self._sketches,
             "scale": self.scale.state_dict(),
         }
 
@@ -195,11 +207,13 @@ class GradientMoments:
         Raises:
             StateError: of another kind, keys missing, or values that do not fit.
         """
-        check_state(state, self.KIND, ("forgetting", "ids", "records", "pool", "scale"))
+        check_state(state, self.KIND, ("forgetting", "ids", "records", "pool", "sketches", "scale"))
         made = from_state(lambda: GradientMoments(scale=self.scale, forgetting=state["forgetting"]))
         made._index = index_from_state(state)
         made._records = array_from_state(state, "records", (len(made._index), self.COLUMNS))
         made._pool = array_from_state(state, "pool", (self.COLUMNS,))
+        made._sketches = sketches = state["sketches"]
+        from_state(lambda: check_hyper("sketches", sketches, type(sketches) is int and sketches >= 1, ">= 1"))
         self.scale.load_state_dict(state["scale"])  # the last that can fail; it is all or nothing itself
         vars(self).update(vars(made))
 
