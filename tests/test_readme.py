@@ -21,7 +21,12 @@ def test_the_planner_loop(tmp_path, monkeypatch):
         group_ids = np.array(plan.group_ids())[order]
         return (random.random(plan.budget) < group_ids / 1024).astype(float), group_ids
 
-    names = {"batches": [range(512), range(512, 1024), range(512)], "generate_and_verify": generate_and_verify}
+    names = {
+        "batches": [range(512), range(512, 1024), range(512)],
+        "generate_and_verify": generate_and_verify,
+        "embeddings": random.normal(size=(1024, 8)),
+        "all_prompt_ids": range(1024),
+    }
     exec(BLOCKS[0], names)
     assert budgets == [4096] * 3
     assert names["plan"].counts.min() < 8 < names["plan"].counts.max()

@@ -212,8 +212,9 @@ class HierarchicalPredictor(_Hierarchical):
     Cost: a step of B outcomes takes O(B M^2 + M^3), a prediction of Q prompts O(Q M^2), M = 128 landmarks, whatever the
     number N of prompts; memory is the embeddings (4 N D bytes) and O(V + M^2) for V visited prompts.
 
-    The starting values are broad guesses, not fits: half of the logit's variance explained by embeddings, two thirds of
-    all p between .06 and .94, a prompt's own logit moving by 0.03 a step. docs/experiments.md has the measurements.
+    The starting values are broad guesses, not fits (:class:`~allotment.prediction.hierarchy.Settings`). With ``learn`` a
+    hyper-parameter is a mean over candidates, so it starts somewhat above its setting, and embeddings are used from the
+    first step that speaks for them. docs/experiments.md has the measurements.
     """
 
     KIND = "HierarchicalPredictor"
