@@ -212,7 +212,7 @@ class HierarchicalPredictor(_Hierarchical):
     Cost: a step of B outcomes takes O(B M^2 + M^3), a prediction of Q prompts O(Q M^2), M = 128 landmarks, whatever the
     number N of prompts; memory is the embeddings (4 N D bytes) and O(V + M^2) for V visited prompts.
 
-    The starting values are broad guesses, not fits (:class:`~allotment.prediction.hierarchy.Settings`). With ``learn`` a
+    Starting values are broad guesses, not fits (:class:`~allotment.prediction.hierarchy.Settings`). With ``learn`` a
     hyper-parameter is a mean over candidates, so it starts somewhat above its setting, and embeddings are used from the
     first step that speaks for them. docs/experiments.md has the measurements.
     """
