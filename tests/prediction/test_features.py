@@ -51,10 +51,15 @@ def test_a_shared_frame_is_taken_off_and_words_stay_whole(texts, before, after):
     starts = {whole[: whole.rindex(part)] for whole, part in zip(framed, parts, strict=True) if part}
     lost = {len(whole) - len(part) for whole, part in zip(framed, parts, strict=True)}
     assert len(lost) == 1  # the same of all
-    assert lost.pop() >= len(before) + len(after) + 2  # the whole frame
+    assert lost.pop() >= len(before) + 1
     assert all(whole.startswith(before + " ") for whole in starts)
     assert len(set(parts)) == len(texts)
     assert len({part.split(" ")[0] for part in parts if " " in part}) != 1 or not all(" " in part for part in parts)
+
+
+def test_a_frame_goes_on_both_sides():
+    framed = [f"Solve: {text} Think step by step." for text in ("1 + 1 = ?", "2 + 2 = ?", "2 + 1")]
+    assert [part.strip() for part in distinct_parts(framed)] == ["1 + 1 = ?", "2 + 2 = ?", "2 + 1"]
 
 
 def test_nothing_is_taken_off_where_nothing_is_shared():
