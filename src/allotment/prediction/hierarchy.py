@@ -201,8 +201,17 @@ class Hierarchy:
     def prior(self, ids: tuple[PromptId, ...], features: FloatArray | None) -> BatchPrior:
         """The model of a batch, for whoever turns outcomes into sites."""
         best = self.member.best
-        rows_BF, offset_B, variance_B = self._design(ids, features, self.members[best].bandwidth)
-        return BatchPrior(rows_BF, offset_B, variance_B, self._posterior(best)[1], self._total_precision(best))
+        own = self.records.of(ids, self.step)
+        variance_B = self._variance(own)
+        odds_B = variance_B * own.now(self.prompt_drift.mean)
+        rest_B = 1 / (1 + odds_B)
+        return BatchPrior(
+            _rows_beside_records(rest_B, features, self.members[best].bandwidth),
+            odds_B * rest_B * own.value,
+            variance_B * rest_B,
+            self._posterior(best)[1],
+            self._total_precision(best),
+        )
 
     def absorb(
         self, ids: tuple[PromptId, ...], features: FloatArray | None, value_B: FloatArray, precision_B: FloatArray
@@ -213,8 +222,9 @@ class Hierarchy:
         if self.step:  # the prior holds the drift since the last step; at the first, d is 0 by definition
             further_J = self.level_drift.values - self.level_drift.mean
             self.level_drift.observe(_drift_evidence(prior, value_B, variance_B, further_J))
+        rest_B = prior.rows[:, 0]  # the same for every bandwidth
         for bandwidth, information in self._information.items():
-            rows_BF = self._design(ids, features, bandwidth)[0]
+            rows_BF = _rows_beside_records(rest_B, features, bandwidth)
             information.absorb(rows_BF, value_B - prior.offset, variance_B)
         self._posteriors.clear()
         self._record(ids, value_B, precision_B)
@@ -275,18 +285,6 @@ class Hierarchy:
         merged_B = (now_B * (own.value + level) + precision_B * value_B) / total_B
         self.records.write(ids, merged_B, total_B, level, self.step)
 
-    def _design(
-        self, ids: tuple[PromptId, ...], features: FloatArray | None, bandwidth: int
-    ) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Rows [B, F], offset [B] and variance [B] of the prompts given (c, d, w)."""
-        own = self.records.of(ids, self.step)
-        variance_B = self._variance(own)
-        odds_B = variance_B * own.now(self.prompt_drift.mean)
-        rest_B = 1 / (1 + odds_B)
-        rows_BF = _rows(len(ids), features, bandwidth) * rest_B[:, None]
-        rows_BF[:, 1] = 1.0
-        return rows_BF, odds_B * rest_B * own.value, variance_B * rest_B
-
     def _common(self, j: int, count: int, features: FloatArray | None) -> Common:
         factor_FF, mean_F = self._posterior(j)
         rows_QF = _rows(count, features, self.members[j].bandwidth)
@@ -346,6 +344,13 @@ def _rows(count: int, features: FloatArray | None, bandwidth: int) -> FloatArray
     """[Q, F] coefficients of c, d (0 here) and w."""
     level_Q2 = np.tile([1.0, 0.0], (count, 1))
     return level_Q2 if bandwidth < 0 or features is None else np.hstack([level_Q2, features[bandwidth]])
+
+
+def _rows_beside_records(rest_B: FloatArray, features: FloatArray | None, bandwidth: int) -> FloatArray:
+    """[B, F] coefficients of c, d and w where records leave ``rest`` = 1 - k of the common opinion."""
+    rows_BF = _rows(len(rest_B), features, bandwidth) * rest_B[:, None]
+    rows_BF[:, 1] = 1.0
+    return rows_BF
 
 
 def _drift_evidence(prior: BatchPrior, value_B: FloatArray, variance_B: FloatArray, drifts_J: FloatArray) -> FloatArray:
