@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from allotment.cli.allocate import Allocate
 from allotment.cli.audit import Audit
 from allotment.cli.gradient_variance import GradientVariance
+from allotment.cli.prepare_smollm2 import PrepareSmolLM2
 from allotment.cli.report import Report
 from allotment.cli.train import Train, settings_from
 from allotment.config import explained
@@ -54,6 +55,7 @@ def parse(arguments: Sequence[str]) -> Any:
         | Annotated[Train, tyro.conf.subcommand("train", default=train)]
         | Annotated[Audit, tyro.conf.subcommand("audit")]
         | Annotated[GradientVariance, tyro.conf.subcommand("gradient-variance")]
+        | Annotated[PrepareSmolLM2, tyro.conf.subcommand("prepare-smollm2")]
         | Annotated[Report, tyro.conf.subcommand("report")]
     )
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
