@@ -58,6 +58,10 @@ class Planner(Stateful, Protocol):
         """Report the rewards of a plan, any order, each with its prompt id; and what else was measured of each."""
         ...
 
+    def cancel(self, plan: Plan) -> None:
+        """Forget an open plan whose rollouts will never come."""
+        ...
+
 
 class OneShotPlanner(ABC):
     """One allocation a step, made before anything is generated; learns from the rewards afterwards.

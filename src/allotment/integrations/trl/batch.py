@@ -1,0 +1,80 @@
+"""The rows of a generation batch: candidates as the data loader gives them, rollouts as the plan asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from allotment.errors import ConfigError, RewardMismatchError, message
+from allotment.types import IntArray, PromptId
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Which candidate each of the N rollouts of a batch is of; groups stand one after another."""
+
+    prompt_ids: tuple[PromptId, ...]
+    """[Q] the prompts that get rollouts, distinct."""
+    candidate_N: IntArray
+    """[N] index of the candidate row."""
+    group_N: IntArray
+    """[N] index into ``prompt_ids``."""
+
+    def group_ids(self, rows: Sequence[int]) -> list[PromptId]:
+        """The prompt ids of some rollouts."""
+        return [self.prompt_ids[self.group_N[row]] for row in rows]
+
+
+def every_nth(keys: Sequence[Any], repeats: int) -> list[Any]:
+    """The candidates of a batch in which each stands ``repeats`` times in a row.
+
+    Raises:
+        ConfigError: it does not.
+    """
+    candidates = list(keys[::repeats])
+    if len(keys) % repeats or any(keys[i] != candidates[i // repeats] for i in range(len(keys))):
+        raise ConfigError(
+            message(
+                "the data loader does not repeat prompts as TRL's does",
+                got=f"{len(keys)} rows that are not {repeats} copies of each prompt in turn",
+                allowed="the order of TRL's RepeatSampler",
+                fix="leave _get_train_sampler as TRL has it",
+            )
+        )
+    return candidates
+
+
+def lay_out(
+    candidate_ids: Sequence[PromptId], prompt_ids: Sequence[PromptId], counts: Sequence[int], rows: int
+) -> Layout:
+    """The rollouts of a plan; candidates with the same id share its rollouts in turn.
+
+    Args:
+        candidate_ids: ids of the candidates, in the order of the data loader.
+        prompt_ids: [Q] the prompts planned for, distinct, each the id of a candidate.
+        counts: [Q] their rollouts.
+        rows: N, what the counts must sum to.
+
+    Raises:
+        RewardMismatchError: another sum, or a count of 1, which has nothing to be compared with.
+    """
+    if sum(counts) != rows or 1 in counts:
+        raise RewardMismatchError(
+            message(
+                "the plan does not fill the batch",
+                got=f"{sum(counts)} rollouts, counts from {min(counts)} to {max(counts)}",
+                allowed=f"{rows} rollouts, each count 0 or from 2 on",
+                fix="use a planner that spends its budget exactly, with a lower bound of 2 or more",
+            )
+        )
+    places: dict[PromptId, list[int]] = {}
+    for place, prompt in enumerate(candidate_ids):
+        places.setdefault(prompt, []).append(place)
+    count_of = dict(zip(prompt_ids, counts, strict=True))
+    planned = [(prompt, own, count_of[prompt]) for prompt, own in places.items() if count_of.get(prompt)]
+    candidates = [own[i % len(own)] for _, own, count in planned for i in range(count)]
+    groups = np.repeat(np.arange(len(planned)), [count for _, _, count in planned])
+    return Layout(tuple(prompt for prompt, _, _ in planned), np.array(candidates), groups)

@@ -1,0 +1,94 @@
+"""What Allotment adds to TRL's configurations; every field works in Python, on TRL's command line and in its YAML."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+from trl import GRPOConfig, RLOOConfig
+
+
+@dataclass
+class AllotmentArguments:
+    """The fields beside TRL's own. ``num_generations`` becomes the mean number of rollouts of a prompt."""
+
+    planner: str = field(
+        default="vip",
+        metadata={
+            "help": "Who decides the number of rollouts of each prompt: vip, vip-moments, vip-paper, ridge, uniform, "
+            "inverse-accuracy, inverse-variance; in Python also a planner object, whose budget is the generation batch."
+        },
+    )
+    planner_kwargs: dict[str, Any] | str | None = field(
+        default=None,
+        metadata={
+            "help": "Further arguments of a planner given by name, such as bounds (least and most rollouts of a "
+            "prompt), estimator, seed. Defaults: bounds (3, the larger of 32 and 4 num_generations), estimator rloo "
+            "for RLOO and dr_grpo for GRPO, TRL's seed."
+        },
+    )
+    prompt_id_column: str | None = field(
+        default=None,
+        metadata={
+            "help": "Column that names a prompt, int or str. Without one: the place in the data set of the first row "
+            "with this prompt; in an iterable data set a hash of the prompt."
+        },
+    )
+    prompt_weighting: Literal["prompt", "rollout"] = field(
+        default="prompt",
+        metadata={
+            "help": "prompt: every prompt of a batch counts the same in the loss (advantages times mean(n) / n); "
+            "rollout: every rollout does, so that prompts with more rollouts pull harder."
+        },
+    )
+    success_threshold: float | None = field(
+        default=None,
+        metadata={"help": "A reward of at least this is a success to a planner given by name; 0.5 if None."},
+    )
+    success_reward: str | None = field(
+        default=None,
+        metadata={
+            "help": "Name of the reward function whose value the planner is told, such as the verifier's where others "
+            "judge format; the weighted sum of all if None."
+        },
+    )
+    candidate_prompts: int | None = field(
+        default=None,
+        metadata={
+            "help": "Prompts drawn for a generation batch, of which as many as usual, those of largest expected reward "
+            "variance, get rollouts; the others get 0. A divisor of the generation batch size; None draws no more "
+            "than are trained on."
+        },
+    )
+    prompt_embeddings: str | None = field(
+        default=None,
+        metadata={
+            "help": "What tells the predictor about prompts it has not seen: 'minilm' (the packaged model), the name "
+            "or folder of a sentence-transformers model, or a .npy file with a row for each row of the data set."
+        },
+    )
+    score_sketch: Literal["last-layer", "last-block"] | None = field(
+        default=None,
+        metadata={
+            "help": "For vip-moments: the matrix whose gradient is sketched, the output matrix or the last one before "
+            "it; last-block if None. Costs one more forward pass over the rollouts."
+        },
+    )
+
+
+@dataclass
+class AllotmentGRPOConfig(AllotmentArguments, GRPOConfig):
+    """TRL's ``GRPOConfig`` and :class:`AllotmentArguments`.
+
+    VIP's price is the variance of advantages that are centred, not divided by a standard deviation: pass
+    ``scale_rewards="none"`` for what it is made for; TRL's default is ``"group"``.
+    """
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "planner_kwargs"]
+
+
+@dataclass
+class AllotmentRLOOConfig(AllotmentArguments, RLOOConfig):
+    """TRL's ``RLOOConfig`` and :class:`AllotmentArguments`."""
+
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*RLOOConfig._VALID_DICT_FIELDS, "planner_kwargs"]

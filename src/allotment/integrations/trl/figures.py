@@ -1,0 +1,80 @@
+"""What a step leaves behind: figures for TRL's log, lines for ``rollouts.jsonl``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from allotment.audit.figures import calibration_error, unbiased_variance
+from allotment.planning import Outcome
+from allotment.pricing import get_estimator
+from allotment.types import Allocation, IntArray, Plan
+
+
+def step_figures(plan: Plan, candidates: int, outcome: Outcome, threshold: float, estimator: str) -> dict[str, float]:
+    """Figures of one step by name; those that cannot be computed are left out.
+
+    ``plan``, ``outcome``: what was asked and what came back. ``candidates``: distinct prompts that could have been
+    planned for. ``threshold``: least reward of a success. ``estimator``: whose variance the realised ratio is of.
+    """
+    counts_Q = plan.counts
+    figures = {
+        "budget": float(counts_Q.sum()),
+        "min_count": float(counts_Q[counts_Q > 0].min()),
+        "max_count": float(counts_Q.max()),
+        "zero_count": float(candidates - (counts_Q > 0).sum()),
+        "unscored": float(outcome.missing.sum()),
+    }
+    told_Q = outcome.received > 0
+    if not told_Q.any():
+        return figures
+    trials_Q, successes_Q = outcome.received[told_Q], outcome.successes(threshold)[told_Q]
+    figures["success"] = float((successes_Q / trials_Q).mean())
+    if plan.posterior is not None:
+        p_Q = plan.posterior.success_probability()[told_Q]
+        figures["predicted_success"] = float(p_Q.mean())
+        figures["calibration_error"] = calibration_error(p_Q, successes_Q, trials_Q)
+    figures |= _variance_ratios(plan.allocation, trials_Q, successes_Q, estimator)
+    return figures
+
+
+def _variance_ratios(
+    allocation: Allocation | None, trials_Q: IntArray, successes_Q: IntArray, estimator: str
+) -> dict[str, float]:
+    """Variance of the gradient relative to equal counts: as the plan expected it, and with the variances observed."""
+    ratios = {}
+    if allocation is not None and allocation.uniform_objective > 0:
+        ratios["predicted_variance_ratio"] = allocation.objective / allocation.uniform_objective
+    if trials_Q.min() < 2:
+        return ratios
+    curve = get_estimator(estimator).variance
+    variance_Q = unbiased_variance(successes_Q, trials_Q)
+    equal = float((variance_Q * curve(np.full(len(trials_Q), trials_Q.mean()))).sum())
+    if equal > 0:
+        ratios["realised_variance_ratio"] = float((variance_Q * curve(trials_Q)).sum()) / equal
+    return ratios
+
+
+def rollout_rows(plan: Plan, outcome: Outcome, tokens_Q: IntArray, threshold: float) -> list[dict[str, Any]]:
+    """A line for each prompt that had rollouts; the format of the lab's ``rollouts.jsonl``.
+
+    ``tokens_Q``: completion tokens of each prompt of the plan. Rollouts without a reward are in ``tokens`` alone.
+    """
+    successes_Q = outcome.successes(threshold)
+    mean_Q = None if plan.posterior is None else plan.posterior.success_probability()
+    deviation_Q = None if plan.posterior is None else plan.posterior.standard_deviation()
+    return [
+        {
+            "prompt_id": prompt,
+            "step": plan.step + 1,
+            "round": plan.round,
+            "n": int(outcome.received[q]),
+            "successes": int(successes_Q[q]),
+            "tokens": int(tokens_Q[q]),
+            "predicted_mean": None if mean_Q is None else round(float(mean_Q[q]), 6),
+            "predicted_sd": None if deviation_Q is None else round(float(deviation_Q[q]), 6),
+        }
+        for q, prompt in enumerate(plan.prompt_ids)
+        if outcome.received[q]
+    ]

@@ -1,0 +1,350 @@
+"""A planner in front of TRL's trainers: counts are made just before generation, from all that came back before.
+
+TRL's data loader repeats every prompt ``num_generations`` times. The mixin takes one row of each, asks the planner, and
+hands TRL as many copies as the plan says; the number of rows never changes. TRL generates and scores them as ever,
+taking the batch for one group; then the advantages are computed anew by group, and the planner is told.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, gather_object
+from torch import Tensor
+from trl import GRPOTrainer, RLOOTrainer
+
+from allotment.errors import ConfigError, RewardMismatchError, message
+from allotment.integrations.trl import advantages
+from allotment.integrations.trl.batch import Layout, every_nth, lay_out
+from allotment.integrations.trl.building import arithmetic, planner_for
+from allotment.integrations.trl.config import AllotmentArguments
+from allotment.integrations.trl.figures import rollout_rows, step_figures
+from allotment.integrations.trl.log import RolloutLog
+from allotment.integrations.trl.prompts import ROW, PromptIdentity
+from allotment.integrations.trl.versions import check_methods
+from allotment.planning.shortlist import shortlist
+from allotment.state import load_state, save_state
+from allotment.types import Plan, PromptId
+
+
+if TYPE_CHECKING:
+    _Trainer: TypeAlias = Any  # whatever class the mixin stands in front of
+else:
+    _Trainer = object
+
+log = logging.getLogger("allotment")
+
+PLANNER_FILE = "planner.safetensors"
+"""The planner's state inside a checkpoint."""
+KIND = "trl-planner"
+
+
+@dataclass(eq=False)
+class _Batch:
+    """A generation batch under way."""
+
+    layout: Layout
+    plan: Plan | None
+    """On the main process; None elsewhere."""
+    candidates: int
+    """Distinct prompts that could have been planned for."""
+    seconds: float
+    """Spent on planning so far."""
+    rewards_NF: Tensor | None = None
+    """[N, F] what each reward function said, over all processes."""
+    tokens_N: list[int] | None = None
+    """[N] completion tokens, over all processes."""
+
+
+class AllotmentMixin(_Trainer):
+    """In front of ``GRPOTrainer``, ``RLOOTrainer`` or a class derived from one; see :func:`with_allotment`.
+
+    Args:
+        args, kwargs: what TRL's trainer takes.
+        allotment: settings, where TRL's own config class does not bring them.
+
+    Attributes:
+        planner: who decides; on other processes than the main one it learns nothing.
+
+    Raises:
+        ConfigError: the planner, the identity column or the candidates do not fit the data set or TRL's batch.
+    """
+
+    def __init__(self, *args: Any, allotment: AllotmentArguments | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        own = self.args if isinstance(self.args, AllotmentArguments) else AllotmentArguments()
+        settings = own if allotment is None else allotment
+        self.allotment = settings
+        self._sizes = arithmetic(self.args, settings.candidate_prompts)
+        makes_prompts = any(getattr(self, n, None) for n in ("environment_factories", "environment_factory"))
+        self._identity = PromptIdentity(self.train_dataset, settings.prompt_id_column, distinct_rows=makes_prompts)
+        self.train_dataset: Any = self._identity.dataset
+        self._estimator = "rloo" if isinstance(self, RLOOTrainer) else "dr_grpo"
+        self.planner = planner_for(
+            settings, self._sizes, self._identity, estimator=self._estimator, seed=self.args.seed
+        )
+        _check_success_reward(settings.success_reward, self.reward_func_names)
+        self._threshold = getattr(self.planner, "success_threshold", 0.5)
+        self._rollout_log = RolloutLog(Path(self.args.output_dir) / "rollouts.jsonl")
+        self._open: _Batch | None = None
+        self._steps_told = 0
+        if self.planner_prices_centred_rewards and getattr(self, "scale_rewards", "none") != "none":
+            log.warning(
+                "scale_rewards=%r divides advantages by a standard deviation; the planner's price is the variance of "
+                "undivided ones, as with scale_rewards='none'",
+                self.scale_rewards,
+            )
+
+    @property
+    def planner_prices_centred_rewards(self) -> bool:
+        """Whether the planner minimises the variance of advantages that are not divided by a standard deviation."""
+        return hasattr(self.planner, "price")
+
+    def get_train_dataloader(self) -> Any:
+        """TRL's, with each candidate repeated so often that the number of rows stays the budget."""
+        with self._group_size(self._sizes.repeats):
+            return super().get_train_dataloader()
+
+    def _set_signature_columns_if_needed(self) -> None:
+        super()._set_signature_columns_if_needed()
+        wanted = [ROW, self.allotment.prompt_id_column]
+        self._signature_columns += [c for c in wanted if c is not None and c not in self._signature_columns]
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        if not self.model.training:
+            return super()._generate_and_score_completions(inputs)
+        rows, self._open = self._planned(inputs)
+        try:
+            with self._group_size(1), self._raw_advantages():
+                output = super()._generate_and_score_completions(rows)
+            self._close(self._open, output)
+        except BaseException:
+            self._give_up(self._open.plan)
+            raise
+        finally:
+            self._open = None
+        return output
+
+    def _give_up(self, plan: Plan | None) -> None:
+        """Leave the planner as if a plan whose batch failed had never been asked, but for its step number."""
+        if plan is not None:
+            with suppress(RewardMismatchError):  # it was told before the error
+                self.planner.cancel(plan)
+
+    def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        rewards_NF: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
+        if self._open is not None:
+            self._open.rewards_NF = rewards_NF
+            self._open.tokens_N = gather_object([len(ids) for ids in completion_ids_list])
+            self.num_generations = len(rewards_NF)  # one group of all rows, until the advantages are computed by group
+        return rewards_NF
+
+    def _planned(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], _Batch]:
+        """The rows of a new plan that this process takes, as many as it had."""
+        started = time.perf_counter()
+        known = [(self._identity.of(row), row.get(ROW, row)) for row in inputs]
+        everyone = gather_object(known)
+        ids = every_nth([prompt for prompt, _ in everyone], self._sizes.repeats)
+        keys = [key for _, key in everyone[:: self._sizes.repeats]]
+        distinct = list(dict.fromkeys(ids))
+        plan, prompt_ids, counts = self._ask(distinct, len(everyone))
+        layout = lay_out(ids, prompt_ids, counts, len(everyone))
+        local = {row[ROW]: row for row in inputs if ROW in row}
+        columns = [name for name in inputs[0] if name != ROW]
+        rows = []
+        for candidate in layout.candidate_N[self._own_rows(len(inputs))]:
+            key = keys[candidate]
+            row = key if isinstance(key, dict) else local.get(key) or self.train_dataset[key]
+            rows.append({name: copy.deepcopy(row[name]) for name in columns})
+        return rows, _Batch(layout, plan, len(distinct), time.perf_counter() - started)
+
+    def _ask(self, ids: list[PromptId], budget: int) -> tuple[Plan | None, tuple[PromptId, ...], list[int]]:
+        """The plan of the main process, and on all processes its prompts and counts; or its error."""
+        plan: Plan | None = None
+        answer: list[Any] = [None]
+        if self.accelerator.is_main_process:
+            try:
+                plan = self.planner.ask(shortlist(self.planner, ids, self._sizes.prompts), budget=budget)
+                answer = [(plan.prompt_ids, plan.counts.tolist())]
+            except Exception as error:
+                answer = [error]  # the other processes wait for an answer
+        broadcast_object_list(answer)
+        if isinstance(answer[0], Exception):
+            raise answer[0]
+        return plan, *answer[0]
+
+    def _close(self, batch: _Batch, output: dict[str, Any]) -> None:
+        """Advantages by group, corrected figures, and what came back to the planner."""
+        started = time.perf_counter()
+        assert batch.rewards_NF is not None
+        group_N = torch.from_numpy(batch.layout.group_N).to(batch.rewards_NF.device)
+        rewards_N = advantages.weighted_rewards(batch.rewards_NF, self.reward_weights.to(batch.rewards_NF.device))
+        advantages_N = self._advantages(batch.rewards_NF, rewards_N, group_N, output)
+        advantages_N = advantages_N * advantages.prompt_weights(group_N, self.allotment.prompt_weighting)
+        output["advantages"] = advantages_N[self._own_rows(len(output["advantages"]))]
+        constant_Q = advantages.constant_groups(rewards_N, group_N)
+        self._correct_logs(advantages_N, constant_Q)
+        if self.accelerator.is_main_process:
+            self._tell(batch, rewards_N, dead=constant_Q[group_N].float().mean().item(), started=started)
+
+    def _advantages(self, rewards_NF: Tensor, rewards_N: Tensor, group_N: Tensor, output: dict[str, Any]) -> Tensor:
+        """[N] over all processes, before weighting."""
+        if isinstance(self, RLOOTrainer):
+            # With the batch as one group TRL gave n / (n - 1) (r - mean r); r has the KL penalty, which TRL keeps to
+            # itself. A constant does not matter.
+            scored_N = ~rewards_N.isnan()
+            share = (scored_N.sum() - 1) / scored_N.sum()
+            penalised_N = (self.accelerator.gather(output["advantages"]) * share).masked_fill(~scored_N, torch.nan)
+            return advantages.rloo_advantages(penalised_N, group_N, normalize=self.args.normalize_advantages)
+        if getattr(self, "multi_objective_aggregation", "sum_then_normalize") == "normalize_then_sum":
+            return advantages.gdpo_advantages(rewards_NF, self.reward_weights.to(rewards_NF.device), group_N)
+        return advantages.grpo_advantages(rewards_N, group_N, self.scale_rewards)
+
+    def _correct_logs(self, advantages_N: Tensor, constant_Q: Tensor) -> None:
+        """What TRL logged of the batch as one group."""
+        is_grouped = getattr(self, "multi_objective_aggregation", "sum_then_normalize") == "sum_then_normalize"
+        if is_grouped and getattr(self, "scale_rewards", "none") != "batch":
+            self._metrics["train"]["frac_reward_zero_std"][-1] = constant_Q.float().mean().item()
+        logged = self._logs["advantages"]
+        for _ in range(len(advantages_N)):
+            logged.pop()
+        logged.extend(advantages_N.tolist())
+
+    def _tell(self, batch: _Batch, rewards_N: Tensor, *, dead: float, started: float) -> None:
+        """On the main process: the planner learns, the figures are logged."""
+        plan, layout = batch.plan, batch.layout
+        assert plan is not None
+        assert batch.rewards_NF is not None
+        assert batch.tokens_N is not None
+        judge = self.allotment.success_reward
+        values_N = rewards_N if judge is None else batch.rewards_NF[:, self.reward_func_names.index(judge)]
+        scored = values_N.isfinite().nonzero()[:, 0].tolist()
+        if not scored:
+            self._nothing_scored(plan)
+            return
+        outcome = self.planner.tell(
+            plan, values_N[scored].double().cpu().numpy(), layout.group_ids(scored), allow_missing_groups=True
+        )
+        if not self.planner.done:
+            raise ConfigError(
+                message(
+                    "TRL generates once a batch",
+                    got=f"{type(self.planner).__name__} asks for a further round",
+                    allowed="planners of one round",
+                    fix="use rounds=1",
+                )
+            )
+        figures = step_figures(plan, batch.candidates, outcome, self._threshold, self._estimator)
+        figures |= {"dead_rollouts": dead, "seconds": batch.seconds + time.perf_counter() - started}
+        for name, value in figures.items():
+            self._metrics["train"][f"allotment/{name}"].append(value)
+        tokens_G = np.bincount(layout.group_N, batch.tokens_N)
+        row_of = {prompt: g for g, prompt in enumerate(layout.prompt_ids)}
+        tokens_Q = np.array([tokens_G[row_of[p]] if p in row_of else 0 for p in plan.prompt_ids], dtype=np.int64)
+        self._rollout_log.append(rollout_rows(plan, outcome, tokens_Q, self._threshold))
+        self._steps_told = plan.step + 1
+
+    def _nothing_scored(self, plan: Plan) -> None:
+        """No rollout of the batch has a reward the planner could be told."""
+        if not self._steps_told:
+            raise ConfigError(
+                message(
+                    "no rollout of the first batch has a reward",
+                    got="None or NaN for every rollout",
+                    allowed="a number for at least one",
+                    fix="check the reward function and the columns of the data set it reads",
+                )
+            )
+        self.planner.cancel(plan)
+        log.warning("step %d: no rollout has a reward; the planner learns nothing from it", plan.step)
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        # First the planner: a checkpoint that is complete in TRL's eyes then has it.
+        if self.accelerator.is_main_process:
+            folder = Path(self._get_output_dir(trial=trial)) / f"checkpoint-{self.state.global_step}"
+            folder.mkdir(parents=True, exist_ok=True)
+            self._rollout_log.sync()
+            state = {"steps": self._steps_told, "planner": self.planner.state_dict()}
+            save_state(folder / PLANNER_FILE, state, kind=KIND)
+        super()._save_checkpoint(model, trial)
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if not self.accelerator.is_main_process:
+            return
+        if checkpoint is None:
+            self._rollout_log.start()
+        elif (file := Path(checkpoint) / PLANNER_FILE).exists():
+            state = load_state(file, kind=KIND)
+            self.planner.load_state_dict(state["planner"])
+            self._steps_told = state["steps"]
+            self._rollout_log.resume(self._steps_told)
+        else:
+            log.warning("%s has no %s: the planner starts without a record", checkpoint, PLANNER_FILE)
+
+    @contextmanager
+    def _group_size(self, size: int) -> Iterator[None]:
+        """TRL's group size for a while; :meth:`_calculate_rewards` may change it meanwhile."""
+        before, self.num_generations = self.num_generations, size
+        try:
+            yield
+        finally:
+            self.num_generations = before
+
+    @contextmanager
+    def _raw_advantages(self) -> Iterator[None]:
+        """RLOO's advantages not normalised over the batch for a while; that comes after the grouping."""
+        before = getattr(self, "normalize_advantages", None)
+        if before is not None:
+            self.normalize_advantages = False
+        try:
+            yield
+        finally:
+            if before is not None:
+                self.normalize_advantages = before
+
+    def _own_rows(self, count: int) -> slice:
+        """Where this process's ``count`` rows stand among those of all."""
+        first = self.accelerator.process_index * count
+        return slice(first, first + count)
+
+
+class AllotmentGRPOTrainer(AllotmentMixin, GRPOTrainer):
+    """TRL's ``GRPOTrainer`` with a number of rollouts for each prompt; configured by ``AllotmentGRPOConfig``."""
+
+
+class AllotmentRLOOTrainer(AllotmentMixin, RLOOTrainer):
+    """TRL's ``RLOOTrainer`` with a number of rollouts for each prompt; configured by ``AllotmentRLOOConfig``."""
+
+
+def with_allotment(trainer: type) -> type:
+    """The same for a class derived from TRL's ``GRPOTrainer`` or ``RLOOTrainer``.
+
+    Settings come from its config, if that is one of Allotment's, else from ``allotment=AllotmentArguments(...)``.
+
+    Raises:
+        MissingExtraError: the class lacks a method of TRL's that the adapter works through.
+    """
+    check_methods(trainer)
+    return type(f"Allotment{trainer.__name__}", (AllotmentMixin, trainer), {"__doc__": trainer.__doc__})
+
+
+def _check_success_reward(name: str | None, known: list[str]) -> None:
+    if name is not None and name not in known:
+        raise ConfigError(
+            message(
+                "there is no reward function of that name",
+                got=f"success_reward={name!r}",
+                allowed=", ".join(known),
+                fix="name one of them, or leave success_reward out for their weighted sum",
+            )
+        )

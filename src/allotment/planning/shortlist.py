@@ -1,0 +1,37 @@
+"""More candidates than a step can train on: which of them get rollouts at all."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from allotment.errors import ConfigError, message
+from allotment.planning.base import Planner
+from allotment.types import PromptId
+
+
+def shortlist(planner: Planner, prompt_ids: list[PromptId], keep: int) -> list[PromptId]:
+    """The ``keep`` prompts of largest expected reward variance ``E[p (1 - p)]``, in the order they stand in.
+
+    Uncertainty counts as variance: a prompt never seen is kept before one that is known to fail. Ties go to the
+    earlier prompt. Prompts left out are not drawn at random, so the gradient is that of the prompts that are kept.
+
+    Raises:
+        ConfigError: the planner predicts no success probabilities.
+    """
+    if len(prompt_ids) <= keep:
+        return prompt_ids
+    predictor: Any = getattr(planner, "predictor", None)
+    if not hasattr(predictor, "predict"):
+        raise ConfigError(
+            message(
+                "this planner cannot choose among more candidates than it may train on",
+                got=type(planner).__name__,
+                allowed="a planner with a predictor of success probabilities, such as VIP or Uniform",
+                fix="use as many candidates as prompts",
+            )
+        )
+    value_Q = predictor.predict(prompt_ids).expected_variance()
+    kept = np.argsort(-value_Q, kind="stable")[:keep]
+    return [prompt_ids[q] for q in np.sort(kept)]
