@@ -6,20 +6,42 @@ import difflib
 import json
 import tomllib
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
+import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from allotment.errors import ConfigError, message
+from allotment.planning.named import NamedPlanner
 
-PlannerName = Literal[
-    "vip", "vip-moments", "vip-paper", "uniform", "inverse-accuracy", "inverse-variance", "ridge", "oracle"
-]
-TrainedName = PlannerName | Literal["vip-second-look", "vip-tokens"]
+PlannerName = Literal[NamedPlanner, "oracle"]
+TrainedName = Literal[PlannerName, "vip-second-look", "vip-tokens"]
 EstimatorName = Literal["rloo", "dr_grpo"]
-MeasuredName = PlannerName | Literal["uniform-2x", "neyman"]
+MeasuredName = Literal[PlannerName, "uniform-2x", "neyman"]
 RegimeName = Literal["scratchpad", "short"]
+VerifierName = Literal["exact", "reasoning-gym", "math-verify"]
+ExtractName = Literal["answer_tag", "last_line", "boxed", "whole"]
 SketchName = Literal["exact", "last-block", "last-layer"]
+
+
+def _json_object(words: list[str]) -> dict[str, Any]:
+    value = json.loads(words[0])
+    if not isinstance(value, dict):
+        raise ValueError(f"not a JSON object: {words[0]}")
+    return value
+
+
+JSONObject = Annotated[
+    dict[str, Any],
+    tyro.constructors.PrimitiveConstructorSpec(
+        nargs=1,
+        metavar="JSON",
+        instance_from_str=_json_object,
+        is_instance=lambda value: isinstance(value, dict),
+        str_from_instance=lambda value: [json.dumps(value)],
+    ),
+]
+"""A table in TOML, a JSON object on the command line."""
 
 
 class Config(BaseModel):
@@ -57,13 +79,21 @@ class Config(BaseModel):
         Raises:
             ConfigError: the file is missing, is not TOML, or does not fit.
         """
+        return cls.from_values(cls.toml_values(path), str(path))
+
+    @staticmethod
+    def toml_values(path: Path) -> dict[str, Any]:
+        """The fields in a TOML file, unchecked.
+
+        Raises:
+            ConfigError: the file is missing or is not TOML.
+        """
         try:
-            values = tomllib.loads(path.read_text(encoding="utf-8"))
+            return tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(
                 message(f"cannot read {path}", got=error, allowed="a TOML file", fix="check the path and the syntax")
             ) from error
-        return cls.from_values(values, str(path))
 
     @classmethod
     def from_json(cls, path: Path) -> Self:
@@ -71,6 +101,15 @@ class Config(BaseModel):
 
         Raises:
             ConfigError: the file is missing, damaged, or does not fit.
+        """
+        return cls.from_values(cls.json_values(path), str(path))
+
+    @staticmethod
+    def json_values(path: Path) -> dict[str, Any]:
+        """The fields in a JSON file, unchecked.
+
+        Raises:
+            ConfigError: the file is missing or holds no JSON object.
         """
         try:
             values = json.loads(path.read_text(encoding="utf-8"))
@@ -80,7 +119,7 @@ class Config(BaseModel):
             raise ConfigError(
                 message(f"cannot read {path}", got=error, allowed="a JSON object", fix="is this a run directory?")
             ) from error
-        return cls.from_values(values, str(path))
+        return values
 
     def to_json(self) -> str:
         """All fields, readable."""
@@ -101,17 +140,13 @@ def explained(error: ValidationError, source: str) -> ConfigError:
     )
 
 
-class TrainConfig(Config):
-    """Reinforcement learning of the lab's language model."""
+class RunConfig(Config):
+    """What the runs of all trainers have in common."""
 
-    planner: TrainedName = "vip"
-    """Who decides the number of rollouts of each prompt; oracle knows every success probability, for comparison."""
-    regime: RegimeName = "scratchpad"
-    """Form of a completion: free characters before the answer, or the answer alone."""
-    steps: int = Field(100, ge=1)
-    """Optimiser steps; one batch of prompts each."""
     seed: int = Field(0, ge=0)
     """Fixes prompts and sampling; runs of equal seed are paired."""
+    steps: int = Field(100, ge=1)
+    """Optimiser steps; one batch of prompts each."""
     prompts_per_step: int = Field(16, ge=1)
     """Prompts of a batch."""
     rollouts_per_prompt: int = Field(8, ge=2)
@@ -122,6 +157,31 @@ class TrainConfig(Config):
     """Most rollouts of a prompt."""
     estimator: EstimatorName = "rloo"
     """Advantage that is computed and whose variance is priced."""
+    evaluate_every: int = Field(10, ge=1)
+    """Steps between evaluations."""
+    checkpoint_every: int = Field(10, ge=1)
+    """Steps between checkpoints."""
+
+    @property
+    def budget(self) -> int:
+        """Rollouts of a step."""
+        return self.prompts_per_step * self.rollouts_per_prompt
+
+    @model_validator(mode="after")
+    def _bounds_admit_the_mean(self) -> Self:
+        _check_bounds(self.lower, self.rollouts_per_prompt, self.upper, self.estimator)
+        return self
+
+
+class TrainConfig(RunConfig):
+    """Reinforcement learning of the lab's language model."""
+
+    trainer: Literal["lab"] = "lab"
+    """Who trains: the lab; or TRL, whose settings `allotment train --trainer trl --help` lists."""
+    planner: TrainedName = "vip"
+    """Who decides the number of rollouts of each prompt; oracle knows every success probability, for comparison."""
+    regime: RegimeName = "scratchpad"
+    """Form of a completion: free characters before the answer, or the answer alone."""
     aggregation: Literal["prompt_mean", "sequence_mean", "token_mean"] = "prompt_mean"
     """How token losses become one number; see docs/weights.md before changing it."""
     learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
@@ -135,20 +195,83 @@ class TrainConfig(Config):
     of the whole gradient, slowly."""
     sketches: int = Field(16, ge=1, le=16)
     """Numbers of a sketch."""
-    evaluate_every: int = Field(10, ge=1)
-    """Steps between evaluations on the whole pool and the held-out prompts."""
-    checkpoint_every: int = Field(10, ge=1)
-    """Steps between checkpoints."""
 
     @property
-    def budget(self) -> int:
-        """Rollouts of a step."""
-        return self.prompts_per_step * self.rollouts_per_prompt
+    def task(self) -> str:
+        """What is trained, in a word."""
+        return self.regime
 
-    @model_validator(mode="after")
-    def _bounds_admit_the_mean(self) -> Self:
-        _check_bounds(self.lower, self.rollouts_per_prompt, self.upper, self.estimator)
-        return self
+    @property
+    def weighting(self) -> str:
+        """Advantage and aggregation, in words."""
+        return f"{self.estimator}, {self.aggregation.replace('_', ' ')}"
+
+
+class TRLTrainConfig(RunConfig):
+    """Reinforcement learning of any causal language model with TRL."""
+
+    trainer: Literal["trl"] = "trl"
+    """Who trains: TRL's GRPOTrainer, or its RLOOTrainer where the estimator is rloo."""
+    model: str
+    """Folder or hub name of a Hugging Face causal language model."""
+    dataset: str
+    """A .jsonl, .json, .parquet or .csv file with prompts and answers, or reasoning-gym:NAME."""
+    planner: NamedPlanner = "vip"
+    """Who decides the number of rollouts of each prompt."""
+    estimator: EstimatorName = "dr_grpo"
+    """dr_grpo: GRPOTrainer, loss dr_grpo, rewards not scaled; rloo: RLOOTrainer. Its variance is priced."""
+    learning_rate: float = Field(1e-6, gt=0, allow_inf_nan=False)
+    """Learning rate of AdamW, constant."""
+    max_completion_tokens: int = Field(256, ge=1)
+    """Longest completion that is generated."""
+    micro_batch: int = Field(8, ge=1)
+    """Rollouts of a forward and backward pass on one device; a divisor of the budget over the devices."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the computation; auto is bfloat16 on a GPU that has it, else float32."""
+    verifier: VerifierName | None = None
+    """How a completion is judged; reasoning-gym's own for its tasks, exact match for files."""
+    extract: ExtractName | None = None
+    """Where the answer stands in a completion; see docs/tasks.md."""
+    prompt_column: str = "prompt"
+    """Column of the prompts in a file."""
+    answer_column: str = "answer"
+    """Column of the answers in a file."""
+    prompt_id_column: str | None = None
+    """Column of the prompts' names in a file; the place of the row if there is none."""
+    dataset_size: int = Field(1000, ge=2)
+    """Prompts that are made of a reasoning-gym task."""
+    dataset_options: JSONObject = Field(default_factory=dict)
+    """Options of the reasoning-gym task, such as '{"max_digits": 3}'."""
+    held_out: int = Field(64, ge=0)
+    """Prompts that are not trained on and judged every evaluate_every steps, one sampled completion each."""
+    prompt_embeddings: str | None = None
+    """minilm, a sentence-transformers model, or a .npy file: tells the planner about prompts it has not seen."""
+    trl: JSONObject = Field(default_factory=dict)
+    """Further settings of TRL's configuration class, such as '{"beta": 0.01, "temperature": 0.8}'."""
+
+    @property
+    def task(self) -> str:
+        """What is trained, in a word."""
+        return Path(self.model).name
+
+    @property
+    def weighting(self) -> str:
+        """Advantage and aggregation, in words."""
+        return f"{self.estimator}, prompt mean"
+
+
+AnyTrainConfig = TrainConfig | TRLTrainConfig
+
+
+def train_config_named(trainer: object) -> type[TrainConfig] | type[TRLTrainConfig]:
+    """The configuration class of a trainer.
+
+    Raises:
+        ConfigError: there is no such trainer.
+    """
+    if trainer in ("lab", "trl"):
+        return TRLTrainConfig if trainer == "trl" else TrainConfig
+    raise ConfigError(message("unknown trainer", got=repr(trainer), allowed="lab, trl", fix="choose one of them"))
 
 
 class GradientVarianceConfig(Config):

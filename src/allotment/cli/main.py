@@ -9,12 +9,12 @@ from typing import Annotated, Any
 import tyro
 from pydantic import ValidationError
 
+from allotment.cli import train
 from allotment.cli.allocate import Allocate
 from allotment.cli.audit import Audit
 from allotment.cli.gradient_variance import GradientVariance
 from allotment.cli.prepare_smollm2 import PrepareSmolLM2
 from allotment.cli.report import Report
-from allotment.cli.train import Train, settings_from
 from allotment.config import explained
 from allotment.errors import AllotmentError, message
 
@@ -49,10 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> Any:
     """The command with its settings; exits where the words are unusable."""
-    train = Train(settings=settings_from(arguments) if arguments[:1] == ["train"] else Train().settings)
+    form, defaults = train.command(arguments if arguments[:1] == ["train"] else [])
     commands: Any = (
         Annotated[Allocate, tyro.conf.subcommand("allocate")]
-        | Annotated[Train, tyro.conf.subcommand("train", default=train)]
+        | Annotated[form, tyro.conf.subcommand("train", **defaults)]
         | Annotated[Audit, tyro.conf.subcommand("audit")]
         | Annotated[GradientVariance, tyro.conf.subcommand("gradient-variance")]
         | Annotated[PrepareSmolLM2, tyro.conf.subcommand("prepare-smollm2")]

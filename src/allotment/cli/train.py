@@ -1,7 +1,8 @@
-"""``allotment train``: reinforcement learning in the lab."""
+"""``allotment train``: reinforcement learning in the lab, or with TRL."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -14,21 +15,18 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from allotment.config import TrainConfig
+from allotment.config import AnyTrainConfig, TrainConfig, TRLTrainConfig, train_config_named
 from allotment.errors import ConfigError, message, needs_extra
 
 OnStep = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class Train:
-    """Train the lab's language model; the planner decides every prompt's number of rollouts."""
-
-    settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+class _Train:
     config: Annotated[Path | None, tyro.conf.arg(metavar="F.toml")] = None
     """TOML file with any of the settings; flags override it."""
     out: Path | None = None
-    """Run directory; runs/REGIME-PLANNER-sSEED by default."""
+    """Run directory; runs/TASK-PLANNER-sSEED by default, the task being the regime or the model."""
     resume: bool = False
     """Continue the run in --out, bit for bit; its settings are the defaults, only --steps may change."""
     dry_run: bool = False
@@ -36,29 +34,68 @@ class Train:
 
     def run(self) -> None:
         """Train, with live progress; the run directory holds everything afterwards."""
-        config = self.settings
-        out = self.out or Path("runs") / f"{config.regime}-{config.planner}-s{config.seed}"
+        config: AnyTrainConfig = self.settings  # type: ignore[attr-defined]
+        out = self.out or Path("runs") / f"{config.task}-{config.planner}-s{config.seed}"
         if self.dry_run:
             print(config.to_json(), end="")
             return
         from allotment.lab.run_directory import RunDirectory, check_vacant
 
+        if not is_main_process():
+            _trainer(config, out).run(RunDirectory(out), lambda row: None)
+            return
         if not self.resume:
             check_vacant(out)  # before the seconds that a trainer takes
-        with needs_extra("train"):
-            from allotment.lab.train import Trainer
-        trainer = Trainer(config)  # before the directory: settings that it refuses leave none behind
+        trainer = _trainer(config, out)  # before the directory: settings that it refuses leave none behind
         directory = RunDirectory.resume(out, config) if self.resume else RunDirectory.create(out, config)
         with show_progress(config) as on_step:
             trainer.run(directory, on_step)
         print(f"run directory: {out}")
 
 
-def settings_from(arguments: Sequence[str]) -> TrainConfig:
-    """The defaults of the flags: those of the run to be resumed, else of the TOML file, else the built-in ones.
+@dataclass(frozen=True)
+class TrainLab(_Train):
+    """Train the lab's language model; the planner decides every prompt's number of rollouts."""
+
+    settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+
+
+@dataclass(frozen=True)
+class TrainTRL(_Train):
+    """Train a Hugging Face model with TRL; the planner decides every prompt's number of rollouts."""
+
+    settings: Annotated[TRLTrainConfig, tyro.conf.arg(name="")] = tyro.MISSING
+
+
+def command(arguments: Sequence[str]) -> tuple[type[_Train], dict[str, Any]]:
+    """The form of the command for the trainer in ``arguments``, and ``{"default": ...}`` where there is one."""
+    trainer, settings = defaults_of(arguments)
+    form: Any = TrainTRL if trainer == "trl" else TrainLab
+    return form, {} if settings is None else {"default": form(settings=settings)}
+
+
+def is_main_process() -> bool:
+    """Whether this is the only process, or the first of those that torchrun started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _trainer(config: AnyTrainConfig, out: Path) -> Any:
+    """The trainer of a configuration."""
+    if isinstance(config, TRLTrainConfig):
+        with needs_extra("trl"):
+            from allotment.integrations.trl.run import TRLRun
+        return TRLRun(config, out)
+    with needs_extra("train"):
+        from allotment.lab.train import Trainer
+    return Trainer(config)
+
+
+def defaults_of(arguments: Sequence[str]) -> tuple[str, AnyTrainConfig | None]:
+    """The trainer, and the defaults of its flags: those of the run to be resumed, else of the TOML file, else None.
 
     Raises:
-        ConfigError: the TOML file does not fit, or --resume has no --out, or both files are named.
+        ConfigError: the TOML file does not fit, --resume has no --out, both files are named, or there is no such
+            trainer.
         RunDirectoryError: there is no run to resume.
     """
     config, out = _value_of("--config", arguments), _value_of("--out", arguments)
@@ -74,8 +111,15 @@ def settings_from(arguments: Sequence[str]) -> TrainConfig:
             )
         from allotment.lab.run_directory import saved_config
 
-        return saved_config(Path(out))
-    return TrainConfig() if config is None else TrainConfig.from_toml(Path(config))
+        saved = saved_config(Path(out))
+        return saved.trainer, saved
+    trainer = _value_of("--trainer", arguments)
+    if config is None:
+        train_config_named(trainer or "lab")
+        return trainer or "lab", None
+    values = TrainConfig.toml_values(Path(config))
+    trainer = trainer or str(values.get("trainer", "lab"))
+    return trainer, train_config_named(trainer).from_values(values, config)
 
 
 def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
@@ -88,7 +132,7 @@ def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
 
 
 @contextmanager
-def show_progress(config: TrainConfig) -> Iterator[OnStep]:
+def show_progress(config: AnyTrainConfig) -> Iterator[OnStep]:
     """A live bar and the newest figures on a terminal, one plain line a step elsewhere."""
     console = Console()
     if not console.is_terminal:

@@ -12,7 +12,8 @@ from allotment.config import PlannerName
 from allotment.errors import ConfigError, message
 from allotment.lab.embeddings import prompt_embeddings
 from allotment.lab.generation import Lab
-from allotment.planning import VIP, InverseAccuracy, InverseVariance, Planner, RidgeVIP, Uniform
+from allotment.planning import VIP, Planner
+from allotment.planning.named import make_planner as named_planner
 from allotment.prediction import HierarchicalRegression, LengthPredictor, text_features
 from allotment.state import State
 from allotment.tasks.mixture import Problem
@@ -75,17 +76,10 @@ def make_planner(
     ids = [p.id for p in problems]
     questions = [p.question for p in problems]
 
-    def about() -> dict[str, Any]:
-        return {"embeddings": prompt_embeddings(questions), "ids": ids}
-
     def described() -> dict[str, Any]:
-        return {**about(), "features": text_features(questions)}
+        return {"embeddings": prompt_embeddings(questions), "ids": ids, "features": text_features(questions)}
 
     match name:
-        case "vip":
-            return VIP(**settings, **described(), seed=seed)
-        case "vip-moments":
-            return VIP(**settings, **described(), price="gradient_moments", seed=seed)
         case "vip-second-look":
             return VIP(**settings, **described(), rounds=2, seed=seed)
         case "vip-tokens":
@@ -93,18 +87,10 @@ def make_planner(
             lengths = LengthPredictor(typical_length=tokens_per_rollout, model=model)
             tokens = int(budget * tokens_per_rollout)
             return VIP(**{**settings, "budget": tokens}, **described(), unit="tokens", lengths=lengths, seed=seed)
-        case "vip-paper":
-            return VIP.paper(**settings, **about())
-        case "ridge":
-            return RidgeVIP(**settings, **about(), seed=seed)
-        case "uniform":
-            return Uniform(**settings, seed=seed)
-        case "inverse-accuracy":
-            return InverseAccuracy(**settings, seed=seed)
-        case "inverse-variance":
-            return InverseVariance(**settings, seed=seed)
         case "oracle":
             return VIP(**settings, predictor=Oracle(lab, problems), seed=seed)
+        case _ if name in NAMES:
+            return named_planner(name, **settings, **described(), seed=seed)
     raise ConfigError(
         message(
             "unknown planner",

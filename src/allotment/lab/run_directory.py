@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from allotment.config import TrainConfig
+from allotment.config import AnyTrainConfig, Config, train_config_named
 from allotment.errors import ConfigError, RunDirectoryError, StateError, StateVersionError, message
 from allotment.state import State, load_state, save_state
 
@@ -27,7 +27,7 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: TrainConfig) -> RunDirectory:
+    def create(cls, path: Path, config: AnyTrainConfig) -> RunDirectory:
         """A new run in ``path``.
 
         Raises:
@@ -50,7 +50,7 @@ class RunDirectory:
         return run
 
     @classmethod
-    def resume(cls, path: Path, config: TrainConfig) -> RunDirectory:
+    def resume(cls, path: Path, config: AnyTrainConfig) -> RunDirectory:
         """The run in ``path``, with a config that differs from the saved one in ``steps`` at most.
 
         Raises:
@@ -60,15 +60,15 @@ class RunDirectory:
         saved = saved_config(path)
         different = [
             name
-            for name in TrainConfig.model_fields
-            if name != "steps" and getattr(saved, name) != getattr(config, name)
+            for name in type(config).model_fields
+            if name != "steps" and getattr(saved, name, None) != getattr(config, name)
         ]
         if different:
             raise ConfigError(
                 message(
                     f"a resumed run keeps its configuration; {', '.join(different)} differ from {path}/config.json",
                     got={name: getattr(config, name) for name in different},
-                    allowed={name: getattr(saved, name) for name in different},
+                    allowed={name: getattr(saved, name, None) for name in different},
                     fix="leave these flags out, or start a new run in another --out",
                 )
             )
@@ -118,11 +118,18 @@ class RunDirectory:
             RunDirectoryError: the checkpoint or a log is damaged, or a log ends before the checkpoint.
         """
         state = self._read_checkpoint()
-        last_step = -1 if state is None else state["step"]
-        kept = {log: self._lines_until(log, last_step) for log in LOGS if (self.path / log).exists() or state}
+        self.cut_logs(-1 if state is None else state["step"])
+        return state
+
+    def cut_logs(self, step: int, logs: Sequence[str] = LOGS) -> None:
+        """Take off the lines after ``step``, which will be repeated; -1 takes all.
+
+        Raises:
+            RunDirectoryError: a log is damaged, or ends before ``step``.
+        """
+        kept = {log: self._lines_until(log, step) for log in logs if (self.path / log).exists() or step >= 0}
         for log, lines in kept.items():
             write_atomically(self.path / log, "".join(lines))
-        return state
 
     def _read_checkpoint(self) -> State | None:
         if not self.checkpoint_path.exists():
@@ -180,7 +187,7 @@ def check_vacant(path: Path) -> None:
         )
 
 
-def saved_config(path: Path) -> TrainConfig:
+def saved_config(path: Path) -> AnyTrainConfig:
     """The configuration of the run in ``path``.
 
     Raises:
@@ -190,7 +197,8 @@ def saved_config(path: Path) -> TrainConfig:
         raise RunDirectoryError(
             message("there is no run to read", got=path, allowed="a directory with config.json", fix="check the path")
         )
-    return TrainConfig.from_json(path / "config.json")
+    values = Config.json_values(path / "config.json")
+    return train_config_named(values.get("trainer", "lab")).from_values(values, str(path / "config.json"))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-from allotment.config import PlannerName, TrainConfig
+from allotment.config import AnyTrainConfig, PlannerName
 from allotment.errors import RunDirectoryError, message
 from allotment.report.runs import Run, read_run
 
@@ -29,7 +28,7 @@ class Arm:
     """By seed; at least one."""
 
     @property
-    def config(self) -> TrainConfig:
+    def config(self) -> AnyTrainConfig:
         """The configuration, whose seed is that of the first run."""
         return self.runs[0].config
 
@@ -108,15 +107,19 @@ def read_study(run_directories: Sequence[Path]) -> Study:
     return Study(_arms(list(runs.values())), tuple(dict.fromkeys(repeated)))
 
 
-def setting_key(config: TrainConfig, without: frozenset[str]) -> str:
+def setting_key(config: AnyTrainConfig, without: frozenset[str]) -> str:
     """A configuration as a dictionary key, some of its fields left out."""
     return config.model_dump_json(exclude=set(without))
 
 
-def differing_settings(configs: Sequence[TrainConfig]) -> dict[str, list[Any]]:
+def differing_settings(configs: Sequence[AnyTrainConfig]) -> dict[str, list[Any]]:
     """The fields in which configurations differ, with their values; planner and bookkeeping aside."""
-    names = [name for name in TrainConfig.model_fields if name not in BOOKKEEPING | {"planner"}]
-    values = {name: list(dict.fromkeys(getattr(config, name) for config in configs)) for name in names}
+    names = dict.fromkeys(name for config in configs for name in type(config).model_fields)
+    values = {
+        name: _distinct([getattr(config, name, None) for config in configs])
+        for name in names
+        if name not in BOOKKEEPING | {"planner"}
+    }
     return {name: found for name, found in values.items() if len(found) > 1}
 
 
@@ -133,12 +136,17 @@ def _arms(runs: list[Run]) -> tuple[Arm, ...]:
     return tuple(sorted(arms, key=lambda arm: rank[arm.config.planner]))
 
 
-def _usual(configs: Sequence[TrainConfig]) -> dict[str, Any]:
+def _usual(configs: Sequence[AnyTrainConfig]) -> dict[str, Any]:
     """The most frequent value (the first of them) of each setting in which configurations differ."""
-    counts = {name: Counter(getattr(c, name) for c in configs) for name in differing_settings(configs)}
-    return {name: found.most_common(1)[0][0] for name, found in counts.items()}
+    values = {name: [getattr(c, name, None) for c in configs] for name in differing_settings(configs)}
+    return {name: max(_distinct(found), key=found.count) for name, found in values.items()}
 
 
-def _label(config: TrainConfig, usual: dict[str, Any]) -> str:
-    named = [name for name, value in usual.items() if getattr(config, name) != value]
-    return ", ".join([config.planner, *(f"{name.replace('_', ' ')} {getattr(config, name)}" for name in named)])
+def _distinct(values: list[Any]) -> list[Any]:
+    """In the order of their first appearance; some are dictionaries, which have no hash."""
+    return [value for place, value in enumerate(values) if value not in values[:place]]
+
+
+def _label(config: AnyTrainConfig, usual: dict[str, Any]) -> str:
+    named = [name for name, value in usual.items() if getattr(config, name, None) != value]
+    return ", ".join([config.planner, *(f"{name.replace('_', ' ')} {getattr(config, name, None)}" for name in named)])

@@ -55,11 +55,11 @@ def facts(study: Study) -> list[tuple[str, str]]:
         ("Runs", str(len(configs))),
         ("Planners", values([arm.config.planner for arm in study.arms])),
         ("Seeds", values(sorted({c.seed for c in configs}))),
-        ("Task regime", values([c.regime for c in configs])),
+        ("Task", values([c.task for c in configs])),
         ("Steps", values([c.steps for c in configs])),
         ("Budget of a step", values(per_step)),
         ("Rollouts of a prompt", values([f"{c.lower} to {c.upper}" for c in configs])),
-        ("Estimator", values([f"{c.estimator}, {c.aggregation.replace('_', ' ')}" for c in configs])),
+        ("Estimator", values([c.weighting for c in configs])),
         ("Learning rate", values([f"{c.learning_rate:g}" for c in configs])),
     ]
 

@@ -8,7 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from allotment.config import TrainConfig
+from allotment.config import AnyTrainConfig
 from allotment.errors import RunDirectoryError, message
 from allotment.lab.run_directory import LOGS, read_log, saved_config
 
@@ -20,7 +20,7 @@ class Run:
     """What one run directory holds."""
 
     path: Path
-    config: TrainConfig
+    config: AnyTrainConfig
     metrics: list[Row]
     """One line per step, step 0 (before training) first."""
     rollouts: list[Row]
@@ -32,7 +32,7 @@ class Run:
 
     @cached_property
     def evaluations(self) -> dict[int, Row]:
-        """The metrics lines with exact success probabilities, by step."""
+        """The metrics lines with success on pool and held-out prompts, by step."""
         return {row["step"]: row for row in self.metrics if "pool_success" in row}
 
     @property
