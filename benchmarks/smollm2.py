@@ -21,6 +21,7 @@ QUESTION, EXPECTED = "What is the capital of France?", "Paris"
 
 
 def check(folder: Path) -> None:
+    """Convert into ``folder``, load it, and exit with a message where the answer is nonsense."""
     start = time.perf_counter()
     prepare_smollm2(folder, say=print)
     seconds = time.perf_counter() - start
@@ -39,6 +40,7 @@ def check(folder: Path) -> None:
 
 
 def main() -> None:
+    """Into the folder named, else into a temporary one."""
     if sys.argv[1:]:
         check(Path(sys.argv[1]))
         return
