@@ -71,8 +71,8 @@ def _csv(path: Path) -> list[Record]:
 
 def _parquet(path: Path) -> list[Record]:
     with needs_extra("trl"):
-        import pyarrow
-        import pyarrow.parquet
+        import pyarrow  # type: ignore[import-untyped, unused-ignore]
+        import pyarrow.parquet  # type: ignore[import-untyped, unused-ignore]
     try:
         records: list[Record] = pyarrow.parquet.read_table(path).to_pylist()
     except pyarrow.ArrowInvalid as error:

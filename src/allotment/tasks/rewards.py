@@ -1,0 +1,185 @@
+"""Verifiers as reward functions in TRL's form."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from allotment.errors import ConfigError, InvalidInputError, message, needs_extra
+from allotment.tasks.datasets import is_reasoning_gym
+from allotment.tasks.entries import decode_entry
+from allotment.tasks.extraction import Rule, check_rule, extract
+from allotment.tasks.math_pool import MathPool
+
+Verifier = Literal["exact", "reasoning-gym", "math-verify"]
+Completion = str | Sequence[dict[str, Any]]
+Values = list[float | None]
+
+DEFAULT_RULES: dict[Verifier, Rule] = {"exact": "whole", "reasoning-gym": "answer_tag", "math-verify": "whole"}
+
+
+def make_reward(
+    verifier: Verifier | None = None,
+    *,
+    source: str | Path = "",
+    rule: Rule | None = None,
+    strict: bool = True,
+    limit: float = 5.0,
+    workers: int | None = None,
+) -> Reward:
+    """The reward function for a data set of :mod:`allotment.tasks.datasets`.
+
+    Args:
+        verifier: ``exact``: the extracted text equals ``answer``, both without surrounding white space.
+            ``reasoning-gym``: the task's own score. ``math-verify``: mathematically equal, in processes of their own.
+            None: ``reasoning-gym`` where ``source`` is one of its tasks, else ``exact``.
+        source: what :func:`~allotment.tasks.datasets.load_rows` loads; only read where ``verifier`` is None.
+        rule: where the answer stands in a completion; :data:`DEFAULT_RULES` where None. math-verify finds answers in
+            whole completions itself.
+        strict: reasoning-gym only: 1.0 for the full score and 0.0 for anything less. Almost all tasks give partial
+            credit, which is no success.
+        limit: math-verify only: seconds a comparison may take.
+        workers: math-verify only: processes.
+
+    Raises:
+        ConfigError: unknown verifier or rule.
+        InvalidInputError: ``limit`` or ``workers`` is not positive.
+        MissingExtraError: the verifier's package is not installed.
+    """
+    chosen: Any = verifier or ("reasoning-gym" if is_reasoning_gym(source) else "exact")
+    if chosen not in get_args(Verifier):
+        names = ", ".join(get_args(Verifier))
+        raise ConfigError(message("unknown verifier", got=repr(chosen), allowed=names, fix="name one of these"))
+    rule = DEFAULT_RULES[chosen] if rule is None else rule
+    if chosen == "exact":
+        return Exact(rule)
+    return ReasoningGym(rule, strict) if chosen == "reasoning-gym" else MathVerify(rule, limit, workers)
+
+
+class Reward:
+    """A reward function: ``(prompts, completions, completion_ids=None, **columns) -> [N] rewards``.
+
+    1.0 is right, 0.0 wrong. A completion without an answer where the rule looks is wrong. None is unscorable, which
+    TRL leaves out of baselines: not known to be wrong. Where TRL passes ``log_metric``, the share of unscorable
+    completions is logged as ``unscorable/NAME``.
+    """
+
+    column = "answer"
+    """The column that the verifier reads."""
+
+    def __init__(self, name: str, rule: Rule) -> None:
+        check_rule(rule)
+        self.__name__ = name
+        self.rule = rule
+
+    def __call__(
+        self, prompts: Sequence[Any], completions: Sequence[Completion], completion_ids: Any = None, **columns: Any
+    ) -> Values:
+        """[N] rewards of N completions, each a text or a list of messages.
+
+        Raises:
+            InvalidInputError: the verifier's column is missing, or lengths differ.
+        """
+        if self.column not in columns:
+            raise InvalidInputError(
+                message(
+                    f"the verifier {self.__name__} needs a column that the data set lacks",
+                    got=", ".join(columns) or "no columns",
+                    allowed=f"a column {self.column!r}",
+                    fix="load the data set with load_rows, or name the answer's column",
+                )
+            )
+        references = columns[self.column]
+        if not len(prompts) == len(completions) == len(references):
+            got = f"{len(prompts)} prompts, {len(completions)} completions, {len(references)} of {self.column}"
+            raise InvalidInputError(message("lengths differ", got=got, allowed="one each", fix="pass one a rollout"))
+        answers = [extract(completion_text(completion), self.rule) for completion in completions]
+        found = [n for n, answer in enumerate(answers) if answer is not None]
+        values: Values = [0.0] * len(answers)
+        for n, value in zip(
+            found, self.score([answers[n] or "" for n in found], [references[n] for n in found]), strict=True
+        ):
+            values[n] = value
+        log_metric = columns.get("log_metric")
+        if log_metric is not None and values:
+            log_metric(f"unscorable/{self.__name__}", values.count(None) / len(values))
+        return values
+
+    def score(self, answers: list[str], references: list[Any]) -> Values:
+        """[M] rewards of extracted answers, given the verifier's column."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Let go of what the verifier holds; also done at exit."""
+
+
+class Exact(Reward):
+    """Equality of texts."""
+
+    def __init__(self, rule: Rule = "whole") -> None:
+        super().__init__("exact", rule)
+
+    def score(self, answers: list[str], references: list[Any]) -> Values:
+        """None where a row has no reference answer."""
+        return [
+            None if reference is None else float(answer.strip() == str(reference).strip())
+            for answer, reference in zip(answers, references, strict=True)
+        ]
+
+
+class ReasoningGym(Reward):
+    """The score of the task that an entry comes from; None where its code raises."""
+
+    column = "entry"
+
+    def __init__(self, rule: Rule = "answer_tag", strict: bool = True) -> None:
+        super().__init__("reasoning_gym", rule)
+        self.strict = strict
+
+    def score(self, answers: list[str], references: list[Any]) -> Values:
+        """Full score or nothing if ``strict``, else from 0 to 1."""
+        return [self._one(answer, decode_entry(text)) for answer, text in zip(answers, references, strict=True)]
+
+    def _one(self, answer: str, entry: dict[str, Any]) -> float | None:
+        task = _task(entry["metadata"]["source_dataset"])
+        try:
+            score = float(task(answer, entry))
+        except Exception:  # the tasks parse answers as they like
+            return None
+        return float(score == 1.0) if self.strict else score
+
+
+class MathVerify(Reward):
+    """Mathematical equality; None where the reference is no mathematics, or the time limit or a crash ended it."""
+
+    def __init__(self, rule: Rule = "whole", limit: float = 5.0, workers: int | None = None) -> None:
+        super().__init__("math_verify", rule)
+        self._pool = MathPool(limit, workers)
+
+    def score(self, answers: list[str], references: list[Any]) -> Values:
+        """Compared in processes."""
+        return self._pool.compare([str(reference) for reference in references], answers)
+
+    def close(self) -> None:
+        """End the processes."""
+        self._pool.close()
+
+
+def completion_text(completion: Completion) -> str:
+    """The text of a completion; of a list of messages, the content of the last one of the assistant."""
+    if isinstance(completion, str):
+        return completion
+    for entry in reversed(completion):
+        if entry.get("role") == "assistant":
+            return str(entry.get("content") or "")
+    return ""
+
+
+@cache  # making one builds a whole data set object
+def _task(name: str) -> Callable[[str, dict[str, Any]], float]:
+    with needs_extra("train"):
+        import reasoning_gym
+    score: Callable[[str, dict[str, Any]], float] = reasoning_gym.get_score_answer_fn(name)
+    return score
