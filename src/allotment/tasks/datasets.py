@@ -78,36 +78,31 @@ def is_reasoning_gym(source: str | Path) -> bool:
     return str(source).startswith(PREFIX)
 
 
-def split_rows(rows: Sequence[Row], held_out: float) -> tuple[list[Row], list[Row]]:
+def split_held_out(rows: Sequence[Row], held_out: int) -> tuple[list[Row], list[Row]]:
     """Rows to train on and rows held out, both in the given order; no prompt stands in both.
 
-    The distinct prompts are put in the order of a hash; the first ``held_out`` of them, rounded but at least one
-    unless ``held_out`` is 0, are held out. The same rows are split the same way everywhere.
+    The first ``held_out`` distinct prompts in the order of a hash are held out, with every row that has them. The same
+    rows are split the same way everywhere.
 
     Args:
         rows: from :func:`load_rows`, before or after :func:`format_rows`.
-        held_out: share of the distinct prompts, 0 <= held_out < 1.
+        held_out: number of distinct prompts, from 0 to one less than there are.
 
     Raises:
-        InvalidInputError: a share outside that, or nothing would be left to train on.
+        InvalidInputError: ``held_out`` is negative, or nothing would be left to train on.
     """
-    if not 0 <= held_out < 1:
-        raise InvalidInputError(
-            message("share of held-out prompts", got=held_out, allowed="0 <= share < 1", fix="hold out less, e.g. 0.1")
-        )
     keys = [_hash(row["prompt"]) for row in rows]
     ordered = sorted(set(keys))
-    count = max(1, round(held_out * len(ordered))) if held_out else 0
-    if rows and count >= len(ordered):
+    if not 0 <= held_out < max(1, len(ordered)):
         raise InvalidInputError(
             message(
-                "no prompts are left to train on",
-                got=f"{count} of {len(ordered)} distinct prompts held out",
-                allowed="fewer held out than there are",
-                fix="use more rows or hold out a smaller share",
+                "no prompts are left to train on" if held_out > 0 else "held-out prompts",
+                got=f"{held_out} held out of {len(ordered)} distinct prompts",
+                allowed=f"0 to {len(ordered) - 1}",
+                fix="use more rows or hold out fewer",
             )
         )
-    apart = set(ordered[:count])
+    apart = set(ordered[:held_out])
     train = [row for row, key in zip(rows, keys, strict=True) if key not in apart]
     return train, [row for row, key in zip(rows, keys, strict=True) if key in apart]
 

@@ -96,12 +96,11 @@ class Reward:
             got = f"{len(prompts)} prompts, {len(completions)} completions, {len(references)} of {self.column}"
             raise InvalidInputError(message("lengths differ", got=got, allowed="one each", fix="pass one a rollout"))
         answers = [extract(completion_text(completion), self.rule) for completion in completions]
-        found = [n for n, answer in enumerate(answers) if answer is not None]
-        values: Values = [0.0] * len(answers)
-        for n, value in zip(
-            found, self.score([answers[n] or "" for n in found], [references[n] for n in found]), strict=True
-        ):
-            values[n] = value
+        found = [
+            (answer, reference) for answer, reference in zip(answers, references, strict=True) if answer is not None
+        ]
+        scores = iter(self.score([answer for answer, _ in found], [reference for _, reference in found]))
+        values = [0.0 if answer is None else next(scores) for answer in answers]
         log_metric = columns.get("log_metric")
         if log_metric is not None and values:
             log_metric(f"unscorable/{self.__name__}", values.count(None) / len(values))
