@@ -35,7 +35,6 @@ from allotment.planning.shortlist import shortlist
 from allotment.state import load_state, save_state
 from allotment.types import Plan, PromptId
 
-
 if TYPE_CHECKING:
     _Trainer: TypeAlias = Any  # whatever class the mixin stands in front of
 else:
@@ -188,16 +187,19 @@ class AllotmentMixin(_Trainer):
         assert batch.rewards_NF is not None
         group_N = torch.from_numpy(batch.layout.group_N).to(batch.rewards_NF.device)
         rewards_N = advantages.weighted_rewards(batch.rewards_NF, self.reward_weights.to(batch.rewards_NF.device))
-        advantages_N = self._advantages(batch.rewards_NF, rewards_N, group_N, output)
+        clipped_N = self._clipped(rewards_N)
+        advantages_N = self._advantages(batch.rewards_NF, clipped_N, group_N, output)
         advantages_N = advantages_N * advantages.prompt_weights(group_N, self.allotment.prompt_weighting)
         output["advantages"] = advantages_N[self._own_rows(len(output["advantages"]))]
-        constant_Q = advantages.constant_groups(rewards_N, group_N)
+        constant_Q = advantages.constant_groups(clipped_N, group_N)
         self._correct_logs(advantages_N, constant_Q)
         if self.accelerator.is_main_process:
             self._tell(batch, rewards_N, dead=constant_Q[group_N].float().mean().item(), started=started)
 
     def _advantages(self, rewards_NF: Tensor, rewards_N: Tensor, group_N: Tensor, output: dict[str, Any]) -> Tensor:
         """[N] over all processes, before weighting."""
+        if isinstance(self, RLOOTrainer) and not self.beta:
+            return advantages.rloo_advantages(rewards_N, group_N, normalize=self.args.normalize_advantages)
         if isinstance(self, RLOOTrainer):
             # With the batch as one group TRL gave n / (n - 1) (r - mean r); r has the KL penalty, which TRL keeps to
             # itself. A constant does not matter.
@@ -208,6 +210,11 @@ class AllotmentMixin(_Trainer):
         if getattr(self, "multi_objective_aggregation", "sum_then_normalize") == "normalize_then_sum":
             return advantages.gdpo_advantages(rewards_NF, self.reward_weights.to(rewards_NF.device), group_N)
         return advantages.grpo_advantages(rewards_N, group_N, self.scale_rewards)
+
+    def _clipped(self, rewards_N: Tensor) -> Tensor:
+        """[N] the rewards as RLOO clips them, if it is told to."""
+        bounds = getattr(self, "reward_clip_range", None)
+        return rewards_N.clamp(*bounds) if bounds else rewards_N
 
     def _correct_logs(self, advantages_N: Tensor, constant_Q: Tensor) -> None:
         """What TRL logged of the batch as one group."""
@@ -244,7 +251,8 @@ class AllotmentMixin(_Trainer):
                 )
             )
         figures = step_figures(plan, batch.candidates, outcome, self._threshold, self._estimator)
-        figures |= {"dead_rollouts": dead, "seconds": batch.seconds + time.perf_counter() - started}
+        figures |= {"tokens": float(sum(batch.tokens_N)), "dead_rollouts": dead}
+        figures |= {"seconds": batch.seconds + time.perf_counter() - started}
         for name, value in figures.items():
             self._metrics["train"][f"allotment/{name}"].append(value)
         tokens_G = np.bincount(layout.group_N, batch.tokens_N)
