@@ -2,7 +2,7 @@
 
 No stock architecture counts positions from the answer token, so the model is a Llama of the lab policy's size: rotary
 positions are relative, left padding does not change them. The tokenizer gives the lab's token numbers, and the warm
-start is the lab's. ``python -m allotment.lab.hugging_face DIR`` re-makes the folder, in four minutes on one core.
+start is the lab's. ``python -m allotment.lab.hugging_face DIR`` re-makes the folder, in about five minutes on one core.
 """
 
 from __future__ import annotations
