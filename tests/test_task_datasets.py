@@ -219,6 +219,7 @@ def test_reasoning_gyms_system_prompts_are_known_by_name():
         ("last_line", " \n", None),
         ("last_number", "3 + 4 = 7.", "7"),
         ("last_number", "from 2 to -1,234.50!", "-1234.50"),
+        ("last_number", "that is 10-4", "4"),
         ("last_number", "seven", None),
         ("boxed", r"\boxed{1} then \boxed{\frac{1}{2}} and \boxed{3", r"\frac{1}{2}"),
         ("boxed", r"\boxed{", None),

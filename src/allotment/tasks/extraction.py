@@ -9,7 +9,7 @@ from allotment.errors import ConfigError, message, needs_extra
 
 Rule = Literal["answer_tag", "last_line", "last_number", "boxed", "whole"]
 
-_NUMBER = re.compile(r"-?\d[\d,]*(?:\.\d+)?")
+_NUMBER = re.compile(r"(?:(?<!\d)-)?\d[\d,]*(?:\.\d+)?")
 
 
 def extract(completion: str, rule: Rule) -> str | None:
