@@ -13,14 +13,14 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from allotment.errors import ConfigError, message
 from allotment.planning.named import NamedPlanner
+from allotment.tasks.extraction import Rule
+from allotment.tasks.rewards import Verifier
 
 PlannerName = Literal[NamedPlanner, "oracle"]
 TrainedName = Literal[PlannerName, "vip-second-look", "vip-tokens"]
 EstimatorName = Literal["rloo", "dr_grpo"]
 MeasuredName = Literal[PlannerName, "uniform-2x", "neyman"]
 RegimeName = Literal["scratchpad", "short"]
-VerifierName = Literal["exact", "reasoning-gym", "math-verify"]
-ExtractName = Literal["answer_tag", "last_line", "boxed", "whole"]
 SketchName = Literal["exact", "last-block", "last-layer"]
 
 
@@ -228,9 +228,9 @@ class TRLTrainConfig(RunConfig):
     """Rollouts of a forward and backward pass on one device; a divisor of the budget over the devices."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the computation; auto is bfloat16 on a GPU that has it, else float32."""
-    verifier: VerifierName | None = None
+    verifier: Verifier | None = None
     """How a completion is judged; reasoning-gym's own for its tasks, exact match for files."""
-    extract: ExtractName | None = None
+    extract: Rule | None = None
     """Where the answer stands in a completion; see docs/tasks.md."""
     prompt_column: str = "prompt"
     """Column of the prompts in a file."""
@@ -242,10 +242,17 @@ class TRLTrainConfig(RunConfig):
     """Prompts that are made of a reasoning-gym task."""
     dataset_options: JSONObject = Field(default_factory=dict)
     """Options of the reasoning-gym task, such as '{"max_digits": 3}'."""
-    held_out: int = Field(64, ge=0)
-    """Prompts that are not trained on and judged every evaluate_every steps, one sampled completion each."""
+    system_prompt: str | None = None
+    """System message before each prompt: the name of one of reasoning-gym's, or a text."""
+    prompt_suffix: str | None = None
+    """A line after each prompt, such as an instruction."""
+    chat: bool = False
+    """Whether a prompt is a user's message, put into the model's chat template."""
+    held_out: int = Field(64, ge=1)
+    """Prompts that are not trained on; they, and as many of the others, are judged every evaluate_every steps, by one
+    sampled completion each."""
     prompt_embeddings: str | None = None
-    """minilm, a sentence-transformers model, or a .npy file: tells the planner about prompts it has not seen."""
+    """minilm (the packaged model) or a sentence-transformers model: tells the planner about prompts not yet seen."""
     trl: JSONObject = Field(default_factory=dict)
     """Further settings of TRL's configuration class, such as '{"beta": 0.01, "temperature": 0.8}'."""
 

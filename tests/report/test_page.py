@@ -111,7 +111,8 @@ def test_no_finished_run_is_said(write_run, page):
 
 def test_mixed_settings_are_said_and_not_compared(write_run, page):
     text = page(write_run("u", planner="uniform", rollouts_per_prompt=16), write_run("v", regime="short", steps=10))
-    assert "differ in more than the planner: regime (scratchpad unless the name says short); steps (20 unless" in text
+    assert "differ in more than the planner: steps (20 unless the name says 10);" in text
+    assert "regime (scratchpad unless the name says short)" in text
     assert "not compared, for want of a uniform run" in text
     assert "to uniform (" not in text
 

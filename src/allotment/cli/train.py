@@ -156,7 +156,7 @@ def _line(row: dict[str, Any]) -> str:
     """One step for a person: only what the row has."""
     parts = [f"step {row['step']}"]
     if "pool_success" in row:
-        parts.append(f"exact success pool {row['pool_success']:.3f} held out {row['held_out_success']:.3f}")
+        parts.append(f"success pool {row['pool_success']:.3f} held out {row['held_out_success']:.3f}")
     if "budget" in row:
         parts.append(f"rollouts {row['budget']} ({row['min_count']} to {row['max_count']} a prompt)")
         parts.append(f"observed {row['success']:.2f}")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal
 
 from trl import GRPOConfig, RLOOConfig
 
+from allotment.errors import ConfigError, message
+
 
 @dataclass
 class AllotmentArguments:
-    """The fields beside TRL's own. ``num_generations`` becomes the mean number of rollouts of a prompt."""
+    """The fields beside TRL's own. ``num_generations`` becomes the mean number of rollouts of a prompt.
+
+    Raises:
+        ConfigError: ``prompt_weighting`` or ``planner_kwargs`` is not one of the allowed.
+    """
 
     planner: str = field(
         default="vip",
@@ -74,6 +81,29 @@ class AllotmentArguments:
             "it; last-block if None. Costs one more forward pass over the rollouts."
         },
     )
+
+    def __post_init__(self) -> None:
+        if isinstance(self, GRPOConfig | RLOOConfig):
+            super().__post_init__()  # type: ignore[misc]
+        try:
+            if isinstance(self.planner_kwargs, str):
+                self.planner_kwargs = dict(json.loads(self.planner_kwargs))
+        except (TypeError, ValueError) as error:
+            got = f"planner_kwargs={self.planner_kwargs!r}"
+            fix = 'write {"bounds": [3, 32]}'
+            raise ConfigError(
+                message("these are not settings of a planner", got=got, allowed="a dict, or one as JSON", fix=fix)
+            ) from error
+        if self.prompt_weighting not in ("prompt", "rollout"):
+            got = f"prompt_weighting={self.prompt_weighting!r}"
+            raise ConfigError(
+                message("there is no such weighting", got=got, allowed="prompt, rollout", fix="choose one of them")
+            )
+
+    def to_dict(self) -> dict[str, Any]:
+        """TRL's, which reporters write down as JSON: a planner object by the name of its class."""
+        planner = self.planner if isinstance(self.planner, str) else type(self.planner).__name__
+        return {**super().to_dict(), "planner": planner}  # type: ignore[misc]
 
 
 @dataclass

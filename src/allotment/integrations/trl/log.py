@@ -23,7 +23,7 @@ class RolloutLog:
 
     def start(self) -> None:
         """A new run; a log that an earlier one left is kept under another name."""
-        if self.path.exists() and not self._is_own:
+        if self.path.exists() and self.path.stat().st_size and not self._is_own:
             number = next(n for n in range(1, 1_000_000) if not self._kept(n).exists())
             os.replace(self.path, self._kept(number))
             log.warning("%s is of an earlier run; it is now %s", self.path, self._kept(number).name)
