@@ -13,6 +13,7 @@ import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
+from transformers.utils.logging import disable_progress_bar
 
 from allotment.config import TRLTrainConfig
 from allotment.errors import ConfigError, message
@@ -28,7 +29,7 @@ LOGS = ("metrics.jsonl", "timing.jsonl")
 NAMES = {"grad_norm": "gradient_norm", "frac_reward_zero_std": "zero_variance_groups", "loss": "loss"}
 """Figures of TRL that go into ``metrics.jsonl``, and their names there."""
 EVALUATED = ("pool", "held_out")
-"""Names of the evaluated prompts, in the order TRL evaluates them in."""
+"""Prompts trained on, and others, in the order TRL evaluates them in."""
 COUNTS = ("budget", "min_count", "max_count", "zero_count", "unscored", "tokens")
 
 
@@ -41,6 +42,7 @@ class TRLRun:
     """
 
     def __init__(self, config: TRLTrainConfig, out: Path) -> None:
+        disable_progress_bar()  # of loading and saving
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         self.config = config
         arguments = trl_arguments(config, out)
@@ -53,9 +55,10 @@ class TRLRun:
                 reward_funcs=[self._verifier],
                 args=arguments,
                 train_dataset=Dataset.from_list(pool),
-                eval_dataset=dict(
-                    zip(EVALUATED, map(Dataset.from_list, (pool[: len(held_out)], held_out)), strict=True)
-                ),
+                eval_dataset={
+                    "pool": Dataset.from_list(pool[: len(held_out)]),
+                    "held_out": Dataset.from_list(held_out),
+                },
                 processing_class=AutoTokenizer.from_pretrained(config.model, padding_side="left"),
             )
         except OSError as error:
