@@ -42,12 +42,13 @@ class TRLRun:
     """
 
     def __init__(self, config: TRLTrainConfig, out: Path) -> None:
-        disable_progress_bar()  # of loading and saving
+        disable_progress_bar()  # type: ignore[no-untyped-call] # of loading and saving
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         self.config = config
         arguments = trl_arguments(config, out)
         pool, held_out = _rows(config)
         self._verifier = make_reward(config.verifier, source=config.dataset, rule=config.extract)
+        evaluated = {"pool": pool[: len(held_out)], "held_out": held_out}
         trainer = AllotmentRLOOTrainer if config.estimator == "rloo" else AllotmentGRPOTrainer
         try:
             self.trainer: Any = trainer(
@@ -55,10 +56,7 @@ class TRLRun:
                 reward_funcs=[self._verifier],
                 args=arguments,
                 train_dataset=Dataset.from_list(pool),
-                eval_dataset={
-                    "pool": Dataset.from_list(pool[: len(held_out)]),
-                    "held_out": Dataset.from_list(held_out),
-                },
+                eval_dataset={name: Dataset.from_list(rows) for name, rows in evaluated.items()},
                 processing_class=AutoTokenizer.from_pretrained(config.model, padding_side="left"),
             )
         except OSError as error:
