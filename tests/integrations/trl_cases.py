@@ -1,6 +1,7 @@
 """What the tests of the TRL adapter share: a random Llama of a few thousand weights, a character tokenizer, data."""
 
 import copy
+import gc
 import math
 from types import SimpleNamespace
 
@@ -16,6 +17,9 @@ from allotment.integrations.trl import (
     AllotmentRLOOConfig,
     AllotmentRLOOTrainer,
 )
+
+gc.collect()
+gc.freeze()  # TRL collects garbage before each training; what was imported is none
 
 CHARS = "0123456789+=abcdefghij ?"
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
