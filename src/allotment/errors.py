@@ -74,8 +74,8 @@ def needs_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        if (error.name or "").partition(".")[0] == "allotment":
-            raise  # a mistake of ours, not a missing package
+        if isinstance(error, MissingExtraError) or (error.name or "").partition(".")[0] == "allotment":
+            raise  # already explained; or a mistake of ours, not a missing package
         raise MissingExtraError(
             message(
                 "a package is not installed",

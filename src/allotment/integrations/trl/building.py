@@ -12,7 +12,9 @@ from allotment.integrations.trl.config import AllotmentArguments
 from allotment.integrations.trl.prompts import PromptIdentity, prompt_texts
 from allotment.planning import Planner
 from allotment.planning.named import make_planner
+from allotment.prediction import distinct_parts, text_features
 from allotment.prediction.embedding import embed
+from allotment.types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def arithmetic(args: Any, candidates: int | None) -> Arithmetic:
     """
     budget, mean = args.generation_batch_size, args.num_generations
     least = budget // mean
-    if candidates is not None and (budget % candidates or candidates < least):
+    if candidates is not None and (candidates < least or budget % candidates):
         valid = [n for n in range(least, budget + 1) if budget % n == 0]
         raise ConfigError(
             message(
@@ -107,21 +109,26 @@ def _about_prompts(source: str | None, identity: PromptIdentity) -> dict[str, An
         )
     first = {prompt: row for row, prompt in reversed(list(enumerate(identity.ids)))}
     rows = list(first.values())
-    if source.endswith(".npy"):
-        vectors = np.load(source)
-        if len(vectors) != len(identity.ids):
-            raise ConfigError(
-                message(
-                    "the embeddings do not fit the data set",
-                    got=f"{len(vectors)} rows in {source}",
-                    allowed=f"{len(identity.ids)}, one for each row of the data set, in its order",
-                    fix="embed the data set anew",
-                )
-            )
-        return {"embeddings": vectors[rows], "ids": list(first)}
     texts = prompt_texts(identity.dataset.select(rows)["prompt"])
-    vectors = embed(texts, progress=True) if source == "minilm" else embed(texts, model=source, progress=True)
-    return {"embeddings": vectors, "ids": list(first)}
+    if source.endswith(".npy"):
+        vectors = _row_vectors(source, len(identity.ids))[rows]
+    else:
+        vectors = embed(texts, model=None if source == "minilm" else source, progress=True)
+    return {"embeddings": vectors, "ids": list(first), "features": text_features(distinct_parts(texts))}
+
+
+def _row_vectors(file: str, rows: int) -> FloatArray:
+    vectors = np.load(file)
+    if len(vectors) != rows:
+        raise ConfigError(
+            message(
+                "the embeddings do not fit the data set",
+                got=f"{len(vectors)} rows in {file}",
+                allowed=f"{rows}, one for each row of the data set, in its order",
+                fix="embed the data set anew",
+            )
+        )
+    return np.asarray(vectors)
 
 
 def _refuse_settings_of_named(settings: AllotmentArguments) -> None:

@@ -156,7 +156,11 @@ class AllotmentMixin(_Trainer):
         keys = [key for _, key in everyone[:: self._sizes.repeats]]
         distinct = list(dict.fromkeys(ids))
         plan, prompt_ids, counts = self._ask(distinct, len(everyone))
-        layout = lay_out(ids, prompt_ids, counts, len(everyone))
+        try:
+            layout = lay_out(ids, prompt_ids, counts, len(everyone))
+        except RewardMismatchError:
+            self._give_up(plan)
+            raise
         local = {row[ROW]: row for row in inputs if ROW in row}
         columns = [name for name in inputs[0] if name != ROW]
         rows = []
