@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from allotment.errors import ConfigError, message
 from allotment.integrations.trl.config import AllotmentArguments
@@ -14,7 +15,6 @@ from allotment.planning import Planner
 from allotment.planning.named import make_planner
 from allotment.prediction import distinct_parts, text_features
 from allotment.prediction.embedding import embed
-from allotment.types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ def _about_prompts(source: str | None, identity: PromptIdentity) -> dict[str, An
     first = {prompt: row for row, prompt in reversed(list(enumerate(identity.ids)))}
     rows = list(first.values())
     texts = prompt_texts(identity.dataset.select(rows)["prompt"])
+    vectors: npt.NDArray[Any]
     if source.endswith(".npy"):
         vectors = _row_vectors(source, len(identity.ids))[rows]
     else:
@@ -117,7 +118,7 @@ def _about_prompts(source: str | None, identity: PromptIdentity) -> dict[str, An
     return {"embeddings": vectors, "ids": list(first), "features": text_features(distinct_parts(texts))}
 
 
-def _row_vectors(file: str, rows: int) -> FloatArray:
+def _row_vectors(file: str, rows: int) -> npt.NDArray[Any]:
     vectors = np.load(file)
     if len(vectors) != rows:
         raise ConfigError(
