@@ -82,7 +82,7 @@ def planner_for(
         defaults: dict[str, Any] = {
             "budget": sizes.budget,
             "bounds": (min(3, sizes.mean), max(32, 4 * sizes.mean)),
-            "estimator": estimator if sizes.mean >= 3 else "rloo",
+            "estimator": "rloo" if given == "vip-moments" or sizes.mean < 3 else estimator,
             "seed": seed,
             "success_threshold": 0.5 if settings.success_threshold is None else settings.success_threshold,
             **_about_prompts(settings.prompt_embeddings, identity),

@@ -31,7 +31,7 @@ class AllotmentArguments:
         metadata={
             "help": "Further arguments of a planner given by name, such as bounds (least and most rollouts of a "
             "prompt), estimator, seed. Defaults: bounds (3, the larger of 32 and 4 num_generations), estimator rloo "
-            "for RLOO and dr_grpo for GRPO, TRL's seed."
+            "for RLOO and vip-moments and dr_grpo for GRPO, TRL's seed."
         },
     )
     prompt_id_column: str | None = field(

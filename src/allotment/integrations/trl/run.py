@@ -122,7 +122,7 @@ def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
         "save_steps": config.checkpoint_every,
         "bf16": config.dtype == "bfloat16" or (config.dtype == "auto" and has_gpu and torch.cuda.is_bf16_supported()),
         "planner": config.planner,
-        "planner_kwargs": {"bounds": [config.lower, config.upper], "estimator": config.estimator},
+        "planner_kwargs": {"bounds": [config.lower, config.upper]},
         "prompt_id_column": "prompt_id",
         "prompt_embeddings": config.prompt_embeddings,
         "logging_steps": 1,

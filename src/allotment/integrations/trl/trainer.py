@@ -30,6 +30,7 @@ from allotment.integrations.trl.config import AllotmentArguments
 from allotment.integrations.trl.figures import rollout_rows, step_figures
 from allotment.integrations.trl.log import RolloutLog
 from allotment.integrations.trl.prompts import ROW, PromptIdentity
+from allotment.integrations.trl.sketches import ScoreSketch
 from allotment.integrations.trl.versions import check_methods
 from allotment.planning.shortlist import shortlist
 from allotment.state import load_state, save_state
@@ -93,6 +94,7 @@ class AllotmentMixin(_Trainer):
         )
         _check_success_reward(settings.success_reward, self.reward_func_names)
         self._threshold = getattr(self.planner, "success_threshold", 0.5)
+        self._sketch = self._new_sketch()
         self._rollout_log = RolloutLog(Path(self.args.output_dir) / "rollouts.jsonl")
         self._open: _Batch | None = None
         self._steps_told = 0
@@ -197,8 +199,42 @@ class AllotmentMixin(_Trainer):
         output["advantages"] = advantages_N[self._own_rows(len(output["advantages"]))]
         constant_Q = advantages.constant_groups(clipped_N, group_N)
         self._correct_logs(advantages_N, constant_Q)
+        scores_NK = None if self._sketch is None else self._scores(output)
         if self.accelerator.is_main_process:
-            self._tell(batch, rewards_N, dead=constant_Q[group_N].float().mean().item(), started=started)
+            dead = constant_Q[group_N].float().mean().item()
+            self._tell(batch, rewards_N, scores_NK, dead=dead, started=started)
+
+    def _new_sketch(self) -> ScoreSketch | None:
+        """What a planner that prices gradient moments is told beside rewards; None for others."""
+        kind = self.allotment.score_sketch
+        if getattr(self.planner, "moments", None) is not None:
+            return ScoreSketch(self.model, kind or "last-block", seed=self.args.seed)
+        if kind is None:
+            return None
+        raise ConfigError(
+            message(
+                "score sketches for a planner that has no use for them",
+                got=f"score_sketch={kind!r}, planner {type(self.planner).__name__}",
+                allowed="planner 'vip-moments', or VIP(price='gradient_moments')",
+                fix="leave score_sketch out, or use such a planner",
+            )
+        )
+
+    def _scores(self, output: dict[str, Any]) -> Tensor:
+        """[N, K] sketches of the scores, over all processes; one more forward pass."""
+        assert self._sketch is not None
+        mask = output["completion_mask"]
+        scores: Tensor = self._sketch(
+            self.accelerator.unwrap_model(self.model),
+            output["prompt_ids"],
+            output["prompt_mask"],
+            output["completion_ids"],
+            mask * output["tool_mask"] if "tool_mask" in output else mask,
+            temperature=self.temperature,
+            batch_size=self.args.per_device_train_batch_size,
+        )
+        gathered: Tensor = self.accelerator.gather(scores)
+        return gathered
 
     def _advantages(self, rewards_NF: Tensor, rewards_N: Tensor, group_N: Tensor, output: dict[str, Any]) -> Tensor:
         """[N] over all processes, before weighting."""
@@ -230,7 +266,7 @@ class AllotmentMixin(_Trainer):
             logged.pop()
         logged.extend(advantages_N.tolist())
 
-    def _tell(self, batch: _Batch, rewards_N: Tensor, *, dead: float, started: float) -> None:
+    def _tell(self, batch: _Batch, rewards_N: Tensor, scores_NK: Tensor | None, *, dead: float, started: float) -> None:
         """On the main process: the planner learns, the figures are logged."""
         plan, layout = batch.plan, batch.layout
         assert plan is not None
@@ -243,7 +279,11 @@ class AllotmentMixin(_Trainer):
             self._nothing_scored(plan)
             return
         outcome = self.planner.tell(
-            plan, values_N[scored].double().cpu().numpy(), layout.group_ids(scored), allow_missing_groups=True
+            plan,
+            values_N[scored].double().cpu().numpy(),
+            layout.group_ids(scored),
+            scores=None if scores_NK is None else scores_NK[scored].double().cpu().numpy(),
+            allow_missing_groups=True,
         )
         if not self.planner.done:
             raise ConfigError(
