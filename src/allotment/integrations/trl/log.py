@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from allotment.errors import StateError, message
 from allotment.lab.run_directory import read_log, write_atomically
 
 log = logging.getLogger("allotment")
@@ -21,8 +22,8 @@ class RolloutLog:
         self.path = path
         self._is_own = False
 
-    def start(self) -> None:
-        """A new run; a log that an earlier one left is kept under another name."""
+    def _start(self) -> None:
+        """Before the first line: a log that an earlier run left is kept under another name."""
         if self.path.exists() and self.path.stat().st_size and not self._is_own:
             number = next(n for n in range(1, 1_000_000) if not self._kept(n).exists())
             os.replace(self.path, self._kept(number))
@@ -30,15 +31,29 @@ class RolloutLog:
         self._is_own = True
 
     def resume(self, step: int) -> None:
-        """Go on after ``step``: later lines, of steps that are to be repeated, are taken off."""
-        rows = [row for row in read_log(self.path) if row["step"] <= step]
+        """Go on after ``step``: later lines, of steps that are to be repeated, are taken off.
+
+        Raises:
+            StateError: the log is damaged.
+        """
+        try:
+            rows = [row for row in read_log(self.path) if row["step"] <= step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StateError(
+                message(
+                    f"{self.path} is damaged",
+                    got=f"{type(error).__name__}: {error}",
+                    allowed="one JSON object a line; only the last line may be cut short",
+                    fix="restore the file, or move it away: the log then begins at the checkpoint",
+                )
+            ) from error
         self.path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self._is_own = True
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add lines."""
-        self._is_own = True
+        self._start()
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as file:
             file.write("".join(json.dumps(row) + "\n" for row in rows).encode())

@@ -331,11 +331,9 @@ class AllotmentMixin(_Trainer):
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
-        if not self.accelerator.is_main_process:
+        if checkpoint is None or not self.accelerator.is_main_process:
             return
-        if checkpoint is None:
-            self._rollout_log.start()
-        elif (file := Path(checkpoint) / PLANNER_FILE).exists():
+        if (file := Path(checkpoint) / PLANNER_FILE).exists():
             state = load_state(file, kind=KIND)
             self.planner.load_state_dict(state["planner"])
             self._steps_told = state["steps"]
