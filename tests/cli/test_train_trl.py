@@ -1,0 +1,133 @@
+"""``allotment train --trainer trl`` on the lab's Hugging Face folder, through the command itself."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from allotment.audit import read_log
+from allotment.cli.main import main
+from allotment.integrations.trl import run as trl_run
+from allotment.lab.hugging_face import model_folder, rows
+
+CHECKPOINT = 2
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """The pool's prompts with a number for an answer."""
+    file = tmp_path_factory.mktemp("data") / "numbers.jsonl"
+    chosen = [row for row in rows("pool") if row["answer"].isdigit()][:40]
+    file.write_text("".join(json.dumps(row) + "\n" for row in chosen))
+    return file
+
+
+@pytest.fixture
+def command(dataset, tmp_path):
+    def words(out="run", **flags):
+        settings = {
+            "model": model_folder(),
+            "dataset": dataset,
+            "prompt_id_column": "prompt_id",
+            "extract": "last_number",
+            "steps": 5,
+            "prompts_per_step": 4,
+            "rollouts_per_prompt": 4,
+            "micro_batch": 8,
+            "max_completion_tokens": 17,
+            "learning_rate": 1e-4,
+            "held_out": 4,
+            "evaluate_every": 3,
+            "checkpoint_every": CHECKPOINT,
+            **flags,
+        }
+        flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+        return ["train", "--trainer", "trl", "--out", str(tmp_path / out), *flags]
+
+    return words
+
+
+def lines(file: Path) -> list[dict]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
+
+
+def test_a_run_leaves_what_audit_and_report_read(command, tmp_path, capsys):
+    assert main(command()) == 0
+    assert "step 5 · success pool" in capsys.readouterr().out
+    out = tmp_path / "run"
+    metrics, rollouts = lines(out / "metrics.jsonl"), lines(out / "rollouts.jsonl")
+    assert [row["step"] for row in metrics] == [0, 1, 2, 3, 4, 5]
+    assert [row["step"] for row in metrics if "held_out_success" in row] == [0, 3, 5]
+    assert [sum(r["n"] for r in rollouts if r["step"] == s) for s in range(1, 6)] == [16] * 5
+    assert metrics[-1]["tokens_total"] == sum(row["tokens"] for row in rollouts)
+    assert metrics[-1]["rollouts_total"] == 80
+    assert {row["prompt_id"] for row in rollouts} <= {row["prompt_id"] for row in rows("pool")}
+    assert len(read_log(out / "rollouts.jsonl").visit) == len(rollouts)
+    assert (out / "model" / "model.safetensors").exists()
+    assert main(["audit", str(out / "rollouts.jsonl"), "--budget-per-prompt", "4"]) == 0
+    assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
+    assert "vip" in (tmp_path / "report.html").read_text()
+
+
+@pytest.mark.parametrize("stop", [1, 4], ids=["before the first checkpoint", "after a checkpoint"])
+def test_an_interrupted_run_goes_on_as_if_it_never_was(command, tmp_path, monkeypatch, stop):
+    assert main(command("whole")) == 0
+    append = trl_run.RunDirectory.append
+
+    def interrupted(self, log, rows):
+        append(self, log, rows)
+        if log == "metrics.jsonl" and rows[0]["step"] == stop:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(trl_run.RunDirectory, "append", interrupted)
+    assert main(command("cut")) == 130
+    monkeypatch.undo()
+    assert main(["train", "--resume", "--out", str(tmp_path / "cut")]) == 0
+    for log in ("metrics.jsonl", "rollouts.jsonl"):
+        assert (tmp_path / "cut" / log).read_text() == (tmp_path / "whole" / log).read_text()
+
+
+@pytest.mark.parametrize("estimator", ["rloo", "dr_grpo"])
+def test_settings_reach_trl(command, tmp_path, estimator):
+    arguments = {"estimator": estimator, "steps": 1, "planner": "uniform", "trl": json.dumps({"temperature": 0.7})}
+    assert main(command(**arguments)) == 0
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["trl"] == {"temperature": 0.7}
+
+
+def test_a_reasoning_gym_task(command, tmp_path):
+    options = json.dumps({"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1})
+    flags = {"dataset": "reasoning-gym:chain_sum", "dataset_options": options, "dataset_size": 30, "steps": 1}
+    arguments = command(**flags)
+    del arguments[arguments.index("--prompt-id-column") :][:2]
+    assert main(arguments) == 0
+    assert lines(tmp_path / "run" / "rollouts.jsonl")[0]["prompt_id"].startswith("chain_sum/")
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ({"model": "/no/such/model"}, "the model cannot be loaded"),
+        ({"micro_batch": 7}, "micro_batch does not divide the budget"),
+        ({"trl": '{"temprature": 1}'}, "did you mean 'temperature'?"),
+        ({"trl": '{"max_steps": 3}'}, "use the flag of the run"),
+        ({"planner": "ridge"}, "predicts from embeddings"),
+        ({"dataset": "/no/such.jsonl"}, "a file cannot be read"),
+        ({"held_out": 40}, "no prompts are left to train on"),
+        ({"rollouts_per_prompt": 2, "lower": 3}, "lower"),
+    ],
+)
+def test_what_cannot_be_is_said_and_leaves_nothing(command, tmp_path, capsys, flags, said):
+    assert main(command(**flags)) == 2
+    assert said in capsys.readouterr().err
+    assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_an_unknown_trainer(capsys):
+    assert main(["train", "--trainer", "verl"]) == 2
+    assert "lab, trl" in capsys.readouterr().err
+
+
+def test_a_run_past_its_checkpoint_keeps_its_settings(command, tmp_path, capsys):
+    assert main(command(steps=1)) == 0
+    assert main(["train", "--resume", "--out", str(tmp_path / "run"), "--learning-rate", "1e-3"]) == 2
+    assert "a resumed run keeps its configuration" in capsys.readouterr().err
