@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test lint docs warm-start
+.PHONY: install demo test test-trl lint docs warm-start
 
 install: .venv/installed
 
@@ -18,6 +18,15 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest
+
+# The adapter with another version of TRL, all else as pinned: make test-trl VERSION=0.29.0
+test-trl: TRL := .venv-trl-$(VERSION)
+test-trl:
+	$(PYTHON) -m venv $(TRL)
+	grep -v '^trl==' constraints.txt > $(TRL)/constraints.txt
+	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint $(TRL)/constraints.txt \
+		--editable '.[train,trl]' trl==$(VERSION) requests pytest hypothesis
+	$(TRL)/bin/python -m pytest tests/integrations tests/cli/test_train_trl.py tests/test_trl_sketches.py
 
 lint: install
 	$(BIN)/ruff format --check .
