@@ -77,8 +77,8 @@ class AllotmentArguments:
     score_sketch: Literal["last-layer", "last-block"] | None = field(
         default=None,
         metadata={
-            "help": "For vip-moments: the matrix whose gradient is sketched, the output matrix or the last one before "
-            "it; last-block if None. Costs one more forward pass over the rollouts."
+            "help": "For vip-moments: the matrix whose gradient is sketched, the output matrix or that of the last "
+            "attention; last-block if None. Costs one more forward pass over the rollouts."
         },
     )
 
