@@ -46,3 +46,15 @@ def test_the_loss():
     names["loss"].backward()
     assert log_probs_NT.grad is not None
     assert log_probs_NT.grad.abs().sum() > 0
+
+
+def test_the_trl_trainer(tmp_path, monkeypatch):
+    from datasets import Dataset
+
+    from allotment.lab.hugging_face import model_folder, rows, scratchpad_reward
+
+    monkeypatch.chdir(tmp_path)
+    names = {"model": str(model_folder()), "reward": scratchpad_reward, "dataset": Dataset.from_list(rows("pool")[:1])}
+    exec(BLOCKS[2].replace("planner=", "use_cpu=True, bf16=False, planner="), names)  # it stands for a GPU
+    assert names["trainer"].state.global_step == 3  # epochs of one prompt
+    assert (tmp_path / "runs" / "trl" / "rollouts.jsonl").exists()
