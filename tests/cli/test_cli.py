@@ -28,7 +28,8 @@ def probabilities(tmp_path):
 
 @pytest.mark.parametrize("code", ["import allotment", "from allotment.cli.main import main; main(['--help'])"])
 def test_no_torch_is_loaded(code):
-    heavy = "import sys; print([m for m in ('torch', 'transformers', 'reasoning_gym', 'plotly') if m in sys.modules])"
+    names = ("torch", "transformers", "trl", "datasets", "reasoning_gym", "plotly")
+    heavy = f"import sys; print([m for m in {names} if m in sys.modules])"
     script = f"try:\n    {code}\nexcept SystemExit:\n    pass\n{heavy}"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip().endswith("[]")

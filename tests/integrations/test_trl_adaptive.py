@@ -10,6 +10,7 @@ from trl import GRPOConfig, GRPOTrainer
 from trl_cases import (
     OURS,
     STOCK,
+    STREAMS,
     dataset,
     expected_advantages,
     figures,
@@ -18,6 +19,7 @@ from trl_cases import (
     real_valued,
     recording,
     rows,
+    since,
     sometimes_none,
     success,
     train,
@@ -27,7 +29,8 @@ from allotment import VIP
 from allotment.integrations.trl import AllotmentArguments, AllotmentGRPOConfig, with_allotment
 
 BATCH = {"per_device_train_batch_size": 24, "num_generations": 6, "max_steps": 6}
-LOSSES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", "vespo"]
+VESPO = pytest.param("vespo", marks=since("1.0.0", "this loss"))
+LOSSES = ["grpo", "bnpo", "dr_grpo", "dapo", "cispo", "sapo", "luspo", VESPO]
 
 
 def adaptive(folder, kind="grpo", **settings):
@@ -189,6 +192,7 @@ def test_columns_that_rewards_do_not_get_are_taken_off(column, tmp_path):
     assert {line["prompt_id"] for line in logged(tmp_path)} == set(expected)
 
 
+@STREAMS
 @pytest.mark.parametrize("column", [None, "name"])
 def test_an_iterable_data_set(column, tmp_path):
     data = dataset().to_iterable_dataset()
@@ -200,6 +204,7 @@ def test_an_iterable_data_set(column, tmp_path):
     assert is_ragged(trainer)
 
 
+@STREAMS
 def test_an_iterable_data_set_with_equal_counts_is_trls(tmp_path):
     ours = train(*OURS["grpo"], tmp_path, data=dataset().to_iterable_dataset(), planner="uniform")
     stock = train(*STOCK["grpo"], tmp_path / "stock", data=dataset().to_iterable_dataset())

@@ -5,8 +5,11 @@ import gc
 import math
 from types import SimpleNamespace
 
+import pytest
 import torch
+import trl
 from datasets import Dataset
+from packaging.version import Version
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from trl import GRPOConfig, GRPOTrainer, RLOOConfig, RLOOTrainer
@@ -21,6 +24,7 @@ from allotment.integrations.trl import (
 gc.collect()
 gc.freeze()  # TRL collects garbage before each training; what was imported is none
 
+TRL = Version(trl.__version__)
 CHARS = "0123456789+=abcdefghij ?"
 CHAT = "{% for m in messages %}{{ m['content'] }}{% endfor %}{% if add_generation_prompt %}={% endif %}"
 STOCK = {"grpo": (GRPOTrainer, GRPOConfig), "rloo": (RLOOTrainer, RLOOConfig)}
@@ -40,6 +44,15 @@ SETTINGS = {
     "disable_tqdm": True,
 }
 TIMES = ("runtime", "per_second", "time")
+
+
+def since(version, what):
+    """A mark that skips a test with a TRL before ``version``."""
+    return pytest.mark.skipif(Version(version) > TRL, reason=f"from TRL {version} on: {what}")
+
+
+STREAMS = since("1.9.0", "iterable data sets")
+NONE_IS_LEFT_OUT = since("1.6.0", "rollouts that no reward function scored are left out, not taken for 0")
 
 
 def tokenizer():

@@ -30,6 +30,7 @@ def render(study: Study) -> str:
     return environment.get_template("page.html.j2").render(
         title=f"{', '.join(dict.fromkeys(arm.config.planner for arm in study.arms))}: Allotment report",
         study=study,
+        measured=measured(study),
         facts=facts(study),
         notices=notices(study),
         findings=[finding(row) for row in rows],
@@ -62,6 +63,12 @@ def facts(study: Study) -> list[tuple[str, str]]:
         ("Estimator", values([c.weighting for c in configs])),
         ("Learning rate", values([f"{c.learning_rate:g}" for c in configs])),
     ]
+
+
+def measured(study: Study) -> str:
+    """How the runs' success was measured."""
+    how = {"lab": "computed exactly on every prompt", "trl": "estimated from one sampled completion a prompt"}
+    return " or ".join(dict.fromkeys(how[run.config.trainer] for run in study.runs))
 
 
 def notices(study: Study) -> list[str]:

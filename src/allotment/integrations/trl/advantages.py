@@ -2,8 +2,9 @@
 
 With equal groups every number here is TRL's to the last bit: rewards are laid out as TRL lays them out, one row a
 prompt, and the same operations run over the rows; a shorter group leaves NaN at the end of its row, which they pass
-over. A rollout that no reward function scored (all None, so NaN) counts nowhere and has advantage 0, as in TRL 1.6 and
-later.
+over. A rollout that no reward function scored (all None, so NaN) counts nowhere and has advantage 0.
+
+TRL before 1.6 differs in two ways: it takes a missing reward for 0, and rounds some means and deviations otherwise.
 """
 
 from __future__ import annotations

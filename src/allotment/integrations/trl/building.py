@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import Any
 
@@ -78,7 +79,9 @@ def planner_for(
     """
     given: str | Planner = settings.planner
     if isinstance(given, str):
-        own = {} if settings.planner_kwargs is None else dict(settings.planner_kwargs)  # type: ignore[arg-type]
+        own = settings.planner_kwargs or {}
+        if isinstance(own, str):  # TRL's configurations parse it, a plain AllotmentArguments does not
+            own = json.loads(own)
         defaults: dict[str, Any] = {
             "budget": sizes.budget,
             "bounds": (min(3, sizes.mean), max(32, 4 * sizes.mean)),

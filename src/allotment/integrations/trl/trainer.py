@@ -31,7 +31,7 @@ from allotment.integrations.trl.figures import rollout_rows, step_figures
 from allotment.integrations.trl.log import RolloutLog
 from allotment.integrations.trl.prompts import ROW, PromptIdentity
 from allotment.integrations.trl.sketches import ScoreSketch
-from allotment.integrations.trl.versions import check_methods
+from allotment.integrations.trl.versions import check_methods, scores_none_as_zero
 from allotment.planning.shortlist import shortlist
 from allotment.state import load_state, save_state
 from allotment.types import Plan, PromptId
@@ -244,7 +244,8 @@ class AllotmentMixin(_Trainer):
             # With the batch as one group TRL gave n / (n - 1) (r - mean r); r has the KL penalty, which TRL keeps to
             # itself. A constant does not matter.
             scored_N = ~rewards_N.isnan()
-            share = (scored_N.sum() - 1) / scored_N.sum()
+            n = len(scored_N) if scores_none_as_zero() else scored_N.sum()
+            share = (n - 1) / n
             penalised_N = (self.accelerator.gather(output["advantages"]) * share).masked_fill(~scored_N, torch.nan)
             return advantages.rloo_advantages(penalised_N, group_N, normalize=self.args.normalize_advantages)
         if getattr(self, "multi_objective_aggregation", "sum_then_normalize") == "normalize_then_sum":

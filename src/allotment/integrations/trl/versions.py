@@ -12,6 +12,11 @@ OLDEST, NEWEST = Version("0.29.0"), Version("1.16.0")
 """Both tested; versions between them are of the same make. A newer one is tried, with a warning."""
 
 
+def scores_none_as_zero() -> bool:
+    """Whether TRL takes the reward of a rollout that no reward function scored for 0; from 1.6 on it leaves it out."""
+    return Version(version("trl")) < Version("1.6.0")
+
+
 def check_trl() -> str | None:
     """None for a tested version, else what to warn of.
 
