@@ -25,8 +25,8 @@ test-trl:
 	$(PYTHON) -m venv $(TRL)
 	grep -v '^trl==' constraints.txt > $(TRL)/constraints.txt
 	$(TRL)/bin/pip install --quiet --disable-pip-version-check --constraint $(TRL)/constraints.txt \
-		--editable '.[train,trl]' trl==$(VERSION) requests pytest hypothesis
-	$(TRL)/bin/python -m pytest tests/integrations tests/cli/test_train_trl.py tests/test_trl_sketches.py
+		--editable '.[train,trl,report]' trl==$(VERSION) requests pytest hypothesis
+	$(TRL)/bin/python -m pytest tests/integrations tests/cli/test_train_trl.py
 
 lint: install
 	$(BIN)/ruff format --check .

@@ -5,7 +5,8 @@ import sys
 from pathlib import Path
 
 import torch
-from trl_cases import OURS, STOCK, dataset, figures, recording, sometimes_none, train
+from packaging.version import Version
+from trl_cases import OURS, STOCK, TRL, dataset, figures, recording, sometimes_none, train
 
 from allotment import VIP
 from allotment.errors import AllotmentError, InfeasibleBudgetError
@@ -21,6 +22,8 @@ ADAPTIVE = {
     "rloo": {**HALF, "max_steps": 6, "beta": 0.0, "rewards": sometimes_none, "dataloader_num_workers": 1},
     "stream": {**HALF, "max_steps": 6, "data": True},
 }
+if Version("1.9.0") > TRL:  # no iterable data sets
+    del ADAPTIVE["stream"]
 
 
 class Unable(VIP):
