@@ -211,6 +211,19 @@ def test_an_iterable_data_set_with_equal_counts_is_trls(tmp_path):
     assert figures(ours) == figures(stock)
 
 
+@pytest.mark.parametrize("kind", ["numpy", "torch"])
+def test_a_data_set_with_a_format(kind, tmp_path):
+    data = dataset().add_column("key", list(range(100, 112)))
+    trainer = adaptive(tmp_path, data=data.with_format(kind), prompt_id_column="key")
+    assert_planned(trainer, tmp_path)
+    assert figures(trainer) == figures(adaptive(tmp_path / "plain", data=data, prompt_id_column="key"))
+
+
+def test_a_data_set_that_was_trained_on_before(tmp_path):
+    data = adaptive(tmp_path).train_dataset
+    assert_planned(adaptive(tmp_path / "again", data=data), tmp_path / "again")
+
+
 def test_data_loader_workers_change_nothing(tmp_path):
     trainer = adaptive(tmp_path / "two", dataloader_num_workers=2)
     assert figures(trainer) == figures(adaptive(tmp_path / "none"))

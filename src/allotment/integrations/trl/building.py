@@ -78,6 +78,7 @@ def planner_for(
         ConfigError: the planner cannot be made, or its budget is not the generation batch.
     """
     given: str | Planner = settings.planner
+    _check_given(given, settings.candidate_prompts, identity)
     if isinstance(given, str):
         own = settings.planner_kwargs or {}
         if isinstance(own, str):  # TRL's configurations parse it, a plain AllotmentArguments does not
@@ -96,6 +97,22 @@ def planner_for(
         planner = given
     _check(planner, sizes)
     return planner
+
+
+def _check_given(planner: object, candidates: int | None, identity: PromptIdentity) -> None:
+    if isinstance(planner, type) or not isinstance(planner, str | Planner):
+        raise ConfigError(
+            message("this is no planner", got=repr(planner), allowed="a name or a planner object", fix="use 'vip'")
+        )
+    if candidates is not None and identity.ids is not None and len(identity.ids) < candidates:
+        raise ConfigError(
+            message(
+                "the data set has fewer rows than a batch has candidates",
+                got=f"{len(identity.ids)} rows, candidate_prompts={candidates}",
+                allowed="at most as many candidates as rows: TRL drops a batch that is not full",
+                fix="lower candidate_prompts, or leave it out",
+            )
+        )
 
 
 def _about_prompts(source: str | None, identity: PromptIdentity) -> dict[str, Any]:

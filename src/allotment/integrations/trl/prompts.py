@@ -49,8 +49,9 @@ class PromptIdentity:
                 )
             )
         if isinstance(dataset, Dataset):
+            dataset = dataset.remove_columns([ROW] if ROW in dataset.column_names else [])  # of an earlier trainer
             distinct_rows = distinct_rows or not {"image", "images"}.isdisjoint(dataset.column_names)
-            self.ids = _ids(dataset, column, distinct_rows)
+            self.ids = _ids(dataset.with_format(None), column, distinct_rows)
             self.dataset = dataset.add_column(ROW, np.arange(len(dataset)))
 
     def of(self, row: Row) -> PromptId:

@@ -152,7 +152,7 @@ class AllotmentMixin(_Trainer):
     def _planned(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], _Batch]:
         """The rows of a new plan that this process takes, as many as it had."""
         started = time.perf_counter()
-        known = [(self._identity.of(row), row.get(ROW, row)) for row in inputs]
+        known = [(self._identity.of(row), int(row[ROW]) if ROW in row else row) for row in inputs]
         everyone = gather_object(known)
         ids = every_nth([prompt for prompt, _ in everyone], self._sizes.repeats)
         keys = [key for _, key in everyone[:: self._sizes.repeats]]
@@ -163,7 +163,7 @@ class AllotmentMixin(_Trainer):
         except RewardMismatchError:
             self._give_up(plan)
             raise
-        local = {row[ROW]: row for row in inputs if ROW in row}
+        local = {int(row[ROW]): row for row in inputs if ROW in row}
         columns = [name for name in inputs[0] if name != ROW]
         rows = []
         for candidate in layout.candidate_N[self._own_rows(len(inputs))]:
