@@ -1,5 +1,5 @@
-import pytest
+"""Without TRL these tests are left out."""
 
-torch = pytest.importorskip("torch")
-pytest.importorskip("trl")
-torch.set_num_threads(1)
+from importlib.util import find_spec
+
+collect_ignore_glob = [] if find_spec("trl") else ["test_*.py"]

@@ -21,6 +21,7 @@ from allotment.integrations.trl import (
     AllotmentRLOOTrainer,
 )
 
+torch.set_num_threads(1)
 gc.collect()
 gc.freeze()  # TRL collects garbage before each training; what was imported is none
 
