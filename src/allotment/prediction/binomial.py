@@ -23,12 +23,12 @@ TOLERANCE = 1e-9
 
 
 def log_predictive(mean: FloatArray, variance: FloatArray, successes: FloatArray, trials: FloatArray) -> FloatArray:
-    """``log E[p^s (1 - p)^(n - s)]`` for ``logit p ~ N(mean, variance)``; all [B].
+    """``log E[p^s (1 - p)^(n - s)]`` for ``logit p ~ N(mean, variance)``; all [B], the first two also [..., B].
 
     The binomial coefficient is left out. Gauss-Hermite quadrature around the mode of the integrand.
     """
     _, weights_BK, log_scale_B = _quadrature(mean, variance, successes, trials)
-    return np.asarray(np.log(weights_BK.sum(axis=1)) + log_scale_B)
+    return np.asarray(np.log(weights_BK.sum(axis=-1)) + log_scale_B)
 
 
 def binomial_sites(prior: BatchPrior, successes: FloatArray, trials: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -137,13 +137,13 @@ def _quadrature(
     p_B = expit(f_B)
     spread_B = 1 / np.sqrt(trials * p_B * (1 - p_B) + 1 / variance_B)
     nodes_K, log_weights_K = _gauss_hermite()
-    f_BK = f_B[:, None] + spread_B[:, None] * nodes_K
+    f_BK = f_B[..., None] + spread_B[..., None] * nodes_K
     log_BK = trials[:, None] * log_expit(f_BK)
     log_BK -= (trials - successes)[:, None] * f_BK
-    log_BK -= ((f_BK - mean_B[:, None]) * np.sqrt(0.5 / variance_B)[:, None]) ** 2
+    log_BK -= ((f_BK - mean_B[..., None]) * np.sqrt(0.5 / variance_B)[..., None]) ** 2
     log_BK += 0.5 * nodes_K**2 + log_weights_K
-    peak_B = log_BK.max(axis=1)
-    log_BK -= peak_B[:, None]
+    peak_B = log_BK.max(axis=-1)
+    log_BK -= peak_B[..., None]
     return f_BK, np.exp(log_BK, out=log_BK), peak_B + np.log(spread_B) - 0.5 * np.log(variance_B)
 
 

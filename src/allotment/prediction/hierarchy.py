@@ -19,7 +19,7 @@ whatever the order in which they came: a revisit adds to (c, d, w) only what the
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -38,8 +38,12 @@ STARTING_PRECISION = 1e8
 """Of the drift d at step 0, where it is 0 by definition."""
 BANDWIDTHS = np.array([0.5, 1.0, 2.0])
 """Candidate bandwidths, in units of the setting."""
+Belief = tuple[FloatArray, FloatArray]
+"""Mean and variance of f, both [B]."""
 LogLikelihood = Callable[[FloatArray, FloatArray], FloatArray]
-"""From mean and variance of f, both [B], to the log predictive likelihood of what was observed, [B]."""
+"""From means and variances of f, both [C, B], to the log predictive likelihoods of what was observed, [C, B]."""
+SCORED_AT_ONCE = 512
+"""Values of f whose likelihoods are computed at once."""
 
 
 @dataclass(frozen=True)
@@ -179,24 +183,20 @@ class Hierarchy:
         own = self.records.of(ids, self.step)
         seen_B = own.precision > 0
         now_B, variance_B = own.now(self.prompt_drift.mean), self._variance(own)
-        common = self._common(self.member.best, len(ids), features)
+        commons = [self._common(j, len(ids), features) for j in range(len(self.members))]
+        common = commons[self.member.best]
 
-        def total(common: Common, precision_B: FloatArray, variance_B: FloatArray) -> float:
-            return float(score(*common.with_own(own, precision_B, variance_B)).sum())
+        def with_variance(chosen_B: npt.NDArray[np.bool_], value: float) -> Belief:
+            return common.with_own(own, now_B, np.where(chosen_B, value, variance_B))
 
-        def with_variance(chosen_B: npt.NDArray[np.bool_], value: float) -> float:
-            return total(common, now_B, np.where(chosen_B, value, variance_B))
-
-        unseen = np.array([with_variance(~seen_B, v) for v in self.unseen_variance.values])
-        seen = np.array([with_variance(seen_B, v) for v in self.prompt_variance.values])
-        drifts = np.array([total(common, own.now(d), variance_B) for d in self.prompt_drift.values])
-        members = np.array(
-            [total(self._common(j, len(ids), features), now_B, variance_B) for j in range(len(self.members))]
-        )
-        self.unseen_variance.observe(unseen)
-        self.prompt_variance.observe(seen)
-        self.prompt_drift.observe(drifts)
-        self.member.observe(members)
+        unseen = [with_variance(~seen_B, v) for v in self.unseen_variance.values]
+        seen = [with_variance(seen_B, v) for v in self.prompt_variance.values]
+        drifts = [common.with_own(own, own.now(d), variance_B) for d in self.prompt_drift.values]
+        members = [each.with_own(own, now_B, variance_B) for each in commons]
+        totals = _total_scores([*unseen, *seen, *drifts, *members], score)
+        learnt = (self.unseen_variance, self.prompt_variance, self.prompt_drift, self.member)
+        for candidates, part in zip(learnt, _split(totals, [len(c.values) for c in learnt]), strict=True):
+            candidates.observe(part)
 
     def prior(self, ids: tuple[PromptId, ...], features: FloatArray | None) -> BatchPrior:
         """The model of a batch, for whoever turns outcomes into sites."""
@@ -288,8 +288,9 @@ class Hierarchy:
     def _common(self, j: int, count: int, features: FloatArray | None) -> Common:
         factor_FF, mean_F = self._posterior(j)
         rows_QF = _rows(count, features, self.members[j].bandwidth)
-        whitened_FQ = solve_triangular(factor_FF, rows_QF.T, lower=True)
-        level_F = solve_triangular(factor_FF, np.eye(len(mean_F))[1], lower=True)
+        level_F1 = np.eye(len(mean_F))[:, 1:2]
+        both = solve_triangular(factor_FF, np.hstack([rows_QF.T, level_F1]), lower=True, check_finite=False)
+        whitened_FQ, level_F = both[:, :-1], both[:, -1]
         return Common(
             rows_QF @ mean_F,
             (whitened_FQ**2).sum(axis=0),
@@ -301,10 +302,10 @@ class Hierarchy:
     def _posterior(self, j: int) -> tuple[FloatArray, FloatArray]:
         """Cholesky factor of the precision, and mean, of (c, d, w) under member j."""
         if j not in self._posteriors:
-            factor_FF = cholesky(self._total_precision(j), lower=True)
+            factor_FF = cholesky(self._total_precision(j), lower=True, check_finite=False)
             shift_F = self._information[self.members[j].bandwidth].shift.copy()
             shift_F[0] += self.settings.prior_mean / self.settings.prior_variance
-            self._posteriors[j] = factor_FF, cho_solve((factor_FF, True), shift_F)
+            self._posteriors[j] = factor_FF, cho_solve((factor_FF, True), shift_F, check_finite=False)
         return self._posteriors[j]
 
     def _total_precision(self, j: int) -> FloatArray:
@@ -314,6 +315,13 @@ class Hierarchy:
         weights = np.arange(2, len(total_FF))
         total_FF[weights, weights] += 1 / member.scale**2 if len(weights) else 0.0
         return total_FF
+
+
+def _total_scores(beliefs: Sequence[Belief], score: LogLikelihood) -> FloatArray:
+    """[C] the batch's log likelihood under each of C beliefs; several at once, as few as fit into the cache."""
+    size = max(1, SCORED_AT_ONCE // len(beliefs[0][0]))
+    parts = [beliefs[first : first + size] for first in range(0, len(beliefs), size)]
+    return np.concatenate([score(*map(np.stack, zip(*part, strict=True))).sum(axis=1) for part in parts])
 
 
 def _split(vector: FloatArray, sizes: list[int]) -> list[FloatArray]:
