@@ -12,7 +12,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from trl_cases import CHARS, OURS, groups_of, model, recording, rows, since, train
 
-pytestmark = since("1.16.0", "environments with rewards of their own, as here")
+TOOLS = since("1.8.0", "tools with transformers 5.13 and later; environments with rewards of their own")
 SPECIAL = ["<|im_start|>", "<|im_end|>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>"]
 SETTINGS = {"per_device_train_batch_size": 12, "num_generations": 3, "max_steps": 4}
 
@@ -71,6 +71,7 @@ def trained(folder, **of):
     )
 
 
+@TOOLS
 def test_an_environment_is_reset_once_a_rollout(tmp_path):
     Counting.resets.clear()
     trainer = trained(tmp_path, environment_factory=Counting, rewards=[])
@@ -84,6 +85,7 @@ def test_an_environment_is_reset_once_a_rollout(tmp_path):
         assert [r for (r,) in batch.rewards] == [float(row["easy"] % 4 == 0) for row in batch.inputs]
 
 
+@TOOLS
 def test_equal_prompts_of_environments_are_tasks_of_their_own(tmp_path):
     tokenizer, size = chat_tokenizer()
     data = [{"prompt": [{"role": "user", "content": "go"}], "easy": 2 * i} for i in range(8)]
@@ -105,6 +107,7 @@ def double(number: int) -> int:
     return 2 * number
 
 
+@TOOLS
 def test_tools(tmp_path):
     def first(completions, easy, **_):
         texts = [(c[0].get("content") or "")[:1] for c in completions]
@@ -115,6 +118,7 @@ def test_tools(tmp_path):
     assert "tools/call_frequency" in trainer.state.log_history[0]
 
 
+@since("1.0.0", "a rollout function without vLLM")
 def test_rollouts_from_a_function_of_the_user(tmp_path):
     seen = []
 
