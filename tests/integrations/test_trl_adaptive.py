@@ -16,6 +16,7 @@ from trl_cases import (
     figures,
     groups_of,
     make,
+    model,
     real_valued,
     recording,
     rows,
@@ -90,6 +91,37 @@ def test_rloo_groups(normalize, weighting, tmp_path):
     trainer = adaptive(tmp_path, "rloo", normalize_advantages=normalize, prompt_weighting=weighting)
     assert_planned(trainer, tmp_path)
     assert_advantages(trainer, "rloo", normalize=normalize, weighting=weighting)
+    assert is_ragged(trainer)
+
+
+@pytest.mark.parametrize("normalize", [True, False])
+def test_rloo_groups_with_the_kl_penalty_in_the_reward(normalize, tmp_path):
+    class Penalised(OURS["rloo"][0]):
+        def _get_per_token_logps_and_entropies(self, *args, **kwargs):
+            found = super()._get_per_token_logps_and_entropies(*args, **kwargs)
+            if not torch.is_grad_enabled():  # the policy's, then the reference's
+                self.seen = [*getattr(self, "seen", []), found[0]]
+            return found
+
+        def _generate_and_score_completions(self, inputs):
+            self.seen = []
+            output = super()._generate_and_score_completions(inputs)
+            policy_NT, reference_NT = self.seen
+            penalty_N = 5.0 * ((policy_NT - reference_NT) * output["completion_mask"]).sum(1)
+            batch = self.batches[-1]
+            assert penalty_N.std() > 0.01
+            batch.rewards = [[r - k] for (r,), k in zip(batch.rewards, penalty_N.tolist(), strict=True)]
+            return output
+
+    model().save_pretrained(tmp_path / "model")
+    of = {"model": str(tmp_path / "model")}
+    trainer = make(
+        recording(Penalised), OURS["rloo"][1], tmp_path, of=of, **BATCH, beta=5.0, normalize_advantages=normalize
+    )
+    for weights in trainer.ref_model.parameters():
+        weights.data.mul_(1.5)
+    trainer.train()
+    assert_advantages(trainer, "rloo", normalize=normalize)
     assert is_ragged(trainer)
 
 
@@ -217,6 +249,17 @@ def test_a_data_set_with_a_format(kind, tmp_path):
     trainer = adaptive(tmp_path, data=data.with_format(kind), prompt_id_column="key")
     assert_planned(trainer, tmp_path)
     assert figures(trainer) == figures(adaptive(tmp_path / "plain", data=data, prompt_id_column="key"))
+
+
+def test_a_rollout_has_columns_of_its_own(tmp_path):
+    def scribbling(completions, notes, **columns):
+        for note in notes:
+            note.append(1)
+        return success(completions, **columns)
+
+    data = dataset().add_column("notes", [[0]] * 12)
+    trainer = adaptive(tmp_path, data=data, rewards=scribbling)
+    assert all(row["notes"] == [0, 1] for batch in trainer.batches for row in batch.inputs)
 
 
 def test_a_data_set_that_was_trained_on_before(tmp_path):

@@ -100,7 +100,10 @@ def test_rloo_without_kl_is_trls_to_the_last_bit(name, tmp_path):
     assert_identical(*both("rloo", tmp_path, beta=0.0, **RLOO[name]))
 
 
-@pytest.mark.parametrize("settings", [{}, {"rewards": real_valued, "reward_clip_range": (0.1, 0.6)}])
+KL = [{}, {"rewards": real_valued, "reward_clip_range": (0.1, 0.6)}, {"normalize_advantages": True}]
+
+
+@pytest.mark.parametrize("settings", KL)
 def test_rloo_with_kl_is_trls_but_for_rounding(settings, tmp_path):
     ours, stock = both("rloo", tmp_path, beta=0.05, saved=True, **settings)
     but = ["frac_reward_zero_std"]  # TRL takes it on the penalised reward, which it keeps to itself

@@ -238,7 +238,9 @@ class AllotmentMixin(_Trainer):
 
     def _advantages(self, rewards_NF: Tensor, rewards_N: Tensor, group_N: Tensor, output: dict[str, Any]) -> Tensor:
         """[N] over all processes, before weighting."""
-        if isinstance(self, RLOOTrainer) and not self.beta:
+        if isinstance(self, RLOOTrainer) and not (self.beta and self._metrics["train"]["kl"][-1]):
+            # No penalty, as before the first update: with the rewards themselves a dead group has advantage 0, of
+            # which Adam would make a step where it is a rounding.
             return advantages.rloo_advantages(rewards_N, group_N, normalize=self.args.normalize_advantages)
         if isinstance(self, RLOOTrainer):
             # With the batch as one group TRL gave n / (n - 1) (r - mean r); r has the KL penalty, which TRL keeps to
