@@ -217,7 +217,7 @@ def text(completions, **_):
     [
         (only_none, ConfigError, "no rollout of the first batch has a reward"),
         (too_few, Exception, "15"),
-        (text, Exception, ""),
+        (text, (TypeError, ValueError), None),
     ],
 )
 def test_a_reward_function_that_fails_leaves_the_planner_as_it_was(reward, error, words, tmp_path):
