@@ -349,3 +349,10 @@ def test_a_planner_in_the_config(tmp_path):
     saved = torch.load(tmp_path / "checkpoint-6" / "training_args.bin", weights_only=False)
     assert saved.num_generations == 6
     assert "VIP" in trainer.args.to_json_string()  # what TensorBoard and other reporters write down
+
+
+def test_one_prompt_many_times_is_one_group_of_the_whole_batch(tmp_path):
+    """One-shot RLVR: a data set that repeats a single prompt."""
+    repeated = Dataset.from_list([dataset()[0]] * 8)
+    adaptive(tmp_path, data=repeated, per_device_train_batch_size=40, num_generations=5, max_steps=1)
+    assert [line["n"] for line in logged(tmp_path)] == [40]

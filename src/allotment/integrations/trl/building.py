@@ -85,7 +85,7 @@ def planner_for(
             own = json.loads(own)
         defaults: dict[str, Any] = {
             "budget": sizes.budget,
-            "bounds": (min(3, sizes.mean), max(32, 4 * sizes.mean)),
+            "bounds": (min(3, sizes.mean), _default_upper(sizes, identity)),
             "estimator": "rloo" if given == "vip-moments" or sizes.mean < 3 else estimator,
             "seed": seed,
             "success_threshold": 0.5 if settings.success_threshold is None else settings.success_threshold,
@@ -113,6 +113,13 @@ def _check_given(planner: object, candidates: int | None, identity: PromptIdenti
                 fix="lower candidate_prompts, or leave it out",
             )
         )
+
+
+def _default_upper(sizes: Arithmetic, identity: PromptIdentity) -> int:
+    """The larger of 32 and four times the mean; the budget where the data set has too few prompts to spend it."""
+    upper = max(32, 4 * sizes.mean)
+    is_too_few = identity.ids is not None and len(set(identity.ids)) * upper < sizes.budget
+    return sizes.budget if is_too_few else upper
 
 
 def _about_prompts(source: str | None, identity: PromptIdentity) -> dict[str, Any]:
