@@ -1,0 +1,89 @@
+"""What planning costs a step of TRL: ``python benchmarks/trl_overhead.py [--steps 40]``, alone on the machine.
+
+The lab's Hugging Face folder, 128 rollouts a step (16 prompts), one thread; the smallest model there is, so the largest
+share. Medians over the steps after the first five, in milliseconds: of the whole step, and of what the adapter spends
+on planning, advantages and score sketches.
+"""
+
+from __future__ import annotations
+
+import argparse
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset
+from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
+from trl import GRPOConfig, GRPOTrainer
+
+from allotment.integrations.trl import AllotmentGRPOConfig, AllotmentGRPOTrainer
+from allotment.lab.embeddings import prompt_embeddings
+from allotment.lab.hugging_face import SCRATCHPAD, model_folder, rows, scratchpad_reward
+from allotment.tasks.mixture import load_mixture
+
+ARMS: dict[str, dict[str, Any]] = {
+    "stock GRPOTrainer": {},
+    "uniform": {"planner": "uniform"},
+    "vip": {"planner": "vip"},
+    "vip, embeddings": {"planner": "vip", "prompt_embeddings": "embeddings.npy"},
+    "vip-moments, last-layer": {"planner": "vip-moments", "score_sketch": "last-layer"},
+    "vip-moments, last-block": {"planner": "vip-moments", "score_sketch": "last-block"},
+}
+
+
+def run(arm: str, steps: int, folder: Path) -> tuple[float, float]:
+    """Median milliseconds of a step, and of the adapter's part of it."""
+    settings = dict(ARMS[arm])
+    if "prompt_embeddings" in settings:
+        settings["prompt_embeddings"] = str(folder / "embeddings.npy")
+    trainer, config = (AllotmentGRPOTrainer, AllotmentGRPOConfig) if settings else (GRPOTrainer, GRPOConfig)
+    made = trainer(
+        model=AutoModelForCausalLM.from_pretrained(model_folder()),
+        reward_funcs=scratchpad_reward,
+        args=config(
+            output_dir=str(folder / arm.replace(" ", "-")),
+            max_steps=steps,
+            per_device_train_batch_size=128,
+            num_generations=8,
+            max_completion_length=SCRATCHPAD.max_tokens,
+            loss_type="dr_grpo",
+            scale_rewards="none",
+            learning_rate=1e-4,
+            use_cpu=True,
+            bf16=False,
+            gradient_checkpointing=False,
+            save_strategy="no",
+            logging_steps=1,
+            report_to="none",
+            disable_tqdm=True,
+            **settings,
+        ),
+        train_dataset=Dataset.from_list(rows("pool")),
+        processing_class=AutoTokenizer.from_pretrained(model_folder()),
+    )
+    made.remove_callback(PrinterCallback)
+    made.train()
+    logged = [row for row in made.state.log_history if "loss" in row][5:]
+    own = [row.get("allotment/seconds", 0.0) for row in logged]
+    return 1e3 * float(np.median([row["step_time"] for row in logged])), 1e3 * float(np.median(own))
+
+
+def main() -> None:
+    """Print a markdown table."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--steps", type=int, default=40)
+    steps = parser.parse_args().steps
+    torch.set_num_threads(1)
+    with tempfile.TemporaryDirectory() as folder:
+        np.save(Path(folder) / "embeddings.npy", prompt_embeddings([p.question for p in load_mixture().pool]))
+        run("uniform", 6, Path(folder))  # warms up
+        print("| arm | step (ms) | adapter (ms) | share |\n|---|--:|--:|--:|")
+        for arm in ARMS:
+            step, own = run(arm, steps, Path(folder))
+            print(f"| {arm} | {step:.0f} | {own:.1f} | {own / step:.1%} |")
+
+
+if __name__ == "__main__":
+    main()
