@@ -1,22 +1,25 @@
-"""The cards of the page: which figures there are to show, and why others are left out. Captions are in the template."""
+"""The cards of the page: which figures there are to show, and why others are left out. Their words are in texts.py."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 from allotment.report import figures
 from allotment.report.data import Arm, Study
 from allotment.report.predictions import Predictions, bins, calibration_error, predictions
 from allotment.report.style import Look
 from allotment.report.summary import Axis, Measure
-
-CardId = Literal["learning", "allocation", "calibration"]
+from allotment.report.tables import Table, bins_table, learning_table
+from allotment.report.texts import TEXTS, CardId, CardText
 
 MEASURES: dict[Measure, str] = {"pool_success": "Training pool", "held_out_success": "Held-out prompts"}
 
-AXES: dict[Axis, str] = {"rollouts_total": "rollouts", "tokens_total": "tokens"}
+AXES: dict[Axis, tuple[str, str]] = {
+    "rollouts_total": ("by rollouts", "rollouts generated"),
+    "tokens_total": ("by tokens", "tokens generated"),
+    "seconds_total": ("by time", "seconds of training"),
+}
 
 
 @dataclass(frozen=True)
@@ -28,6 +31,8 @@ class Panel:
     """Plotly JSON."""
     label: str
     """What it shows, for those who cannot see it."""
+    table: Table
+    """Its numbers."""
     note: str = ""
     """Its numbers in words."""
     arm: int | None = None
@@ -42,6 +47,11 @@ class Card:
     panels: list[Panel] = field(default_factory=list)
     absent: list[str] = field(default_factory=list)
     """Arms, or the whole card, that are left out, each with the reason."""
+
+    @property
+    def text(self) -> CardText:
+        """The words around the figures."""
+        return TEXTS[self.id]
 
 
 def make_cards(study: Study, looks: Sequence[Look]) -> list[Card]:
@@ -58,11 +68,15 @@ def _learning(study: Study, looks: Sequence[Look]) -> Card:
     if not any(len(run.evaluations) > 1 for run in study.runs):
         return Card("learning", absent=["no run has been evaluated since its training began."])
     card = Card("learning")
-    for axis, spent in AXES.items():
+    for axis, (by, spent) in AXES.items():
+        if axis == "seconds_total" and not all(run.timed for run in study.runs if run.evaluations):
+            card.absent.append("the curves by time, since timing.jsonl of a run does not hold all its steps.")
+            continue
         for measure, prompts in MEASURES.items():
-            label = f"Line chart: success on the {prompts.lower()} against {spent} generated, one line per planner."
+            label = f"Line chart: success on the {prompts.lower()} against {spent}, one line per planner."
             specification = figures.learning_figure(study.arms, looks, axis, measure)
-            card.panels.append(Panel(f"{prompts}, by {spent}", specification, label))
+            table = learning_table(study.arms, axis, measure)
+            card.panels.append(Panel(f"{prompts}, {by}", specification, label, table))
     return card
 
 
@@ -70,7 +84,7 @@ def _allocation(study: Study, looks: Sequence[Look], made: Sequence[Predictions]
     card = Card("allocation")
     for number, (arm, found) in enumerate(zip(study.arms, made, strict=True)):
         if not len(found):
-            card.absent.append(_no_predictions(arm, found))
+            card.absent.append(no_predictions(arm, found))
         elif found.equal_counts:
             card.absent.append(f"{arm.label} gives every prompt {found.n[0]} rollouts, whatever it predicts.")
         else:
@@ -79,7 +93,8 @@ def _allocation(study: Study, looks: Sequence[Look], made: Sequence[Predictions]
             note = f"Counts from {found.n.min()} to {found.n.max()}, mean {found.n.mean():.1f}; {which} shown."
             label = f"Scatter plot for {arm.label}: rollouts given against predicted success probability."
             specification = figures.allocation_figure(found, looks[number], ideal=arm.config.estimator == "rloo")
-            card.panels.append(Panel(arm.label, specification, label, note + _without(found), number))
+            table = bins_table(bins(found.only(~found.first)))
+            card.panels.append(Panel(arm.label, specification, label, table, note + _without(found), number))
     return card
 
 
@@ -87,7 +102,7 @@ def _calibration(study: Study, looks: Sequence[Look], made: Sequence[Predictions
     card = Card("calibration")
     for number, (arm, found) in enumerate(zip(study.arms, made, strict=True)):
         if not len(found):
-            card.absent.append(_no_predictions(arm, found))
+            card.absent.append(no_predictions(arm, found))
             continue
         note = (
             f"Mean absolute error {found.mean_absolute_error:.3f} per prompt; {found.chance_error:.3f} would remain "
@@ -96,11 +111,14 @@ def _calibration(study: Study, looks: Sequence[Look], made: Sequence[Predictions
         )
         label = f"Calibration plot for {arm.label}: observed against predicted success probability."
         specification = figures.calibration_figure(found, looks[number])
-        card.panels.append(Panel(arm.label, specification, label, note + _without(found), number))
+        card.panels.append(
+            Panel(arm.label, specification, label, bins_table(bins(found)), note + _without(found), number)
+        )
     return card
 
 
-def _no_predictions(arm: Arm, found: Predictions) -> str:
+def no_predictions(arm: Arm, found: Predictions) -> str:
+    """Why an arm has no figure of predictions."""
     return f"{arm.label} {'makes no predictions' if found.without else 'has no rollouts logged yet'}."
 
 

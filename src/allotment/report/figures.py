@@ -12,10 +12,14 @@ from plotly.subplots import make_subplots
 
 from allotment.report.data import Arm
 from allotment.report.predictions import Predictions, bins, ideal_counts
-from allotment.report.style import FAINT, FONT, GRID, INK, Look
+from allotment.report.style import AXIS, FAINT, FONT, GRID, GROUND, INK, Look, tinted
 from allotment.report.summary import Axis, Curve, Measure, curve
 
-AXIS_TITLES: dict[Axis, str] = {"rollouts_total": "rollouts generated", "tokens_total": "tokens generated"}
+AXIS_TITLES: dict[Axis, str] = {
+    "rollouts_total": "rollouts generated",
+    "tokens_total": "tokens generated",
+    "seconds_total": "seconds of training",
+}
 
 MOST_DOTS = 1500
 """Dots drawn per allocation figure; more make a page slow and a cloud opaque."""
@@ -73,7 +77,7 @@ def allocation_figure(made: Predictions, look: Look, *, ideal: bool) -> str:
         mode="lines+markers",
         name="mean",
         line={"color": look.colour, "width": 2.5},
-        marker={"symbol": look.symbol, "size": 9, "line": {"color": "white", "width": 1.5}},
+        marker={"symbol": look.symbol, "size": 9, "line": {"color": GROUND, "width": 1.5}},
         hovertemplate="mean of %{customdata:,} prompts<br>predicted %{x:.2f}: %{y:.1f} rollouts<extra></extra>",
     )
     figure.add_hline(y=float(made.n.mean()), line={"color": FAINT, "width": 1, "dash": "dot"})
@@ -100,7 +104,7 @@ def calibration_figure(made: Predictions, look: Look) -> str:
         },
         customdata=[[b.prompts, b.rollouts] for b in found],
         mode="markers",
-        marker={"color": look.colour, "symbol": look.symbol, "size": 9, "line": {"color": "white", "width": 1}},
+        marker={"color": look.colour, "symbol": look.symbol, "size": 9, "line": {"color": GROUND, "width": 1}},
         hovertemplate="predicted %{x:.3f}<br>observed %{y:.3f}<br>"
         "%{customdata[0]:,} prompts, %{customdata[1]:,} rollouts<extra></extra>",
         row=1,
@@ -169,7 +173,7 @@ def _dots(made: Predictions, look: Look) -> Any:
         y=(made.n[at] + shift).round(3),
         text=texts,
         mode="markers",
-        marker={"color": ["rgba(95,104,115,0.22)" if made.first[i] else look.tint(0.25) for i in at], "size": 5},
+        marker={"color": [tinted(FAINT, 0.22) if made.first[i] else look.tint(0.25) for i in at], "size": 5},
         hovertemplate="%{text}<extra></extra>",
     )
 
@@ -183,10 +187,10 @@ def _finish(figure: Any, x_title: str, y_title: str, *, height: int) -> None:
         showlegend=False,
         hovermode="closest",
         dragmode=False,
-        paper_bgcolor="white",
-        plot_bgcolor="white",
+        paper_bgcolor="rgba(0,0,0,0)",
+        plot_bgcolor="rgba(0,0,0,0)",
     )
-    axis = {"gridcolor": GRID, "linecolor": "#b6bcc4", "zeroline": False, "automargin": True, "ticks": ""}
+    axis = {"gridcolor": GRID, "linecolor": AXIS, "zeroline": False, "automargin": True, "ticks": ""}
     figure.update_xaxes(title={"text": x_title, "standoff": 8}, **axis)
     figure.update_yaxes(title={"text": y_title, "standoff": 8}, **axis)
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import math
+from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
-from plotly.offline import get_plotlyjs
 
 from allotment.report.cards import make_cards
 from allotment.report.data import Arm, Study
-from allotment.report.style import FONT, looks
+from allotment.report.style import FONT, ON_DARK, looks
 from allotment.report.summary import Estimate, SummaryRow, critical_value, summarise
+from allotment.report.tables import cell_text
+
+PLOTLY_JS = files("allotment.report") / "plotly" / "plotly-cartesian.min.js"
+"""A third of the library that the Python package brings along, see the README beside it."""
 
 
 def render(study: Study) -> str:
@@ -24,7 +28,13 @@ def render(study: Study) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"integer": integer, "between": between, "estimate": estimate, "signed": signed}
+    environment.filters |= {
+        "integer": integer,
+        "between": between,
+        "estimate": estimate,
+        "signed": signed,
+        "cell": cell_text,
+    }
     arm_looks, rows = looks(study.arms), summarise(study)
     look_of = {arm.label: look for arm, look in zip(study.arms, arm_looks, strict=True)}
     return environment.get_template("page.html.j2").render(
@@ -35,12 +45,14 @@ def render(study: Study) -> str:
         notices=notices(study),
         findings=[finding(row) for row in rows],
         rows=rows,
+        looks=arm_looks,
         look_of=look_of,
         pairs=sorted({d.n for row in rows for d in row.difference.values() if d is not None and d.n > 1}),
         critical_value=critical_value,
         cards=make_cards(study, arm_looks),
         font=FONT,
-        plotly_js=Markup(get_plotlyjs()),
+        on_dark=ON_DARK,
+        plotly_js=Markup(PLOTLY_JS.read_text("utf-8")),
     )
 
 

@@ -45,6 +45,17 @@ class Run:
         """Whether the last configured step was reached and evaluated."""
         return self.config.steps in self.evaluations
 
+    @cached_property
+    def timed(self) -> bool:
+        """Whether the seconds of every logged step are known."""
+        return {row["step"] for row in self.timing} >= set(range(1, self.last_step + 1))
+
+    def spent(self, axis: str, step: int) -> float:
+        """Up to the evaluation at ``step``: a total of the metrics line, or ``"seconds_total"`` of the timed steps."""
+        if axis == "seconds_total":
+            return float(sum(row["seconds"] for row in self.timing if row["step"] <= step))
+        return float(self.evaluations[step][axis])
+
 
 def read_run(path: Path) -> Run:
     """Read one run directory; a last line that a kill cut short is left out of its log.

@@ -14,7 +14,7 @@ from allotment.report.runs import Run
 from allotment.types import FloatArray
 
 Measure = Literal["pool_success", "held_out_success"]
-Axis = Literal["rollouts_total", "tokens_total"]
+Axis = Literal["rollouts_total", "tokens_total", "seconds_total"]
 
 CONFIDENCE = 0.95
 """Two-sided, of the verdict on one planner and one measure."""
@@ -77,7 +77,7 @@ class Curve:
 
     step: list[int]
     x: FloatArray
-    """Rollouts or tokens generated so far, mean over runs."""
+    """Rollouts or tokens generated, or seconds spent so far, mean over runs."""
     mean: FloatArray
     """Success probability, mean over runs."""
     standard_error: FloatArray | None
@@ -99,7 +99,7 @@ def curve(arm: Arm, axis: Axis, measure: Measure, runs: Sequence[Run] | None = N
     """The mean curve over ``runs`` (those counted, if None), at the steps at which all were evaluated."""
     chosen = arm.counted if runs is None else runs
     steps = sorted(set.intersection(*(set(run.evaluations) for run in chosen))) if chosen else []
-    x_RE = np.array([[run.evaluations[step][axis] for step in steps] for run in chosen], dtype=np.float64)
+    x_RE = np.array([[run.spent(axis, step) for step in steps] for run in chosen], dtype=np.float64)
     y_RE = np.array([[run.evaluations[step][measure] for step in steps] for run in chosen], dtype=np.float64)
     if not steps:
         return Curve([], np.zeros(0), np.zeros(0), None)
