@@ -172,7 +172,8 @@ def test_unusable_settings_are_explained(capsys, log, arguments, said):
 
 def test_unusable_logs_are_explained(capsys, log, tmp_path):
     log.write_text(log.read_text() + "{}\n")
-    for path, said in ((log, "line 7"), (tmp_path / "none.jsonl", "none.jsonl"), (tmp_path, "directory")):
+    (tmp_path / "empty").mkdir()
+    for path, said in ((log, "line 7"), (tmp_path / "none.jsonl", "none.jsonl"), (tmp_path / "empty", "directory")):
         status, out, err = run(capsys, path)
         assert (status, out) == (2, "")
         assert said in err

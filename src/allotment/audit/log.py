@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
-from allotment.types import IntArray, PromptId
+from allotment.types import FloatArray, IntArray, PromptId
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +33,10 @@ class Log:
     """[M] the prompts' texts; None unless every prompt has one."""
     notes: tuple[str, ...] = ()
     """What a reader of the figures should know about the file."""
+    lengths: FloatArray | None = None
+    """[V] length of the visit's completions, all rollouts together; None where the log does not say."""
+    length_unit: Literal["tokens", "characters"] = "tokens"
+    """Unit of ``lengths``."""
 
     @property
     def order_is_assumed(self) -> bool:
@@ -52,6 +57,16 @@ class Log:
         order_V = np.lexsort((place_M[self.prompt], self.visit))
         epochs = _split(order_V, np.flatnonzero(np.diff(self.visit[order_V])) + 1)
         return [batch_B for epoch_B in epochs for batch_B in _split(epoch_B, np.arange(size, len(epoch_B), size))]
+
+
+def visit_numbers(prompt_V: IntArray) -> IntArray:
+    """[V] how many visits of the same prompt there are up to and including each; visits in time order."""
+    order_V = np.argsort(prompt_V, kind="stable")
+    sorted_V = prompt_V[order_V]
+    starts_V = np.searchsorted(sorted_V, sorted_V)
+    numbers_V = np.empty(len(prompt_V), dtype=np.int64)
+    numbers_V[order_V] = np.arange(1, len(prompt_V) + 1) - starts_V
+    return numbers_V
 
 
 def _split(rows: IntArray, starts: IntArray) -> list[IntArray]:

@@ -1,0 +1,121 @@
+"""JSONL, a line at a time: strictly, for our own files, and leniently, for logs that somebody else wrote."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+from allotment.audit.formats.left_out import LeftOut
+from allotment.errors import InvalidInputError, message
+from allotment.types import PromptId
+
+MOST_ROLLOUTS = 100_000
+"""A larger count of one visit is taken for damage."""
+LONGEST_LINE = 2**26
+"""Bytes; what is longer is no line of a log, and is never held in memory."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One JSON object of the file, with getters that say where a value is wrong."""
+
+    path: Path
+    number: int
+    values: dict[str, Any]
+
+    def fail(self, wrong: str, got: object, allowed: str, fix: str = "mend the line") -> NoReturn:
+        """Raise :class:`~allotment.errors.InvalidInputError` naming the line."""
+        shown = got if isinstance(got, str) else repr(got)
+        raise InvalidInputError(
+            message(f"{self.path}, line {self.number}: {wrong}", got=shown[:120], allowed=allowed, fix=fix)
+        )
+
+    def get(self, key: str) -> Any:
+        """The value of ``key``."""
+        if key not in self.values:
+            self.fail(f"no {key!r}", ", ".join(self.values) or "no keys", f"a line with {key!r}")
+        return self.values[key]
+
+    def prompt_id(self) -> PromptId:
+        """The prompt's id."""
+        value = self.get("prompt_id")
+        if type(value) not in (int, str):
+            self.fail("prompt_id has the wrong type", value, "a whole number or a string")
+        return value  # type: ignore[no-any-return]
+
+    def text(self) -> str | None:
+        """The prompt's text, None where there is none."""
+        value = self.values.get("prompt")
+        if not isinstance(value, str | None):
+            self.fail("prompt is not a text", value, "a string")
+        return value
+
+    def count(self, key: str, least: int = 0) -> int:
+        """The value of ``key``, a count."""
+        return self.as_count(key, self.get(key), least)
+
+    def as_count(self, what: str, value: Any, least: int = 0, most: int = MOST_ROLLOUTS) -> int:
+        """``value`` as a count from ``least`` to ``most``."""
+        if type(value) is not int or not least <= value <= most:
+            self.fail(f"{what} is not a count", value, f"a whole number from {least} to {most:,}")
+        return value
+
+    def check_successes(self, successes: int, trials: int) -> None:
+        """Refuse more successes than rollouts."""
+        if successes > trials:
+            self.fail("more successes than rollouts", f"{successes} of {trials}", "successes <= rollouts")
+
+
+def strict_lines(path: Path, notes: list[str]) -> Iterator[Line]:
+    """The lines of a file; a last one that is cut short (no newline and not JSON) is left out, and ``notes`` says so.
+
+    Raises:
+        InvalidInputError: any other line that is not a JSON object.
+        OSError: the file cannot be read.
+    """
+    for number, part in _parts(path):
+        try:
+            values = json.loads(part)  # bytes: a kill may cut a character in two
+        except (ValueError, RecursionError) as error:
+            if not part.endswith(b"\n") and len(part) < LONGEST_LINE:
+                notes.append(f"1 line left out: line {number}, the last one, is cut short")
+                return
+            Line(path, number, {}).fail("not JSON", str(error), "one JSON object a line; the last may be cut short")
+        if not isinstance(values, dict):
+            Line(path, number, {}).fail("not a JSON object", values, "one JSON object a line")
+        yield Line(path, number, values)
+
+
+def lenient_lines(path: Path, left_out: LeftOut) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and values of each JSON object of a file; every other line is counted.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    for number, part in _parts(path):
+        try:
+            values = json.loads(part)
+        except (ValueError, RecursionError):
+            cut = not part.endswith(b"\n") and len(part) < LONGEST_LINE
+            left_out.add("last line of a file cut short" if cut else "line that is not JSON", path, number)
+            continue
+        if isinstance(values, dict):
+            yield number, values
+        else:
+            left_out.add("line that is not a JSON object", path, number)
+
+
+def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of each line that is not blank; of one that is too long, its beginning."""
+    number = 0
+    with open(path, "rb") as file:
+        while part := file.readline(LONGEST_LINE):
+            number += 1
+            if len(part) == LONGEST_LINE and not part.endswith(b"\n"):
+                while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
+                    pass
+            if part.strip():
+                yield number, part
