@@ -17,9 +17,13 @@ class Report:
     """Run directories, as allotment train leaves them; at least one."""
     out: Path = Path("report.html")
     """HTML file to write, or a folder, which gets a report.html."""
+    json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None
+    """JSON file for the numbers of all figures."""
 
     def run(self) -> None:
         """Write the page and say where it is."""
         from allotment.report import write_report
 
-        print(f"report: {write_report(self.runs, self.out)}")
+        print(f"report: {write_report(self.runs, self.out, self.json)}")
+        if self.json is not None:
+            print(f"figures: {self.json}")

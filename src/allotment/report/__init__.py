@@ -1,4 +1,4 @@
-"""From run directories to one self-contained HTML page.
+"""From run directories to one self-contained HTML file.
 
     write_report([Path("runs/uniform-0"), Path("runs/vip-0")], Path("report.html"))
 
@@ -8,6 +8,7 @@ behind it (:mod:`allotment.report.data`, :mod:`allotment.report.summary`, :mod:`
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from importlib import import_module
 from pathlib import Path
@@ -20,16 +21,17 @@ from allotment.report.runs import Run
 __all__ = ["Arm", "Run", "Study", "read_study", "write_report"]
 
 
-def write_report(run_directories: Sequence[Path], out: Path) -> Path:
+def write_report(run_directories: Sequence[Path], out: Path, figures: Path | None = None) -> Path:
     """Write one HTML page about one or more runs, finished or not; it needs no network to be read.
 
     Args:
         run_directories: as ``allotment train`` leaves them, in any order; a repeated one counts once.
         out: the file to write (replaced if it exists), or a folder, which gets a ``report.html``. Parent folders
             are made.
+        figures: a file for the numbers of all figures, as JSON.
 
     Returns:
-        The file written, about 5 MB (the plotting library is inside).
+        The page, about 2 MB (the plotting library is inside).
 
     Raises:
         MissingExtraError: plotly or jinja2 is not installed.
@@ -39,10 +41,18 @@ def write_report(run_directories: Sequence[Path], out: Path) -> Path:
     with needs_extra("report"):
         import_module("plotly")
         import_module("jinja2")
+    from allotment.report.as_json import figures_json
+    from allotment.report.cards import make_cards
+    from allotment.report.health import health
     from allotment.report.page import render
+    from allotment.report.style import looks
 
     study = read_study(run_directories)
+    checks, cards = health(study), make_cards(study, looks(study.arms))
+    if figures is not None:
+        figures.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(figures, json.dumps(figures_json(study, checks, cards), indent=1) + "\n")
     file = out / "report.html" if out.is_dir() else out
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, render(study))
+    write_atomically(file, render(study, checks, cards))
     return file

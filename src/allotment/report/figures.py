@@ -45,7 +45,7 @@ def learning_figure(arms: Sequence[Arm], looks: Sequence[Look], axis: Axis, meas
             figure.add_trace(_band(mean, look, group))
         figure.add_trace(_mean_line(arm, mean, look, group))
     _finish(figure, AXIS_TITLES[axis], "success probability", height=360)
-    figure.update_xaxes(tickformat="~s", rangemode="tozero", nticks=6)
+    figure.update_xaxes(tickformat=",~r" if axis == "seconds_total" else "~s", rangemode="tozero", nticks=6)
     figure.update_yaxes(tickformat=".3f")
     return _json(figure)
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from allotment.report.cards import make_cards
+from allotment.report.cards import Card
 from allotment.report.data import Arm, Study
+from allotment.report.health import Check
 from allotment.report.style import FONT, ON_DARK, looks
 from allotment.report.summary import Estimate, SummaryRow, critical_value, summarise
 from allotment.report.tables import cell_text
@@ -19,7 +21,7 @@ PLOTLY_JS = files("allotment.report") / "plotly" / "plotly-cartesian.min.js"
 """A third of the library that the Python package brings along, see the README beside it."""
 
 
-def render(study: Study) -> str:
+def render(study: Study, checks: Sequence[Check], cards: Sequence[Card]) -> str:
     """The whole page as one string of HTML that loads nothing from elsewhere."""
     environment = Environment(
         loader=PackageLoader("allotment.report", "."),
@@ -49,7 +51,8 @@ def render(study: Study) -> str:
         look_of=look_of,
         pairs=sorted({d.n for row in rows for d in row.difference.values() if d is not None and d.n > 1}),
         critical_value=critical_value,
-        cards=make_cards(study, arm_looks),
+        checks=checks,
+        cards=cards,
         font=FONT,
         on_dark=ON_DARK,
         plotly_js=Markup(PLOTLY_JS.read_text("utf-8")),

@@ -1,0 +1,191 @@
+"""Health checks: what must hold before the figures are worth reading."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from allotment.report.data import Arm, Study
+from allotment.report.predictions import BoolArray, Predictions, bins, calibration_error, predictions
+from allotment.report.runs import Run
+from allotment.report.tables import Cell, Table
+from allotment.types import FloatArray, IntArray
+
+Verdict = Literal["good", "look", "unknown"]
+
+CALIBRATED = 0.1
+"""Largest mean distance from the diagonal that passes."""
+DEAD = 0.5
+"""Largest share of groups without signal that passes."""
+DRIFT = 0.05
+"""Largest mean error of the predictions in the last quarter of a run that passes, chance aside."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What one check says of one arm."""
+
+    arm: str
+    verdict: Verdict
+    """``look``: a reader should look into it; ``unknown``: the logs do not tell."""
+    words: str
+
+
+@dataclass(frozen=True)
+class Check:
+    """One check of all arms."""
+
+    title: str
+    findings: tuple[Finding, ...]
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst of the findings."""
+        found = {finding.verdict for finding in self.findings}
+        return "look" if "look" in found else "good" if "good" in found else "unknown"
+
+
+def health(study: Study) -> list[Check]:
+    """All checks, the gravest first."""
+    checks: dict[str, Callable[[Arm, Predictions], tuple[Verdict, str]]] = {
+        "Logs complete": _complete,
+        "Budget conserved": _budget,
+        "Counts within their bounds": _bounds,
+        "Predictions calibrated": _calibrated,
+        "Predictions keep up with the policy": _drift,
+        "Groups with signal": _dead,
+    }
+    made = [predictions(arm) for arm in study.arms]
+    return [
+        Check(
+            title,
+            tuple(Finding(arm.label, *check(arm, found)) for arm, found in zip(study.arms, made, strict=True)),
+        )
+        for title, check in checks.items()
+    ]
+
+
+def health_table(checks: Sequence[Check]) -> Table:
+    """The findings as rows."""
+    rows: list[tuple[Cell, ...]] = [(c.title, f.arm, f.verdict, f.words) for c in checks for f in c.findings]
+    return Table(("check", "planner", "verdict", "finding"), rows)
+
+
+def _complete(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
+    """Every step once in each log; whether a run was resumed cannot be seen there."""
+    wrong = []
+    for run in arm.runs:
+        counted = Counter(row["step"] for row in run.metrics)
+        missing = [step for step in range(run.last_step + 1) if step not in counted]
+        repeated = [step for step, times in counted.items() if times > 1]
+        unlogged = {row["step"] for row in run.metrics if row["step"] > 0} ^ {row["step"] for row in run.rollouts}
+        if not run.metrics:
+            wrong.append(f"seed {run.config.seed} has no line yet")
+        elif missing or repeated:
+            wrong.append(f"seed {run.config.seed} lacks {len(missing)} steps and repeats {len(repeated)}")
+        elif unlogged:
+            wrong.append(f"metrics.jsonl and rollouts.jsonl of seed {run.config.seed} differ in {len(unlogged)} steps")
+        elif not run.finished:
+            wrong.append(f"seed {run.config.seed} stopped after {run.last_step} of {run.config.steps} steps")
+    if wrong:
+        return "look", "; ".join(wrong) + "."
+    return "good", (
+        f"every step of {_runs(arm)} stands once in the logs, and the last is reached. Resumed or not cannot be told: "
+        "a resumed run repeats the steps after its checkpoint and leaves the same lines."
+    )
+
+
+def _budget(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
+    spent = np.array([total for run in arm.runs for total in _step_totals(run).values()])
+    if not len(spent):
+        return "unknown", "no rollouts are logged yet."
+    if arm.config.planner == "vip-tokens":
+        return "unknown", f"its budget is of tokens; its steps had {spent.min():,} to {spent.max():,} rollouts."
+    budget = arm.config.budget
+    wrong = int((spent != budget).sum())
+    if wrong:
+        return (
+            "look",
+            f"{wrong:,} of {len(spent):,} steps spent {spent.min():,} to {spent.max():,} instead of {budget:,}.",
+        )
+    return "good", f"each of {len(spent):,} steps spent its {budget:,} rollouts exactly."
+
+
+def _step_totals(run: Run) -> Counter[int]:
+    """Rollouts of each step, those that came back without a reward included."""
+    totals: Counter[int] = Counter()
+    for row in run.rollouts:
+        totals[row["step"]] += row["n"]
+    for row in run.metrics:
+        if row.get("unscored"):
+            totals[row["step"]] += int(row["unscored"])
+    return totals
+
+
+def _bounds(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
+    counts: Counter[tuple[int, int, str]] = Counter()
+    for number, run in enumerate(arm.runs):
+        for row in run.rollouts:
+            counts[number, row["step"], row["prompt_id"]] += row["n"]
+    if not counts:
+        return "unknown", "no rollouts are logged yet."
+    n = np.array(list(counts.values()))
+    lower, upper = arm.config.lower, arm.config.upper
+    outside = int(((n < lower) | (n > upper)).sum())
+    words = f"{n.min()} to {n.max()} rollouts a prompt and step; {lower} to {upper} are allowed"
+    return ("look", f"{words}, {outside:,} lie outside.") if outside else ("good", f"{words}.")
+
+
+def _calibrated(_: Arm, made: Predictions) -> tuple[Verdict, str]:
+    if not len(made):
+        return "unknown", "no predictions are logged."
+    found = bins(made)
+    error = calibration_error(found)
+    chance = float(
+        np.average(
+            [np.sqrt(2 * b.predicted * (1 - b.predicted) / (np.pi * b.rollouts)) for b in found],
+            weights=[b.rollouts for b in found],
+        )
+    )
+    words = (
+        f"{error:.3f} from the diagonal on average, {chance:.3f} by the chance of few rollouts alone; "
+        f"up to {CALIBRATED:g} passes."
+    )
+    return ("look" if error > max(CALIBRATED, 2 * chance) else "good"), words
+
+
+def _drift(_: Arm, made: Predictions) -> tuple[Verdict, str]:
+    """Whether the last quarter of a run is predicted too low or too high by more than DRIFT and twice its error."""
+    if not len(made) or made.step.max() < 4:
+        return "unknown", "too few steps are logged with predictions."
+    last = made.step > 0.75 * made.step.max()
+    observed, predicted = _rate(made, made.successes, last), _rate(made, made.predicted * made.n, last)
+    error = observed - predicted
+    chance = float(np.sqrt((made.n * made.predicted * (1 - made.predicted))[last].sum()) / made.n[last].sum())
+    started = _rate(made, made.successes, made.step <= 0.25 * made.step.max())
+    words = (
+        f"success of rollouts went from {started:.3f} in the first quarter of the steps to {observed:.3f} in the last, "
+        f"where {predicted:.3f} was predicted ({error:+.3f}).".replace("-", "−")
+    )
+    return ("look" if abs(error) > max(DRIFT, 2 * chance) else "good"), words
+
+
+def _rate(made: Predictions, hits: FloatArray | IntArray, chosen: BoolArray) -> float:
+    return float(hits[chosen].sum() / max(made.n[chosen].sum(), 1))
+
+
+def _dead(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
+    shares = [row["zero_variance_groups"] for run in arm.runs for row in run.metrics if "zero_variance_groups" in row]
+    if not shares:
+        return "unknown", "no step is logged yet."
+    share = float(np.mean(shares))
+    words = f"{share:.0%} of the groups were all right or all wrong and moved nothing; up to {DEAD:.0%} passes."
+    return ("look" if share > DEAD else "good"), words
+
+
+def _runs(arm: Arm) -> str:
+    return "its run" if len(arm.runs) == 1 else f"all {len(arm.runs)} runs"
