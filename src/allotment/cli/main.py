@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import tyro
 from pydantic import ValidationError
 
-from allotment.cli import train
+from allotment.cli import compare, train
 from allotment.cli.allocate import Allocate
 from allotment.cli.audit import Audit
 from allotment.cli.gradient_variance import GradientVariance
@@ -50,10 +50,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def parse(arguments: Sequence[str]) -> Any:
     """The command with its settings; exits where the words are unusable."""
     form, defaults = train.command(arguments if arguments[:1] == ["train"] else [])
+    compared, common = compare.command(arguments if arguments[:1] == ["compare"] else [])
     commands: Any = (
         Annotated[Allocate, tyro.conf.subcommand("allocate")]
         | Annotated[form, tyro.conf.subcommand("train", **defaults)]
         | Annotated[Audit, tyro.conf.subcommand("audit")]
+        | Annotated[compared, tyro.conf.subcommand("compare", **common)]
         | Annotated[GradientVariance, tyro.conf.subcommand("gradient-variance")]
         | Annotated[PrepareSmolLM2, tyro.conf.subcommand("prepare-smollm2")]
         | Annotated[Report, tyro.conf.subcommand("report")]

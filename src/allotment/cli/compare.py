@@ -1,0 +1,149 @@
+"""``allotment compare``: planners x budgets x seeds against uniform, in parallel, resumable."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+import tyro
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from allotment.cli.train import defaults_of
+from allotment.compare import Comparison, Ended, Job, as_json, as_text, finished_runs, lines
+from allotment.compare.cluster import on_ray
+from allotment.compare.running import locked, on_processes
+from allotment.config import AnyTrainConfig, TrainConfig, TrainedName, TRLTrainConfig
+from allotment.errors import AllotmentError, ConfigError, message
+from allotment.planning.named import NamedPlanner
+
+
+class RunsFailedError(AllotmentError):
+    """Some runs of a comparison did not finish."""
+
+
+class LabSettings(TrainConfig):
+    """What all runs have in common; the planners are named apart."""
+
+    planner: Annotated[TrainedName, tyro.conf.Suppress] = "vip"
+
+
+class TRLSettings(TRLTrainConfig):
+    """What all runs have in common; the planners are named apart."""
+
+    planner: Annotated[NamedPlanner, tyro.conf.Suppress] = "vip"
+
+
+@dataclass(frozen=True)
+class _Compare:
+    out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+    """Folder of the runs, one run directory each: PLANNER[-bBUDGET]-sSEED. Finished runs are not repeated, interrupted
+    ones continued."""
+    config: Annotated[Path | None, tyro.conf.arg(metavar="F.toml")] = None
+    """TOML file with any of the settings; flags override it."""
+    seeds: int = 6
+    """Number of paired runs, of seeds --seed, --seed + 1, ..."""
+    budgets: tuple[int, ...] = ()
+    """Mean rollouts a prompt; --rollouts-per-prompt if there is none."""
+    yardsticks: bool = True
+    """Whether uniform at twice the budget and, in the lab, the oracle are run beside the planners."""
+    processes: int = 2
+    """Runs at a time on this machine, each in a process of its own with one thread; a Ray cluster has its own mind."""
+    ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
+    """Run on the Ray cluster at this address (auto: the one this machine belongs to; local: a new one here)."""
+    json: bool = False
+    """Print one JSON object instead of tables."""
+
+    def run(self) -> None:
+        """Make the runs that are missing, then print the table of those that have finished."""
+        comparison = self.comparison()
+        jobs = comparison.jobs
+        with locked(self.out / ".lock"):
+            finished = finished_runs(jobs)
+            failed = self._train([job for job in jobs if job.path not in finished], len(jobs))
+            runs = finished_runs(jobs)
+        blocks = {budget: lines(comparison, runs, budget) for budget in comparison.budgets}
+        print(json.dumps(as_json(comparison, blocks)) if self.json else as_text(comparison, blocks))
+        if failed:
+            raise RunsFailedError(
+                message(
+                    f"{len(failed)} of {len(jobs)} runs did not finish",
+                    got="; ".join(f"{ended.job.path.name}: {ended.error}" for ended in failed[:1]),
+                    allowed="runs that end",
+                    fix="see each run's line above; the same command takes them up again",
+                )
+            )
+
+    def comparison(self) -> Comparison:
+        """What is to be run.
+
+        Raises:
+            ConfigError: a planner or a budget stands twice, or there is no seed or no process.
+        """
+        for name, value in (("seeds", self.seeds), ("processes", self.processes)):
+            if value < 1:
+                raise ConfigError(message(f"--{name} is too small", got=value, allowed="1 or more", fix="raise it"))
+        form, values = type(self)._form, self.settings.model_dump()  # type: ignore[attr-defined]
+        settings: AnyTrainConfig = form.from_values(values, "the command line")
+        seeds = tuple(range(settings.seed, settings.seed + self.seeds))
+        budgets = self.budgets or (settings.rollouts_per_prompt,)
+        planners: tuple[str, ...] = self.planners  # type: ignore[attr-defined]
+        return Comparison(self.out, settings, planners, budgets, seeds, self.yardsticks)
+
+    def _train(self, jobs: Sequence[Job], total: int) -> list[Ended]:
+        """The runs that failed; a bar over runs on a terminal, one plain line a run elsewhere."""
+        console = Console(stderr=True)
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        failed = []
+        with (
+            Progress(*columns, console=console, disable=not console.is_terminal) as progress,
+            closing(self._ends(jobs)) as ends,
+        ):
+            task = progress.add_task("runs", total=total, completed=total - len(jobs))
+            if jobs and len(jobs) < total:
+                console.print(f"{total - len(jobs)} of {total} runs have finished before", highlight=False)
+            for ended in ends:
+                progress.advance(task)
+                if ended.error is not None:
+                    failed.append(ended)
+                if ended.error is not None or not console.is_terminal:
+                    said = "finished" if ended.error is None else f"failed: {ended.error}"
+                    console.print(f"{ended.job.path.name} {said}", soft_wrap=True, highlight=False, markup=False)
+        return failed
+
+    def _ends(self, jobs: Sequence[Job]) -> Generator[Ended]:
+        return on_processes(jobs, self.processes) if self.ray is None else on_ray(jobs, self.ray, self.processes)
+
+
+@dataclass(frozen=True)
+class CompareLab(_Compare):
+    """Compare planners with uniform over paired seeds; every run is one of allotment train."""
+
+    _form = TrainConfig
+    planners: tuple[TrainedName, ...] = ("vip",)
+    """Planners; uniform, the reference, always runs."""
+    settings: Annotated[LabSettings, tyro.conf.arg(name="")] = field(default_factory=LabSettings)
+
+
+@dataclass(frozen=True)
+class CompareTRL(_Compare):
+    """Compare planners with uniform over paired seeds; every run is one of allotment train --trainer trl."""
+
+    _form = TRLTrainConfig
+    planners: tuple[NamedPlanner, ...] = ("vip",)
+    """Planners; uniform, the reference, always runs."""
+    settings: Annotated[TRLSettings, tyro.conf.arg(name="")] = tyro.MISSING
+
+
+def command(arguments: Sequence[str]) -> tuple[type[_Compare], dict[str, Any]]:
+    """The form of the command for the trainer in ``arguments``, and ``{"default": ...}`` where there is one."""
+    trainer, settings = defaults_of(arguments)
+    form: Any = CompareTRL if trainer == "trl" else CompareLab
+    if settings is None:
+        return form, {}
+    own: Any = TRLSettings if trainer == "trl" else LabSettings
+    return form, {"default": form(out=tyro.MISSING, settings=own(**settings.model_dump()))}

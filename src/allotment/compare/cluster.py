@@ -1,0 +1,47 @@
+"""The runs of a comparison on a Ray cluster: Ray schedules them and takes up those whose worker died."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Sequence
+from dataclasses import replace
+from importlib import import_module
+from typing import Any
+
+from allotment.compare.plan import Job
+from allotment.compare.running import RESTARTS, Ended, explained, train
+from allotment.errors import needs_extra
+
+
+def on_ray(jobs: Sequence[Job], address: str, processes: int) -> Generator[Ended]:
+    """Do the jobs on the cluster at ``address``, one core a run; yields what ends, as it ends.
+
+    Args:
+        jobs: their folders must be on a disk that all nodes share.
+        address: as ``ray.init`` takes it; ``local`` starts a cluster on this machine with ``processes`` cores.
+        processes: for ``local`` only.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        ConnectionError: there is no cluster at ``address``.
+    """
+    with needs_extra("ray"):
+        ray: Any = import_module("ray")
+    cores = processes if address == "local" else None
+    ray.init(address=address, num_cpus=cores, log_to_driver=False, logging_level="ERROR")
+    try:
+        # A task whose worker dies is tried again, from its checkpoint; an error that the run raises is final.
+        task = ray.remote(num_cpus=1, max_retries=RESTARTS)(train)
+        running = {task.remote(replace(job, path=job.path.resolve())): job for job in jobs}
+        while running:
+            (reference,), _ = ray.wait(list(running), num_returns=1)
+            job = running.pop(reference)
+            try:
+                ray.get(reference)
+            except ray.exceptions.RayTaskError as error:
+                yield Ended(job, explained(error.cause or error))
+            except ray.exceptions.RayError as error:
+                yield Ended(job, explained(error))
+            else:
+                yield Ended(job)
+    finally:
+        ray.shutdown()

@@ -1,0 +1,150 @@
+"""The numbers of a comparison: paired differences to uniform at equal rollouts, tokens and wall time; budget saved."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+import numpy as np
+
+from allotment.compare.curves import difference_at_common_end, first_reach
+from allotment.compare.plan import Comparison, Entry
+from allotment.report.data import Arm
+from allotment.report.runs import Run
+from allotment.report.summary import Estimate, Measure, curve
+from allotment.types import FloatArray
+
+Cost = Literal["rollouts", "tokens", "seconds"]
+COSTS: tuple[Cost, ...] = get_args(Cost)
+MEASURES: tuple[Measure, ...] = get_args(Measure)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Success of an entry minus that of uniform at an equal cost, paired by seed."""
+
+    estimate: Estimate
+    at: float
+    """The cost at which the pairs are compared: the largest that both runs of a pair reached; mean over pairs."""
+    share: float
+    """``at`` over what uniform cost in all."""
+
+
+@dataclass(frozen=True)
+class Reach:
+    """Rollouts until the curve is first at uniform's final success."""
+
+    rollouts: float
+    """Where the mean curve over seeds crosses."""
+    standard_error: float | None
+    """Over seeds, each against its own partner; None with one seed, or where not every seed crosses."""
+    share: float
+    """``rollouts`` over what uniform took in all."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """One entry against uniform at the block's budget, over the seeds that have finished with both."""
+
+    entry: Entry
+    seeds: tuple[int, ...]
+    success: Mapping[Measure, Estimate]
+    """At the end of the runs."""
+    differences: Mapping[Cost, Mapping[Measure, Difference | None]]
+    """None where nothing can be compared: no pair, or steps without timings. Empty for the reference itself."""
+    reach: Mapping[Measure, Reach | None]
+    """None where the mean curve never gets there."""
+    rollouts: float
+    """Of a run, mean over seeds."""
+    tokens: float
+    """Of a run, mean over seeds."""
+    zero_variance: float
+    """Share of groups whose rewards are all equal, mean over steps and seeds."""
+
+
+def lines(comparison: Comparison, runs: Mapping[Path, Run], budget: int) -> list[Line]:
+    """The lines of one block; entries without a finished pair are left out.
+
+    Args:
+        comparison: what was to be run.
+        runs: the finished runs, by directory.
+        budget: rollouts a prompt of the block.
+    """
+    found = []
+    for entry in comparison.block(budget):
+        own = {seed: runs.get(comparison.job(entry, seed).path) for seed in comparison.seeds}
+        reference = Entry("uniform", budget, "reference", "uniform")
+        others = {seed: runs.get(comparison.job(reference, seed).path) for seed in comparison.seeds}
+        pairs = {seed: (run, other) for seed, run in own.items() if run and (other := others[seed])}
+        if pairs:
+            found.append(line(entry, tuple(pairs), list(pairs.values())))
+    return found
+
+
+def line(entry: Entry, seeds: tuple[int, ...], pairs: Sequence[tuple[Run, Run]]) -> Line:
+    """One line from at least one pair (run, uniform)."""
+    own = [run for run, _ in pairs]
+    last = [run.evaluations[run.config.steps] for run in own]
+    zero_variance = [row["zero_variance_groups"] for run in own for row in run.metrics if row["step"] >= 1]
+    return Line(
+        entry=entry,
+        seeds=seeds,
+        success={m: Estimate.of([row[m] for row in last]) for m in MEASURES},
+        differences={}
+        if entry.role == "reference"
+        else {cost: {m: difference(pairs, cost, m) for m in MEASURES} for cost in COSTS},
+        reach={m: reach(pairs, m) for m in MEASURES},
+        rollouts=float(np.mean([row["rollouts_total"] for row in last])),
+        tokens=float(np.mean([row["tokens_total"] for row in last])),
+        zero_variance=float(np.mean(zero_variance)),
+    )
+
+
+def difference(pairs: Sequence[tuple[Run, Run]], cost: Cost, measure: Measure) -> Difference | None:
+    """The mean over pairs of first minus second run, each pair at the largest cost that both reached."""
+    at, differences, totals = [], [], []
+    for run, other in pairs:
+        own_x_E, other_x_F = costs(run, cost), costs(other, cost)
+        if own_x_E is None or other_x_F is None:
+            return None
+        found = difference_at_common_end(own_x_E, column(run, measure), other_x_F, column(other, measure))
+        if found is None:
+            return None
+        at.append(found[0])
+        differences.append(found[1])
+        totals.append(other_x_F[-1])
+    return Difference(Estimate.of(differences), float(np.mean(at)), float(np.mean(at) / np.mean(totals)))
+
+
+def reach(pairs: Sequence[tuple[Run, Run]], measure: Measure) -> Reach | None:
+    """Where the runs get to the final success of their partners."""
+    finals = [column(other, measure)[-1] for _, other in pairs]
+    totals = [column(other, "rollouts_total")[-1] for _, other in pairs]
+    mean = curve(Arm("", tuple(run for run, _ in pairs)), "rollouts_total", measure)
+    crossing = first_reach(mean.x, mean.mean, float(np.mean(finals)))
+    if crossing is None:
+        return None
+    each = [
+        first_reach(column(run, "rollouts_total"), column(run, measure), final)
+        for (run, _), final in zip(pairs, finals, strict=True)
+    ]
+    crossed = [x for x in each if x is not None]
+    error = Estimate.of(crossed).standard_error if len(crossed) == len(each) else None
+    return Reach(crossing, error, crossing / float(np.mean(totals)))
+
+
+def costs(run: Run, cost: Cost) -> FloatArray | None:
+    """Rollouts, tokens or seconds up to each evaluation; [E]. None where a step was not timed."""
+    if cost != "seconds":
+        return column(run, f"{cost}_total")
+    of_step = {row["step"]: row["seconds"] for row in run.timing}
+    if any(step not in of_step for step in range(1, run.config.steps + 1)):
+        return None
+    return np.array([sum(of_step[s] for s in range(1, step + 1)) for step in run.evaluations], dtype=np.float64)
+
+
+def column(run: Run, name: str) -> FloatArray:
+    """A field of the metrics at each evaluation; [E]."""
+    return np.array([row[name] for row in run.evaluations.values()], dtype=np.float64)

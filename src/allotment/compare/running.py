@@ -1,0 +1,179 @@
+"""One run in a process of its own: made or continued, never by two processes at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from multiprocessing import connection, get_context, parent_process
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any
+
+from allotment.compare.plan import Job
+from allotment.config import AnyTrainConfig, TRLTrainConfig
+from allotment.errors import AllotmentError, RunDirectoryError, message, needs_extra
+from allotment.lab.run_directory import RunDirectory
+
+RESTARTS = 3
+"""How often a run whose process was killed is taken up again; an error that the run raises itself is final."""
+DYING_S = 20.0
+"""How long a run waits for a process that still holds its directory, such as the worker of a killed comparison."""
+
+
+@dataclass(frozen=True)
+class Ended:
+    """What became of a job."""
+
+    job: Job
+    error: str | None = None
+    """Why it did not finish; None if it did."""
+
+
+def train(job: Job) -> None:
+    """Make or continue the run of a job, in this process.
+
+    Raises:
+        AllotmentError: as the trainer and the run directory raise it; RunDirectoryError if another process is at work.
+    """
+    path, config = job.path, job.config
+    with locked(path.with_name(f".{path.name}.lock"), DYING_S):
+        trainer = _trainer(config, path)  # before the directory: settings that it refuses leave none behind
+        exists = (path / "config.json").exists()
+        directory = RunDirectory.resume(path, config) if exists else RunDirectory.create(path, config)
+        trainer.run(directory, lambda row: None)
+
+
+def _trainer(config: AnyTrainConfig, path: Path) -> Any:
+    if isinstance(config, TRLTrainConfig):
+        with needs_extra("trl"):
+            from allotment.integrations.trl.run import TRLRun
+        return TRLRun(config, path)
+    with needs_extra("train"):
+        from allotment.lab.train import Trainer
+    return Trainer(config)
+
+
+@contextmanager
+def locked(file: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Keep other processes out; the operating system frees the lock when its holder dies.
+
+    Raises:
+        RunDirectoryError: another process holds it after ``wait_s`` seconds.
+    """
+    with needs_extra("train"):
+        from filelock import FileLock, Timeout
+    file.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock = FileLock(file).acquire(timeout=wait_s)
+    except Timeout as error:
+        raise RunDirectoryError(
+            message(
+                "another process is at work there",
+                got=f"{file} is locked",
+                allowed="one comparison in a folder, and one process in a run directory, at a time",
+                fix="wait for it or stop it; a lock whose holder died is free by itself",
+            )
+        ) from error
+    with lock:
+        yield
+
+
+def on_processes(jobs: Sequence[Job], processes: int) -> Generator[Ended]:
+    """Do the jobs in local processes, each of which does one run after another; yields what ends, as it ends.
+
+    A killed process costs its own run only, which goes on from its checkpoint in a new process. (A process pool of the
+    standard library would lose all runs with it.) Whatever ends this generator early ends the processes, and every run
+    stays resumable.
+    """
+    waiting, busy = list(reversed(jobs)), dict[Any, _Worker]()
+
+    def hire(job: Job, restarts: int = 0) -> None:
+        worker = _Worker()
+        busy[worker.link] = worker
+        worker.take(job, restarts)
+
+    try:
+        while waiting or busy:
+            while waiting and len(busy) < processes:
+                hire(waiting.pop())
+            for link in connection.wait(list(busy)):
+                worker = busy.pop(link)
+                ended = worker.ended()
+                if ended is not None and waiting:
+                    busy[link] = worker
+                    worker.take(waiting.pop())
+                else:
+                    worker.kill()
+                if ended is not None:
+                    yield ended
+                elif worker.restarts < RESTARTS:
+                    hire(worker.job, worker.restarts + 1)
+                else:
+                    yield Ended(worker.job, f"its process was killed {RESTARTS + 1} times")
+    finally:
+        for worker in busy.values():
+            worker.kill()
+
+
+class _Worker:
+    """A process that does one run at a time and says through ``link`` how it went."""
+
+    job: Job
+    restarts: int
+
+    def __init__(self) -> None:
+        context = get_context("spawn")  # torch's threads do not survive a fork
+        self.link, end = context.Pipe()
+        self._process = context.Process(target=_work, args=(end,), daemon=True)
+        self._process.start()
+        end.close()
+
+    def take(self, job: Job, restarts: int = 0) -> None:
+        """Begin a run; ``restarts`` counts the processes that were killed over it."""
+        self.job, self.restarts = job, restarts
+        with suppress(OSError):  # a process that is dead by now is noticed in the next wait
+            self.link.send(job)
+
+    def ended(self) -> Ended | None:
+        """What became of the run, once ``link`` is readable; None if the process was killed."""
+        try:
+            return Ended(self.job, self.link.recv())
+        except (EOFError, OSError):
+            return None
+
+    def kill(self) -> None:
+        """End the process at once; run directories are made for that."""
+        self._process.kill()
+        self._process.join()
+        self.link.close()
+
+
+def _work(link: Connection) -> None:
+    """In the worker: runs, and what became of each."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to answer
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    while True:
+        try:
+            train(link.recv())
+        except EOFError:
+            return
+        except Exception as error:  # told to the parent, which goes on with the other runs
+            link.send(explained(error))
+        else:
+            link.send(None)
+
+
+def _die_with_parent() -> None:
+    parent = parent_process()
+    if parent is not None:
+        connection.wait([parent.sentinel])
+        os._exit(1)
+
+
+def explained(error: BaseException) -> str:
+    """An error as a text: the library's own speak for themselves."""
+    return str(error) if isinstance(error, AllotmentError) else f"{type(error).__name__}: {error}"

@@ -1,0 +1,162 @@
+"""A comparison as text and as JSON. Wall time stands apart: all else is a function of the settings, bit for bit."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from io import StringIO
+from typing import Any
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from allotment.compare.figures import MEASURES, Cost, Difference, Line, Reach
+from allotment.compare.plan import Comparison
+from allotment.report.summary import CONFIDENCE, Estimate, Measure, critical_value
+
+NAMES: dict[Measure, str] = {"pool_success": "training prompts", "held_out_success": "held-out prompts"}
+EXACT: tuple[Cost, ...] = ("rollouts", "tokens")
+"""Costs that are the same whenever a run is repeated."""
+WIDTH = 240
+"""Characters; the text does not depend on the terminal."""
+
+NOTES = f"""\
+Mean ± standard error over seeds. Differences are to uniform at the same budget, paired by seed; in brackets the number
+of pairs. Equal rollouts or tokens: at the largest number that both runs of a pair reached, linear between evaluations;
+@ is its share of uniform's total where that is not all. Rollouts to uniform's final: where the mean curve first is at
+uniform's final success, with the share of what uniform took, and an error where every seed gets there.
+Within noise: zero lies in the {CONFIDENCE:.0%} interval of Student's t."""
+WALL_TIME = """\
+Seconds of the steps, without evaluation; not the same twice. Runs side by side share cores, caches and memory, and one
+that was taken up again may have changed its company: rough figures, unless with --processes 1 on an idle machine."""
+
+Blocks = Mapping[int, Sequence[Line]]
+"""The lines at each budget, in rollouts a prompt."""
+
+
+def verdict(estimate: Estimate) -> str:
+    """What one may say about a difference to uniform, in a word or two."""
+    if estimate.standard_error is None:
+        return "one pair"
+    if estimate.mean == 0 and estimate.standard_error == 0:
+        return "the same"
+    if abs(estimate.mean) <= critical_value(estimate.n) * estimate.standard_error:
+        return "within noise"
+    return "higher" if estimate.mean > 0 else "lower"
+
+
+def as_text(comparison: Comparison, blocks: Blocks) -> str:
+    """Markdown: a table per budget and measure, notes, then wall time."""
+    parts = [_table(comparison, budget, m, lines) for budget, lines in blocks.items() if lines for m in MEASURES]
+    if not parts:
+        return "No seed has finished with uniform yet: nothing to compare."
+    return "\n".join([*parts, _notes(blocks), "", _wall_time(blocks)])
+
+
+def as_json(comparison: Comparison, blocks: Blocks) -> dict[str, Any]:
+    """``table`` is a function of the settings alone, ``wall_time`` is not."""
+    return {
+        "settings": comparison.settings.model_dump(exclude={"planner", "seed", "rollouts_per_prompt"}),
+        "seeds": list(comparison.seeds),
+        "table": [
+            {
+                **_name(budget, line),
+                "success": {m: asdict(line.success[m]) for m in MEASURES},
+                "differences": {cost: _differences_json(line, cost) for cost in EXACT},
+                "reaches_uniform_at": {m: None if (r := line.reach[m]) is None else asdict(r) for m in MEASURES},
+                "rollouts": line.rollouts,
+                "tokens": line.tokens,
+                "zero_variance_groups": line.zero_variance,
+            }
+            for budget, line in _flat(blocks)
+        ],
+        "wall_time": [{**_name(budget, line), **_differences_json(line, "seconds")} for budget, line in _flat(blocks)],
+    }
+
+
+def _flat(blocks: Blocks) -> list[tuple[int, Line]]:
+    return [(budget, line) for budget, lines in blocks.items() for line in lines]
+
+
+def _name(budget: int, line: Line) -> dict[str, Any]:
+    return {"budget": budget, **asdict(line.entry), "seeds": list(line.seeds)}
+
+
+def _differences_json(line: Line, cost: Cost) -> dict[str, Any]:
+    return {m: _difference_json(found) for m, found in line.differences.get(cost, {}).items()}
+
+
+def _difference_json(found: Difference | None) -> dict[str, Any] | None:
+    if found is None:
+        return None
+    return {**asdict(found.estimate), "verdict": verdict(found.estimate), "at": found.at, "share": found.share}
+
+
+def _table(comparison: Comparison, budget: int, measure: Measure, lines: Sequence[Line]) -> str:
+    equal = tuple(f"difference at equal {cost}" for cost in EXACT)
+    headers = ("", "seeds", "success", *equal, "rollouts to uniform's final", "groups without signal")
+    rows = [
+        (
+            line.entry.label,
+            str(len(line.seeds)),
+            _mean(line.success[measure]),
+            *(_difference(line, cost, measure) for cost in EXACT),
+            _reach(line.reach[measure]),
+            f"{line.zero_variance:.1%}",
+        )
+        for line in lines
+    ]
+    steps = comparison.settings.steps
+    return f"{NAMES[measure]}, {budget} rollouts a prompt, {steps} steps\n\n{_markdown(headers, rows)}"
+
+
+def _wall_time(blocks: Blocks) -> str:
+    headers = ("", "rollouts a prompt", *(f"difference at equal wall time, {NAMES[m]}" for m in MEASURES))
+    rows = [
+        (line.entry.label, str(budget), *(_difference(line, "seconds", m) for m in MEASURES))
+        for budget, line in _flat(blocks)
+        if line.differences
+    ]
+    return f"wall time\n\n{_markdown(headers, rows)}\n{WALL_TIME}"
+
+
+def _notes(blocks: Blocks) -> str:
+    verdicts = sum(len(EXACT) * len(MEASURES) for _, line in _flat(blocks) if line.differences)
+    by_chance = (1 - CONFIDENCE) * verdicts
+    return f"{NOTES} Of {verdicts} verdicts above about {by_chance:.1f} would leave the noise by chance."
+
+
+def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    table = Table(box=box.MARKDOWN)
+    for place, header in enumerate(headers):
+        table.add_column(header, justify="left" if place == 0 else "right", no_wrap=True)
+    for row in rows:
+        table.add_row(*row)
+    text = StringIO()
+    Console(file=text, width=WIDTH, color_system=None).print(table)
+    return text.getvalue().strip() + "\n"
+
+
+def _mean(estimate: Estimate, sign: str = "") -> str:
+    error = "" if estimate.standard_error is None else f" ± {estimate.standard_error:.4f}"
+    return f"{estimate.mean:{sign}.4f}{error}"
+
+
+def _difference(line: Line, cost: Cost, measure: Measure) -> str:
+    if not line.differences:
+        return ""
+    found = line.differences[cost][measure]
+    if found is None:
+        return "cannot be compared"
+    share = "" if round(found.share, 3) == 1 else f" @ {found.share:.1%}"
+    return f"{_mean(found.estimate, '+')} ({found.estimate.n}) {verdict(found.estimate)}{share}"
+
+
+def _reach(found: Reach | None) -> str:
+    if found is None:
+        return "not reached"
+    if found.rollouts == 0:
+        return "there before training"
+    error = "" if found.standard_error is None else f" ± {found.standard_error:,.0f}"
+    return f"{found.rollouts:,.0f}{error} ({found.share:.0%})"

@@ -1,0 +1,190 @@
+"""``allotment compare`` as a person uses it: interrupted, killed, refused, on Ray."""
+
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from allotment.cli.main import main
+from allotment.compare.running import locked
+
+PLANNERS, SEEDS = ("uniform", "vip"), (0, 1)
+RUNS = [f"{planner}-s{seed}" for seed in SEEDS for planner in PLANNERS]
+SMALL = ("--steps", "6", "--prompts-per-step", "4", "--evaluate-every", "6", "--checkpoint-every", "2")
+FLAGS = ("--planners", *PLANNERS, "--seeds", "2", "--no-yardsticks", *SMALL)
+FILES = ("config.json", "metrics.jsonl", "rollouts.jsonl", "checkpoint.safetensors")
+
+
+def start(out, *more):
+    """The command in a process and a process group of its own."""
+    words = [sys.executable, "-m", "allotment.cli.main", "compare", str(out), *FLAGS, *more]
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+
+
+def exact(text):
+    """The table without what is measured by the clock."""
+    table, heading, _ = text.partition("\nwall time\n")
+    assert heading
+    return table
+
+
+def wait_for(*files: Path):
+    while not all(file.exists() for file in files):
+        time.sleep(0.01)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    """A comparison that nothing disturbed, and its table."""
+    out = tmp_path_factory.mktemp("whole") / "out"
+    process = start(out)
+    table, progress = process.communicate()
+    assert process.returncode == 0, progress
+    assert sorted(progress.splitlines()) == sorted(f"{name} finished" for name in RUNS)
+    return out, table
+
+
+def assert_same_runs(names, out, whole):
+    for name in names:
+        for file in FILES:
+            assert (out / name / file).read_bytes() == (whole / name / file).read_bytes(), (name, file)
+
+
+def kill_a_worker_when(condition):
+    """In a thread, once: the list gets the process id."""
+    killed = []
+
+    def watch():
+        while not condition():
+            time.sleep(0.01)
+        killed.append(multiprocessing.active_children()[-1].pid)
+        os.kill(killed[0], signal.SIGKILL)
+
+    threading.Thread(target=watch, daemon=True).start()
+    return killed
+
+
+def test_interrupted_then_killed_then_resumed_without_a_worker_gives_the_same_table(tmp_path, capsys, whole):
+    out = tmp_path / "out"
+    process = start(out)
+    wait_for(out / RUNS[0] / "metrics.jsonl")
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "Traceback" not in said
+
+    process = start(out, "--processes", "1")
+    wait_for(out / RUNS[2] / "checkpoint.safetensors")  # two runs have finished, the third is at step 2 of 6
+    process.kill()  # its worker notices by itself
+    process.communicate()
+    finished = {file: file.stat().st_mtime_ns for name in RUNS[:2] for file in (out / name).iterdir()}
+
+    killed = kill_a_worker_when((out / RUNS[3] / "checkpoint.safetensors").exists)
+    assert main(["compare", str(out), *FLAGS]) == 0
+    printed = capsys.readouterr()
+    assert killed
+    assert printed.err.splitlines()[0] == "2 of 4 runs have finished before"
+    assert exact(printed.out) == exact(whole[1])
+    assert {file: file.stat().st_mtime_ns for file in finished} == finished
+    assert_same_runs(RUNS, out, whole[0])
+
+
+def test_a_run_that_fails_is_named_and_the_others_are_compared(tmp_path, capsys, whole):
+    out = tmp_path / "out"
+    shutil.copytree(whole[0], out)
+    (out / "vip-s1" / "metrics.jsonl").write_text("")
+    (out / "vip-s1" / "checkpoint.safetensors").write_text("nonsense")
+    status = main(["compare", str(out), *FLAGS, "--json"])
+    printed = capsys.readouterr()
+    assert status == 2
+    assert "vip-s1 failed: " in printed.err
+    assert "1 of 4 runs did not finish" in printed.err
+    assert "checkpoint.safetensors is damaged" in printed.err
+    table = json.loads(printed.out)["table"]
+    assert {line["label"]: line["seeds"] for line in table} == {"uniform": [0, 1], "vip": [0]}
+
+
+def test_finished_runs_are_only_read(capsys, whole):
+    """Seeds and planners may be left out later; the JSON holds the figures of the text."""
+    assert main(["compare", str(whole[0]), *FLAGS]) == 0
+    printed = capsys.readouterr()
+    assert (exact(printed.out), printed.err) == (exact(whole[1]), "")
+    assert main(["compare", str(whole[0]), *FLAGS, "--seeds", "1", "--planners", "vip", "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    (vip,) = [line for line in result["table"] if line["planner"] == "vip"]
+    last = [
+        json.loads((whole[0] / f"{p}-s0" / "metrics.jsonl").read_text().splitlines()[-1]) for p in ("vip", "uniform")
+    ]
+    found = vip["differences"]["rollouts"]["held_out_success"]
+    assert found["mean"] == last[0]["held_out_success"] - last[1]["held_out_success"]
+    assert (found["n"], found["verdict"]) == (1, "one pair")
+    assert set(result["wall_time"][1]) >= {"label", "pool_success", "held_out_success"}
+
+
+def test_two_comparisons_in_one_folder(capsys, whole):
+    with locked(whole[0] / ".lock"):
+        assert main(["compare", str(whole[0]), *FLAGS]) == 2
+    assert "another process is at work" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--seeds", 0), "--seeds"),
+        (("--processes", 0), "--processes"),
+        (("--planners", "vip", "vip"), "each planner"),
+        (("--budgets", 8, 8), "each budget"),
+        (("--budgets", 64), "upper"),
+        (("--learning-rate", 0.01), "other settings: learning_rate"),
+        (("--steps", 3), "other settings: steps"),
+    ],
+)
+def test_bad_input_is_explained_before_anything_runs(capsys, whole, arguments, said):
+    assert main(["compare", str(whole[0]), *FLAGS, *map(str, arguments)]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("error: ")
+    assert said in error
+    assert "fix:" in error
+
+
+def test_settings_from_a_file(capsys, tmp_path, whole):
+    (tmp_path / "c.toml").write_text(
+        'planner = "vip"\nsteps = 6\nprompts_per_step = 4\nevaluate_every = 6\ncheckpoint_every = 2\n'
+    )
+    flags = ("--planners", *PLANNERS, "--seeds", "2", "--no-yardsticks", "--config", str(tmp_path / "c.toml"))
+    assert main(["compare", str(whole[0]), *flags]) == 0
+    assert exact(capsys.readouterr().out) == exact(whole[1])
+
+
+def test_on_ray_a_killed_worker_costs_its_own_run_only(tmp_path, capsys, whole):
+    pytest.importorskip("ray")
+    psutil = pytest.importorskip("psutil")
+    out = tmp_path / "out"
+    process = start(out, "--seeds", "1", "--ray", "local")
+    wait_for(out / RUNS[0] / "checkpoint.safetensors")
+    workers = [p for p in psutil.Process(process.pid).children(recursive=True) if "ray::train" in " ".join(p.cmdline())]
+    os.kill(workers[0].pid, signal.SIGKILL)
+    table, progress = process.communicate()
+    assert process.returncode == 0, progress
+    assert sorted(progress.splitlines()) == sorted(f"{name} finished" for name in RUNS[:2])
+    assert_same_runs(RUNS[:2], out, whole[0])
+    assert main(["compare", str(whole[0]), *FLAGS, "--seeds", "1"]) == 0
+    assert exact(table) == exact(capsys.readouterr().out)
+
+
+def test_without_ray_it_says_what_to_install(tmp_path):
+    code = (
+        "import sys; sys.modules['ray'] = None; from allotment.cli.main import main; "
+        f"sys.exit(main(['compare', {str(tmp_path / 'out')!r}, '--ray', 'auto']))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert ended.returncode == 2
+    assert "pip install 'allotment[ray]'" in ended.stderr
