@@ -56,7 +56,7 @@ def test_json_holds_what_the_library_computes(log):
     assert result["predictors"]["discounted-counts"] == {k: vars(v) for k, v in expected.by_range().items()}
     assert list(result["predictors"]["default"]) == ["1", "2", "3-10"]
     assert set(result["predictors"]["default"]["2"]) == FIGURES
-    conditions = {key: result[key] for key in result if key not in ("predictors", "notes")}
+    conditions = {key: result[key] for key in result if key not in ("predictors", "audit", "notes")}
     assert conditions == {
         "log": str(log), "prompts": 6, "visits": 18, "batch": 4, "assumed_order": True,
         "budget_per_prompt": 6, "min": 4, "max": 9, "estimator": "dr_grpo", "seed": 5,

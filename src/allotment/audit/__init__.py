@@ -4,14 +4,35 @@
     result = replay(log, DiscountedCounts())
     result.by_range()["2"].variance_ratio        # second visit: gradient variance relative to uniform
 
+    summarise(result).verdict.text               # what it is worth, in rollouts, and how sure that is
+
 Each batch is predicted before it is seen. ``allotment audit`` is the same on the command line. Importing this loads
 no torch.
 """
 
 from allotment.audit.figures import Figures
+from allotment.audit.formats.columns import Columns
+from allotment.audit.formats.finding import Source, find_sources
 from allotment.audit.log import Log
 from allotment.audit.predictors import CONTESTANTS, Contestant
-from allotment.audit.reading import read_log
+from allotment.audit.reading import read_log, read_source
 from allotment.audit.replaying import RANGES, Replay, Settings, replay
+from allotment.audit.summary import Summary, summarise
 
-__all__ = ["CONTESTANTS", "RANGES", "Contestant", "Figures", "Log", "Replay", "Settings", "read_log", "replay"]
+__all__ = [
+    "CONTESTANTS",
+    "RANGES",
+    "Columns",
+    "Contestant",
+    "Figures",
+    "Log",
+    "Replay",
+    "Settings",
+    "Source",
+    "Summary",
+    "find_sources",
+    "read_log",
+    "read_source",
+    "replay",
+    "summarise",
+]

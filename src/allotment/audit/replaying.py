@@ -70,6 +70,19 @@ class Replay:
     """How much of the visit's count lay inside the 90 % interval, in [0, 1]."""
     counts: IntArray
     """Rollouts that the prediction would have given the visit."""
+    weights: FloatArray
+    """Predicted variance of one reward of the visit, by which the counts were split."""
+
+    def counts_at(self, budget_per_prompt: float) -> IntArray:
+        """[V] what the same predictions would have given at another budget, the settings' bounds kept.
+
+        A step's budget is ``budget_per_prompt`` times its prompts, rounded; between the settings' bounds.
+        """
+        counts_V = np.empty(len(self.weights), dtype=np.int64)
+        for step, batch_B in enumerate(self.log.batches(self.settings.batch, self.settings.seed)):
+            budget = round(budget_per_prompt * len(batch_B))
+            counts_V[batch_B] = _split(self.weights[batch_B], budget, self.settings, step)
+        return counts_V
 
     def figures(self, first: int = 1, last: int | None = None) -> Figures | None:
         """The figures over visit numbers ``first`` to ``last``, both included; None if there are no such visits.
@@ -128,21 +141,27 @@ def replay(
     """
     settings = Settings() if settings is None else settings
     probability_V, covered_V = np.empty(len(log.visit)), np.empty(len(log.visit))
-    counts_V = np.empty(len(log.visit), dtype=np.int64)
+    counts_V, weights_V = np.empty(len(log.visit), dtype=np.int64), np.empty(len(log.visit))
     for step, batch_B in enumerate(log.batches(settings.batch, settings.seed)):
         ids = [log.ids[row] for row in log.prompt[batch_B]]
         successes_B, trials_B = log.successes[batch_B], log.trials[batch_B]
         belief = predictor.predict(ids)
         probability_V[batch_B] = belief.success_probability()
         covered_V[batch_B] = interval_coverage(belief, successes_B, trials_B)
-        counts_V[batch_B] = allocate_exact(
-            posterior_weights(belief, plug_in=plug_in),
-            settings.budget_per_prompt * len(ids),
-            lower=settings.lower,
-            upper=settings.upper,
-            estimator=settings.estimator,
-            tie_keys=np.random.default_rng([settings.seed, step]).permutation(len(ids)),
-        ).counts
+        weights_V[batch_B] = posterior_weights(belief, plug_in=plug_in)
+        counts_V[batch_B] = _split(weights_V[batch_B], settings.budget_per_prompt * len(ids), settings, step)
         predictor.observe(ids, successes_B, trials_B)
         on_batch()
-    return Replay(log, settings, probability_V, covered_V, counts_V)
+    return Replay(log, settings, probability_V, covered_V, counts_V, weights_V)
+
+
+def _split(weights_B: FloatArray, budget: int, settings: Settings, step: int) -> IntArray:
+    """[B] the exact split of a step's budget; prompts of equal price in an order that is another in every step."""
+    return allocate_exact(
+        weights_B,
+        budget,
+        lower=settings.lower,
+        upper=settings.upper,
+        estimator=settings.estimator,
+        tie_keys=np.random.default_rng([settings.seed, step]).permutation(len(weights_B)),
+    ).counts

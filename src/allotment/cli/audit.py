@@ -1,69 +1,124 @@
-"""``allotment audit``: how good would each predictor have been on a run that happened?"""
+"""``allotment audit``: what would VIP have saved on a run that happened, and how good is each predictor?"""
 
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+import sys
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
+import numpy as np
 import tyro
-from rich import box
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from allotment.audit.embeddings import prompt_embeddings
+from allotment.audit.formats.columns import Columns
+from allotment.audit.formats.finding import Source, find_sources
 from allotment.audit.log import Log
 from allotment.audit.predictors import CONTESTANTS, USUAL, Name, Prompts, chosen
-from allotment.audit.reading import read_log
-from allotment.audit.replaying import RANGES, Replay, Settings, replay
+from allotment.audit.reading import read_source
+from allotment.audit.replaying import Replay, Settings, replay
+from allotment.audit.summary import Summary, summarise
+from allotment.cli.audit_tables import predictor_figures, print_predictors, print_summary, summary_figures
 from allotment.config import EstimatorName
-from allotment.errors import MissingExtraError
+from allotment.errors import InvalidInputError, MissingExtraError, message
 from allotment.prediction import distinct_parts, text_features
 
 ASSUMED_ORDER = "order assumed: the log does not say which prompts shared a step; one random order for every epoch"
+MOST_EMBEDDED = 500
+"""Prompts that are embedded without being asked for: about 20 s on one core."""
+USUAL_UPPER = 32
+"""Most rollouts of a prompt where nothing else is said, as in the paper; twice the budget where that is more."""
 
 
 @dataclass(frozen=True)
 class Audit:
-    """Replay a log of success counts: what would each predictor have predicted and allocated, and how well?"""
+    """Replay the logs of runs: what would VIP have saved, what would each predictor have predicted, and how well?
 
-    log: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="LOG.jsonl")]
-    """A line a prompt (prompt_id, prompt, rollouts_per_visit, successes), or the rollouts.jsonl of a run."""
+    Reads the rollouts.jsonl of a run, success counts a prompt, verl's dumped rollouts, TRL's completions, and any
+    JSONL, CSV or parquet file with named columns. Several runs, also in one folder, are audited one by one.
+    """
+
+    logs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LOG...")]
+    """Files, or folders with the files of a run or of several."""
+    format: Literal["auto", "run", "counts", "verl", "trl", "columns"] = "auto"
+    """Format of the files; columns: what --prompt, --step, --reward and so on name."""
+    columns: Columns = field(default_factory=Columns)
+    success_above: Annotated[float | None, tyro.conf.arg(metavar="REWARD")] = None
+    """A rollout with a larger reward succeeded; by default the middle between the smallest and the largest reward."""
     predictor: Annotated[tuple[tuple[Name, ...], ...], tyro.conf.UseAppendAction] = ()
     """Predictors to replay; by default all but k-nearest that can do with what the log holds."""
-    budget_per_prompt: Annotated[int, tyro.conf.arg(metavar="N")] = 8
-    """Rollouts of a step, divided by its prompts."""
+    budget_per_prompt: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
+    """Rollouts of a step, divided by its prompts; by default the median of the log's groups."""
     lower: Annotated[int, tyro.conf.arg(name="min", metavar="L")] = 3
     """Least rollouts of a prompt."""
-    upper: Annotated[int, tyro.conf.arg(name="max", metavar="U")] = 32
-    """Most rollouts of a prompt."""
+    upper: Annotated[int | None, tyro.conf.arg(name="max", metavar="U")] = None
+    """Most rollouts of a prompt; by default 32, or twice the budget if that is more."""
     estimator: EstimatorName = "rloo"
     """Gradient estimator whose variance is priced and scored."""
     batch: int = 128
     """Prompts of a step, where the log does not say which prompts shared a step."""
     seed: int = 0
-    """Fixes the assumed order of the prompts, and the order among prompts of equal price."""
+    """Fixes the assumed order of the prompts, the order among prompts of equal price, and the bootstrap."""
     embeddings: Annotated[Path | None, tyro.conf.arg(metavar="FILE.npy")] = None
     """Embeddings of the prompts, a row a prompt in the order of the log; read if it is there, else written."""
     json: bool = False
     """Print one JSON object instead of tables."""
 
     def run(self) -> None:
-        """Print the figures of every predictor for each range of epochs."""
-        settings = Settings(
-            self.budget_per_prompt, self.lower, self.upper, self.estimator, batch=self.batch, seed=self.seed
-        )
+        """Print what each log says, under which conditions, and every predictor's figures by range of epochs."""
+        self._settings(self.budget_per_prompt or self.lower)  # unusable settings before any file is read
+        sources = self._sources()
+        found, refused = [], []
+        for source in sources:
+            try:
+                found.append(self._audit(source))
+            except InvalidInputError as error:
+                if len(sources) == 1:
+                    raise
+                refused.append(error)
+                print(f"left out: {error}", file=sys.stderr)
+        if not found:
+            raise refused[0]
+        if self.json:
+            print(json.dumps(found[0] if len(sources) == 1 else {"runs": found}, allow_nan=False))
+
+    def _sources(self) -> list[Source]:
+        named = None if self.format == "auto" else self.format
+        sources = [source for path in self.logs for source in find_sources(path, named, self.columns)]
+        if not sources or (len(sources) > 1 and self.embeddings is not None):
+            raise InvalidInputError(
+                message(
+                    "which log?" if not sources else "one file of embeddings does not serve several runs",
+                    got=", ".join(str(source.path) for source in sources[:5]) or "none",
+                    allowed="one or more logs; one with --embeddings",
+                    fix="pass a log" if not sources else "pass one run, or leave --embeddings out",
+                )
+            )
+        return sources
+
+    def _audit(self, source: Source) -> dict[str, Any]:
+        """Audit one run; print it unless JSON is wanted. What JSON shows."""
         console = Console(stderr=True)
-        log = read_log(self.log)
-        prompts, notes = self._prompts(log, console)
-        names = chosen(self._named, prompts.embeddings is not None)
+        log = read_source(source, self.success_above)
+        settings, said = self._settings_for(log)
+        prompts, notes = self._prompts(log, source.path, console)
+        results = self._replays(log, prompts, settings, console)
+        name: Name = "default" if "default" in results else next(iter(results))
+        summary: Summary = summarise(results[name], self.seed)
+        conditions = _conditions(source.path, log, settings, (*notes, *said))
+        if not self.json:
+            print_predictors(results, conditions)
+            print_summary(name, summary)
+            return {}
+        return {"predictors": predictor_figures(results), "audit": summary_figures(name, summary), **conditions}
+
+    def _replays(self, log: Log, prompts: Prompts, settings: Settings, console: Console) -> dict[Name, Replay]:
         results: dict[Name, Replay] = {}
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
-            for name in names:
+            for name in chosen(self._named, prompts.embeddings is not None):
                 task = progress.add_task(name, total=len(log.batches(settings.batch, settings.seed)))
                 entrant = CONTESTANTS[name]
                 results[name] = replay(
@@ -73,22 +128,36 @@ class Audit:
                     plug_in=entrant.plug_in,
                     on_batch=lambda task=task: progress.advance(task),  # type: ignore[misc]
                 )
-        if self.json:
-            print(json.dumps({"predictors": _figures(results), **self._conditions(log, notes)}, allow_nan=False))
-        else:
-            _print_tables(results, self._conditions(log, notes))
+        return results
 
     @property
     def _named(self) -> tuple[Name, ...]:
         return tuple(name for group in self.predictor for name in group)
 
-    def _prompts(self, log: Log, console: Console) -> tuple[Prompts, tuple[str, ...]]:
+    def _settings(self, budget: int) -> Settings:
+        upper = max(USUAL_UPPER, 2 * budget) if self.upper is None else self.upper
+        return Settings(budget, self.lower, upper, self.estimator, batch=self.batch, seed=self.seed)
+
+    def _settings_for(self, log: Log) -> tuple[Settings, tuple[str, ...]]:
+        """The settings with the log's own budget where none is named, and a note if the bounds do not admit that."""
+        if self.budget_per_prompt is not None:
+            return self._settings(self.budget_per_prompt), ()
+        usual = round(float(np.median(log.trials)))
+        budget = max(usual, self.lower) if self.upper is None else min(max(usual, self.lower), self.upper)
+        said = f"the log's groups have {usual} rollouts, which the bounds do not admit: compared at {budget}"
+        return self._settings(budget), () if budget == usual else (said,)
+
+    def _prompts(self, log: Log, path: Path, console: Console) -> tuple[Prompts, tuple[str, ...]]:
         """The prompts, with embeddings and features if a predictor takes them and they can be had, and the notes."""
         bare = Prompts(log.ids)
         wanted = {CONTESTANTS[name].embeddings for name in self._named or USUAL}
         if wanted == {"unused"}:
             return bare, log.notes
-        log = _with_texts_of_the_lab(log, self.log)
+        asked = self.embeddings is not None or (self._named and "needed" in wanted)
+        log = _with_texts_of_the_lab(log, path)
+        if log.texts is not None and len(log.ids) > MOST_EMBEDDED and not asked:
+            return bare, (*log.notes, f"replayed without embeddings: {len(log.ids):,} take a while; ask for them with "
+                          "--embeddings FILE.npy")  # fmt: skip
         try:
             with console.status(f"embedding {len(log.ids)} prompts"):
                 embeddings = prompt_embeddings(log, self.embeddings)
@@ -100,21 +169,22 @@ class Audit:
             return bare, (*log.notes, "the log has no prompt texts: replayed without embeddings")
         return Prompts(log.ids, embeddings, text_features(distinct_parts(log.texts)) if log.texts else None), log.notes
 
-    def _conditions(self, log: Log, notes: tuple[str, ...]) -> dict[str, Any]:
-        assumed = log.order_is_assumed
-        return {
-            "log": str(self.log),
-            "prompts": len(log.ids),
-            "visits": len(log.visit),
-            "batch": self.batch if assumed else None,
-            "assumed_order": assumed,
-            "budget_per_prompt": self.budget_per_prompt,
-            "min": self.lower,
-            "max": self.upper,
-            "estimator": self.estimator,
-            "seed": self.seed,
-            "notes": [*notes, *([ASSUMED_ORDER] if assumed else [])],
-        }
+
+def _conditions(path: Path, log: Log, settings: Settings, notes: tuple[str, ...]) -> dict[str, Any]:
+    assumed = log.order_is_assumed
+    return {
+        "log": str(path),
+        "prompts": len(log.ids),
+        "visits": len(log.visit),
+        "batch": settings.batch if assumed else None,
+        "assumed_order": assumed,
+        "budget_per_prompt": settings.budget_per_prompt,
+        "min": settings.lower,
+        "max": settings.upper,
+        "estimator": settings.estimator,
+        "seed": settings.seed,
+        "notes": [*notes, *([ASSUMED_ORDER] if assumed else [])],
+    }
 
 
 def _with_texts_of_the_lab(log: Log, path: Path) -> Log:
@@ -128,50 +198,3 @@ def _with_texts_of_the_lab(log: Log, path: Path) -> Log:
     questions = {problem.id: problem.question for problem in load_mixture().pool}
     texts = tuple(questions[prompt] for prompt in map(str, log.ids) if prompt in questions)
     return replace(log, texts=texts) if len(texts) == len(log.ids) else log
-
-
-def _figures(results: Mapping[Name, Replay]) -> dict[str, Any]:
-    """The figures of every predictor and range; a figure that cannot be had is null."""
-    return {
-        name: {
-            span: {key: None if math.isnan(value) else value for key, value in asdict(figures).items()}
-            for span, figures in result.by_range().items()
-        }
-        for name, result in results.items()
-    }
-
-
-def _print_tables(results: Mapping[Name, Replay], conditions: Mapping[str, Any]) -> None:
-    console = Console()
-    columns = ("variance ratio", "log loss", "MAE", "calibration", "coverage")
-    for span in RANGES:
-        rows = {name: figures for name, result in results.items() if (figures := result.by_range().get(span))}
-        if not rows:
-            continue
-        visits = next(iter(rows.values())).visits
-        table = Table(title=f"epoch {span}: {visits:,} visits", box=box.SIMPLE_HEAD, title_justify="left", padding=0)
-        table.add_column("predictor", no_wrap=True, min_width=17)
-        for column in columns:
-            table.add_column(column, justify="right")
-        for name, row in rows.items():
-            cells = (row.variance_ratio, row.log_loss, row.mae, row.calibration_error, row.coverage90)
-            table.add_row(name, *(f"{cell:.3f}" for cell in cells))
-        console.print(table)
-    said = {key: value for key, value in conditions.items() if key != "notes" and value is not None}
-    print(", ".join(f"{key} {value}" for key, value in said.items()))
-    for note in conditions["notes"]:
-        print(f"note: {note}")
-    for name, result in results.items():
-        print(f"{name}: {_verdict(result)}")
-
-
-def _verdict(result: Replay) -> str:
-    """One line: the variance over all visits, and the interval's honesty."""
-    figures = result.figures()
-    if figures is None or math.isnan(figures.variance_ratio):
-        return "no visit says anything about variance"
-    ratio = figures.variance_ratio
-    change = f"gradient variance {ratio:.3f} of uniform's over all visits at the same rollouts"
-    if abs(ratio - 1) < 0.005:
-        return f"{change}: no different from uniform"
-    return f"{change}: {100 * abs(1 - ratio):.0f} % {'less' if ratio < 1 else 'more'}"

@@ -1,0 +1,230 @@
+"""What a team wants to know of its log: waste, calibration, what each prompt would have got, what it is worth."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from allotment.audit.equivalence import Equivalence, equivalence
+from allotment.audit.figures import BINS
+from allotment.audit.log import Log
+from allotment.audit.replaying import Replay
+from allotment.audit.verdict import Facts, Verdict, verdict
+from allotment.types import FloatArray, IntArray, PromptId
+
+SUCCESS_CLASSES = ("none", "up to 1/4", "to 1/2", "to 3/4", "below all", "all")
+"""Classes of prompts by their share of successes over the whole log."""
+
+
+@dataclass(frozen=True)
+class Waste:
+    """Rollouts by whether their group could say anything: one in which all or none succeed has no signal."""
+
+    rollouts: int
+    """All rollouts of the log."""
+    all_failed: int
+    """Rollouts of groups without a success."""
+    all_succeeded: int
+    """Rollouts of groups without a failure."""
+
+    @property
+    def without_signal(self) -> float:
+        """Share of the rollouts whose group had no signal."""
+        return (self.all_failed + self.all_succeeded) / self.rollouts
+
+
+@dataclass(frozen=True)
+class CalibrationBin:
+    """Visits whose predicted success lies in one tenth of [0, 1]; means are weighted by rollouts."""
+
+    low: float
+    """Lower end of the bin."""
+    high: float
+    """Upper end of the bin."""
+    predicted: float
+    """Mean predicted success."""
+    observed: float
+    """Share of successes."""
+    rollouts: int
+    """Rollouts of the bin's visits."""
+
+
+@dataclass(frozen=True, eq=False)
+class PromptShares:
+    """What each prompt was and would have got; all arrays [M], NaN for a prompt without a visit."""
+
+    ids: tuple[PromptId, ...]
+    """[M] the prompts."""
+    visits: IntArray
+    """Visits."""
+    success: FloatArray
+    """Share of successes over all its rollouts."""
+    predicted: FloatArray
+    """Mean prediction before its visits."""
+    logged: FloatArray
+    """Rollouts a visit that it had."""
+    allotted: FloatArray
+    """Rollouts a visit that it would have had."""
+
+
+@dataclass(frozen=True)
+class SuccessClass:
+    """Prompts of like success; rollouts are means over their visits."""
+
+    name: str
+    """One of :data:`SUCCESS_CLASSES`."""
+    prompts: int
+    """Prompts in the class, at least 1."""
+    logged: float
+    """Rollouts a visit in the log."""
+    allotted: float
+    """Rollouts a visit of the replay."""
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Cost in tokens, or characters where the log has no tokens, if each rollout is as long as its group's mean."""
+
+    unit: str
+    """``"tokens"`` or ``"characters"``."""
+    logged: float
+    """All completions of the log."""
+    uniform: float
+    """Uniform at the audit's budget."""
+    allotted: float
+    """The allocation at the same rollouts."""
+    equivalent: float
+    """The allocation at the rollouts that give it uniform's variance; NaN where these are not known."""
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """Everything that the audit says of one predictor on one log."""
+
+    prompts: int
+    """Prompts with a visit."""
+    visits: int
+    """Visits."""
+    budget_per_prompt: int
+    """Rollouts a prompt at which the allocation is compared with uniform."""
+    waste: Waste
+    """Rollouts of the log without signal."""
+    calibration: tuple[CalibrationBin, ...]
+    """Predicted against observed success, the bins that have visits."""
+    shares: PromptShares
+    """Prompt by prompt."""
+    classes: tuple[SuccessClass, ...]
+    """The same by classes of success, those that have prompts."""
+    equivalence: Equivalence
+    """The variance ratio and the equivalent budgets."""
+    lengths: Lengths | None
+    """Cost in tokens; None where no lengths are logged."""
+    verdict: Verdict
+    """What follows, with its conditions."""
+
+
+def summarise(replay: Replay, seed: int = 0) -> Summary:
+    """The summary of a replay; ``seed`` fixes the bootstrap's draws."""
+    log, budget = replay.log, replay.settings.budget_per_prompt
+    worth, waste = equivalence(replay, seed), _waste(log)
+    shares = _shares(replay)
+    lengths = _lengths(log, worth, budget)
+    seen = int((shares.visits > 0).sum())
+    facts = Facts(
+        variance_ratio=worth.variance_ratio,
+        rollouts=worth.rollouts,
+        budget_per_prompt=budget,
+        prompts=seen,
+        first_visits=seen / len(log.visit),
+        all_failed=waste.all_failed / waste.rollouts,
+        all_succeeded=waste.all_succeeded / waste.rollouts,
+        mean_length=None if lengths is None else lengths.logged / waste.rollouts,
+        length_unit=log.length_unit,
+        order_is_assumed=log.order_is_assumed,
+    )
+    return Summary(
+        seen,
+        len(log.visit),
+        budget,
+        waste,
+        calibration_bins(replay.probability, log.successes, log.trials),
+        shares,
+        _classes(shares),
+        worth,
+        lengths,
+        verdict(facts),
+    )
+
+
+def calibration_bins(p_V: FloatArray, successes_V: IntArray, trials_V: IntArray) -> tuple[CalibrationBin, ...]:
+    """Predicted against observed success in ten equal-width bins of the prediction; bins without visits are left out.
+
+    Their weighted absolute differences add up to :func:`~allotment.audit.figures.calibration_error`.
+    """
+    bins_V = np.minimum((p_V * BINS).astype(np.int64), BINS - 1)
+    rollouts_B = np.bincount(bins_V, trials_V, minlength=BINS)
+    predicted_B = np.bincount(bins_V, trials_V * p_V, minlength=BINS)
+    successes_B = np.bincount(bins_V, successes_V, minlength=BINS)
+    return tuple(
+        CalibrationBin(b / BINS, (b + 1) / BINS, float(predicted_B[b] / n), float(successes_B[b] / n), int(n))
+        for b, n in enumerate(rollouts_B)
+        if n
+    )
+
+
+def _waste(log: Log) -> Waste:
+    failed, succeeded = log.successes == 0, log.successes == log.trials
+    return Waste(int(log.trials.sum()), int(log.trials[failed].sum()), int(log.trials[succeeded].sum()))
+
+
+def _shares(replay: Replay) -> PromptShares:
+    log, n_prompts = replay.log, len(replay.log.ids)
+
+    def sums(values_V: FloatArray | IntArray) -> FloatArray:
+        return np.bincount(log.prompt, values_V, minlength=n_prompts).astype(np.float64)
+
+    visits = np.bincount(log.prompt, minlength=n_prompts)
+    trials = sums(log.trials)
+    with np.errstate(invalid="ignore"):
+        return PromptShares(
+            log.ids,
+            visits,
+            sums(log.successes) / trials,
+            sums(replay.probability) / visits,
+            trials / visits,
+            sums(replay.counts) / visits,
+        )
+
+
+def _classes(shares: PromptShares) -> tuple[SuccessClass, ...]:
+    seen_M = shares.visits > 0
+    success_M, visits_M = shares.success[seen_M], shares.visits[seen_M]
+    class_M = np.where(success_M == 0, 0, np.where(success_M == 1, 5, np.ceil(success_M * 4))).astype(np.int64)
+    found = []
+    for number, name in enumerate(SUCCESS_CLASSES):
+        mine = class_M == number
+        if mine.any():
+            logged, allotted = (
+                float(np.average(values_M[seen_M][mine], weights=visits_M[mine]))
+                for values_M in (shares.logged, shares.allotted)
+            )
+            found.append(SuccessClass(name, int(mine.sum()), logged, allotted))
+    return tuple(found)
+
+
+def _lengths(log: Log, worth: Equivalence, budget: int) -> Lengths | None:
+    if log.lengths is None:
+        return None
+    mean_V = log.lengths / log.trials
+    cost_G = worth.counts @ mean_V
+    needed = worth.rollouts.value
+    known = math.isfinite(needed)
+    return Lengths(
+        log.length_unit,
+        float(log.lengths.sum()),
+        float(mean_V.sum() * budget),
+        float(cost_G[np.searchsorted(worth.budgets, budget)]),
+        float(np.interp(needed, worth.budgets, cost_G)) if known else math.nan,
+    )
