@@ -1,8 +1,11 @@
 """Reading run directories and grouping them."""
 
+from typing import get_args
+
 import pytest
 from report_rows import evaluation
 
+from allotment.config import TrainedName
 from allotment.errors import RunDirectoryError
 from allotment.report.data import read_study
 from allotment.report.runs import read_run
@@ -98,3 +101,9 @@ def test_without_a_finished_run_the_last_common_step_is_taken(write_run):
     metrics = [evaluation(step, 0.5, 0.5) for step in (0, 5, 10, 15)]
     (arm,) = read_study([write_run("a", seed=0, held_out=(0.1, 0.2)), write_run("b", seed=1, metrics=metrics)]).arms
     assert arm.steps == [0, 10]
+
+
+def test_every_planner_that_can_be_trained_has_its_place(write_run):
+    names = get_args(TrainedName)
+    study = read_study([write_run(name, planner=name) for name in reversed(names)])
+    assert labels(study) == ["uniform", *(name for name in names if name != "uniform")]

@@ -12,7 +12,8 @@ from report_rows import group
 from allotment.errors import MissingExtraError, RunDirectoryError
 from allotment.report import write_report
 
-ROLLOUTS = [group(n, n // 2, p, step) for step in (1, 2) for n, p in ((3, 0.05), (6, 0.2), (15, 0.5), (8, 0.9))]
+COUNTS = ((3, 0.05), (6, 0.2), (15, 0.5), (8, 0.9))
+ROLLOUTS = [group(n, n // 2, p, step, f"q{q}") for step in (1, 2) for q, (n, p) in enumerate(COUNTS)]
 
 
 @pytest.fixture
@@ -31,6 +32,12 @@ def specifications(text):
     return [json.loads(found) for found in re.findall(r'<script type="application/json">(.*?)</script>', text, re.S)]
 
 
+def figures(text):
+    """Specifications by card."""
+    cards = re.findall(r'<section class="card" id="(\w+)"(.*?)</section>', text, re.S)
+    return {name: specifications(inside) for name, inside in cards if name != "health"}
+
+
 def test_two_planners_with_seeds(write_run, page):
     runs = [
         write_run(
@@ -44,7 +51,8 @@ def test_two_planners_with_seeds(write_run, page):
     assert "higher than uniform" in text
     assert "4.3 standard errors (3 pairs)" in text
     assert "One seed only" not in text
-    assert len(specifications(text)) == 4 + 2 + 2  # learning, allocation, calibration
+    panels = {"learning": 4, "allocation": 2, "budget": 3, "calibration": 2, "history": 2, "variance": 2}
+    assert {card: len(found) for card, found in figures(text).items()} == panels
     learning = specifications(text)[0]
     assert len(learning["data"]) == 2 * (3 + 1 + 1)  # three thin runs, a band and the mean, for each planner
 
@@ -74,7 +82,8 @@ def test_equal_counts_and_missing_predictions_leave_cards_out_with_a_reason(writ
     assert "Left out: uniform gives every prompt 8 rollouts" in text
     assert "Left out: vip makes no predictions." in text
     assert "Left out: oracle has no rollouts logged yet." in text
-    assert len(specifications(text)) == 4 + 0 + 1
+    panels = {"learning": 4, "allocation": 0, "budget": 1, "calibration": 1, "history": 2, "variance": 0}
+    assert {card: len(found) for card, found in figures(text).items()} == panels
 
 
 def test_some_null_predictions_are_counted(write_run, page):

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from allotment.report.cards import Card
 from allotment.report.data import Study
 from allotment.report.health import Check, health_table
+from allotment.report.panel import Card
 
 FORMAT = 1
 """Raised when a name changes its meaning or goes."""

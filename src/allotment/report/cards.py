@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
 
 from allotment.report import figures
-from allotment.report.data import Arm, Study
+from allotment.report.course import visits
+from allotment.report.course_cards import budget_card, history_card, variance_card
+from allotment.report.data import Study
+from allotment.report.panel import Card, Panel, no_predictions
 from allotment.report.predictions import Predictions, bins, calibration_error, predictions
 from allotment.report.style import Look
 from allotment.report.summary import Axis, Measure
-from allotment.report.tables import Table, bins_table, learning_table
-from allotment.report.texts import TEXTS, CardId, CardText
+from allotment.report.tables import bins_table, learning_table
 
 MEASURES: dict[Measure, str] = {"pool_success": "Training pool", "held_out_success": "Held-out prompts"}
 
@@ -22,45 +23,17 @@ AXES: dict[Axis, tuple[str, str]] = {
 }
 
 
-@dataclass(frozen=True)
-class Panel:
-    """One figure."""
-
-    title: str
-    specification: str
-    """Plotly JSON."""
-    label: str
-    """What it shows, for those who cannot see it."""
-    table: Table
-    """Its numbers."""
-    note: str = ""
-    """Its numbers in words."""
-    arm: int | None = None
-    """Index of the one arm it is about; None if it shows all."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """A section of the page. Without panels it is one line that says why."""
-
-    id: CardId
-    panels: list[Panel] = field(default_factory=list)
-    absent: list[str] = field(default_factory=list)
-    """Arms, or the whole card, that are left out, each with the reason."""
-
-    @property
-    def text(self) -> CardText:
-        """The words around the figures."""
-        return TEXTS[self.id]
-
-
 def make_cards(study: Study, looks: Sequence[Look]) -> list[Card]:
     """All cards, in reading order, each drawn or with the reason why it is not."""
     made = [predictions(arm) for arm in study.arms]
+    visited = [visits(arm) for arm in study.arms]
     return [
         _learning(study, looks),
         _allocation(study, looks, made),
+        budget_card(study, looks, visited),
         _calibration(study, looks, made),
+        history_card(study, looks, visited),
+        variance_card(study, looks, visited),
     ]
 
 
@@ -84,7 +57,7 @@ def _allocation(study: Study, looks: Sequence[Look], made: Sequence[Predictions]
     card = Card("allocation")
     for number, (arm, found) in enumerate(zip(study.arms, made, strict=True)):
         if not len(found):
-            card.absent.append(no_predictions(arm, found))
+            card.absent.append(no_predictions(arm, any_rollouts=found.without > 0))
         elif found.equal_counts:
             card.absent.append(f"{arm.label} gives every prompt {found.n[0]} rollouts, whatever it predicts.")
         else:
@@ -102,7 +75,7 @@ def _calibration(study: Study, looks: Sequence[Look], made: Sequence[Predictions
     card = Card("calibration")
     for number, (arm, found) in enumerate(zip(study.arms, made, strict=True)):
         if not len(found):
-            card.absent.append(no_predictions(arm, found))
+            card.absent.append(no_predictions(arm, any_rollouts=found.without > 0))
             continue
         note = (
             f"Mean absolute error {found.mean_absolute_error:.3f} per prompt; {found.chance_error:.3f} would remain "
@@ -115,11 +88,6 @@ def _calibration(study: Study, looks: Sequence[Look], made: Sequence[Predictions
             Panel(arm.label, specification, label, bins_table(bins(found)), note + _without(found), number)
         )
     return card
-
-
-def no_predictions(arm: Arm, found: Predictions) -> str:
-    """Why an arm has no figure of predictions."""
-    return f"{arm.label} {'makes no predictions' if found.without else 'has no rollouts logged yet'}."
 
 
 def _without(found: Predictions) -> str:

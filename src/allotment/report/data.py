@@ -8,14 +8,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, get_args
 
-from allotment.config import AnyTrainConfig, PlannerName
+from allotment.config import AnyTrainConfig, TrainedName
 from allotment.errors import RunDirectoryError, message
 from allotment.report.runs import Run, read_run
 
 BOOKKEEPING = frozenset({"seed", "evaluate_every", "checkpoint_every"})
 """Settings that change what is written down, or which sample is drawn, but not what is compared."""
 
-PLANNER_ORDER = get_args(PlannerName)
+PLANNER_ORDER = get_args(TrainedName)
 
 
 @dataclass(frozen=True)

@@ -44,10 +44,10 @@ def learning_figure(arms: Sequence[Arm], looks: Sequence[Look], axis: Axis, meas
         if mean.standard_error is not None:
             figure.add_trace(_band(mean, look, group))
         figure.add_trace(_mean_line(arm, mean, look, group))
-    _finish(figure, AXIS_TITLES[axis], "success probability", height=360)
+    finish(figure, AXIS_TITLES[axis], "success probability", height=360)
     figure.update_xaxes(tickformat=",~r" if axis == "seconds_total" else "~s", rangemode="tozero", nticks=6)
     figure.update_yaxes(tickformat=".3f")
-    return _json(figure)
+    return to_json(figure)
 
 
 def allocation_figure(made: Predictions, look: Look, *, ideal: bool) -> str:
@@ -81,10 +81,10 @@ def allocation_figure(made: Predictions, look: Look, *, ideal: bool) -> str:
         hovertemplate="mean of %{customdata:,} prompts<br>predicted %{x:.2f}: %{y:.1f} rollouts<extra></extra>",
     )
     figure.add_hline(y=float(made.n.mean()), line={"color": FAINT, "width": 1, "dash": "dot"})
-    _finish(figure, "predicted success probability p", "rollouts given", height=340)
+    finish(figure, "predicted success probability p", "rollouts given", height=340)
     figure.update_xaxes(range=[-0.02, 1.02])
     figure.update_yaxes(rangemode="tozero")
-    return _json(figure)
+    return to_json(figure)
 
 
 def calibration_figure(made: Predictions, look: Look) -> str:
@@ -119,12 +119,12 @@ def calibration_figure(made: Predictions, look: Look) -> str:
         row=2,
         col=1,
     )
-    _finish(figure, "", "observed success", height=400)
+    finish(figure, "", "observed success", height=400)
     figure.update_xaxes(range=[-0.02, 1.02])
     figure.update_xaxes(title_text="predicted success probability", row=2, col=1)
     figure.update_yaxes(range=[-0.04, 1.04], row=1, col=1)
     figure.update_yaxes(title_text="prompts", nticks=3, tickformat="~s", row=2, col=1)
-    return _json(figure)
+    return to_json(figure)
 
 
 def _mean_line(arm: Arm, mean: Curve, look: Look, group: str) -> Any:
@@ -178,7 +178,8 @@ def _dots(made: Predictions, look: Look) -> Any:
     )
 
 
-def _finish(figure: Any, x_title: str, y_title: str, *, height: int) -> None:
+def finish(figure: Any, x_title: str, y_title: str, *, height: int) -> None:
+    """Fonts, margins and axes that all figures share."""
     figure.update_layout(
         template=None,
         height=height,
@@ -195,5 +196,6 @@ def _finish(figure: Any, x_title: str, y_title: str, *, height: int) -> None:
     figure.update_yaxes(title={"text": y_title, "standoff": 8}, **axis)
 
 
-def _json(figure: Any) -> str:
+def to_json(figure: Any) -> str:
+    """A specification that may stand inside a ``<script>`` element."""
     return str(figure.to_json()).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

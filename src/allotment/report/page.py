@@ -10,9 +10,9 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from allotment.report.cards import Card
 from allotment.report.data import Arm, Study
 from allotment.report.health import Check
+from allotment.report.panel import Card
 from allotment.report.style import FONT, ON_DARK, looks
 from allotment.report.summary import Estimate, SummaryRow, critical_value, summarise
 from allotment.report.tables import cell_text

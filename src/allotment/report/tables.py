@@ -6,9 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from allotment.report.course import Ratio, Window
 from allotment.report.data import Arm
-from allotment.report.predictions import Bin
+from allotment.report.predictions import BINS, Bin
 from allotment.report.summary import Axis, Measure, curve
+from allotment.types import FloatArray
 
 Cell = str | int | float | None
 
@@ -42,6 +44,57 @@ def bins_table(found: Sequence[Bin]) -> Table:
     return Table(
         columns,
         [(b.lower, b.upper, b.prompts, b.rollouts, b.predicted, b.observed, *b.interval, b.mean_count) for b in found],
+    )
+
+
+def heat_table(counts_BW: FloatArray, over: Sequence[Window]) -> Table:
+    """A row per window of steps, a column per tenth of the prediction."""
+    columns = ("steps", *(f"{b / BINS:g} to {(b + 1) / BINS:g}" for b in range(BINS)))
+    rows: list[tuple[Cell, ...]] = [
+        (f"{w.first} to {w.last}", *(None if n != n else float(n) for n in column))
+        for w, column in zip(over, counts_BW.T, strict=True)
+    ]
+    return Table(columns, rows)
+
+
+def lorenz_table(arms: Sequence[Arm], curves: Sequence[tuple[FloatArray, FloatArray]]) -> Table:
+    """The Lorenz curves of all arms."""
+    return Table(
+        ("planner", "share of prompts", "share of rollouts"),
+        [
+            (arm.label, float(x), float(y))
+            for arm, pair in zip(arms, curves, strict=True)
+            for x, y in zip(*pair, strict=True)
+        ],
+    )
+
+
+def history_table(arms: Sequence[Arm], histories: Sequence[Sequence[tuple[Window, int, float, float, float]]]) -> Table:
+    """How predictions fared, by arm and window of steps."""
+    columns = (
+        "planner",
+        "first step",
+        "last step",
+        "prompts",
+        "mean absolute error",
+        "by chance",
+        "observed − predicted",
+    )
+    return Table(
+        columns,
+        [
+            (arm.label, window.first, window.last, *rest)
+            for arm, history in zip(arms, histories, strict=True)
+            for window, *rest in history
+        ],
+    )
+
+
+def variance_table(ratios: Sequence[Ratio]) -> Table:
+    """Variance relative to equal counts, by window of steps."""
+    return Table(
+        ("first step", "last step", "predicted", "realised", "standard error"),
+        [(r.window.first, r.window.last, r.predicted, r.realised, r.standard_error) for r in ratios],
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-CardId = Literal["learning", "allocation", "calibration"]
+CardId = Literal["learning", "allocation", "budget", "calibration", "history", "variance"]
 
 
 @dataclass(frozen=True)
@@ -54,5 +54,34 @@ TEXTS: dict[CardId, CardText] = {
         "A predictor that says the same of every prompt can lie on the diagonal and be useless: look also at how far "
         "its predictions spread. The intervals take rollouts for independent; the same prompts return, so the truth "
         "is somewhat wider. Each planner is judged on the rollouts of its own runs.",
+    ),
+    "budget": CardText(
+        "Where the budget went",
+        "In a heat map, a column is a stretch of steps and a row a tenth of the predicted success probability; the "
+        "darker the cell on a light screen (the brighter on a dark one), the more rollouts a prompt there got on "
+        "average. The other figure puts all prompts of all steps in line, those with the fewest rollouts first, and "
+        "shows which share of the rollouts went to the first so many per cent. The dashed diagonal is equal shares; "
+        "the further below it a line hangs, the more the planner concentrates.",
+        "How uneven the shares are says nothing about how good they are. A prompt counts anew in each step, so that "
+        "prompts which were drawn more often do not look favoured.",
+    ),
+    "history": CardText(
+        "Did the predictions stay true?",
+        "One figure shows by how much predictions missed the observed share of successes beyond what the chance of "
+        "few rollouts explains: 0 means as good as knowing each probability. The other shows whether they were too "
+        "low (above 0) or too high (below): a planner that lags behind a policy that improves stays above 0.",
+        "Each point is an average over a stretch of steps and hides the spread inside. New prompts come in throughout, "
+        "and nothing can be known about them beforehand; so the error need not go to 0.",
+    ),
+    "variance": CardText(
+        "Was the promised variance reached?",
+        "The dashed line is the variance of the gradient that each plan expected, divided by that of the same rollouts "
+        "dealt out equally. A marker is the same with the variances of the rewards that came. Below the dotted line "
+        "at 1 the allocation pays; a marker above the dashed line means that it paid less than the plan thought. "
+        "Bars are one standard error, from the spread over steps.",
+        "Both take the spread of the score functions to be the same for all prompts, which is an assumption of the "
+        "price. Planners that price something else (measured gradient moments, say) promise another quantity than "
+        "the markers measure. A prompt whose rollouts are all right or all wrong is taken for one without variance. "
+        "With a second look, counts depend on the first rollouts, and the markers lean low.",
     ),
 }
