@@ -99,18 +99,22 @@ def _text(outcome: Outcome, facts: Facts) -> str:
 
 def _doubts(facts: Facts) -> tuple[str, ...]:
     length, unit = facts.mean_length, facts.length_unit
+    failed, succeeded, first = (
+        f"{100 * share:.0f} %" for share in (facts.all_failed, facts.all_succeeded, facts.first_visits)
+    )
     found = {
         f"completions have {length or 0:.0f} {unit} on average: with answers this short the first assumption is "
         "likely to fail": length is not None and length < SHORT[unit],
         "lengths are not logged: see for yourself that answers are not short": length is None,
-        f"{100 * facts.all_failed:.0f} % of the rollouts are in groups without a success: almost all prompts are at p = 0, and "
-        "what little signal there is decides the figure": facts.all_failed >= MOSTLY,
-        f"{100 * facts.all_succeeded:.0f} % of the rollouts are in groups without a failure: almost all prompts are solved, "
-        "and there is little left to learn": facts.all_succeeded >= MOSTLY,
+        f"{failed} of the rollouts are in groups without a success: almost all prompts are at p = 0, and what little "
+        "signal there is decides the figure": facts.all_failed >= MOSTLY,
+        f"{succeeded} of the rollouts are in groups without a failure: almost all prompts are solved, and there is "
+        "little left to learn": facts.all_succeeded >= MOSTLY,
         "one epoch only: no prompt was visited twice, so nothing is known of a prompt before its only visit but what "
         "similar prompts did": facts.first_visits == 1,
-        f"{100 * facts.first_visits:.0f} % of the visits are a prompt's first: most of the gain of later epochs is not in the "
-        "figure": 0.5 <= facts.first_visits < 1,
+        f"{first} of the visits are a prompt's first: most of the gain of later epochs is not in the figure": 0.5
+        <= facts.first_visits
+        < 1,
         f"{facts.prompts} prompts are few for an interval over prompts": facts.prompts < FEW_PROMPTS,
         "the log does not say which prompts shared a step: their order is assumed": facts.order_is_assumed,
     }

@@ -148,15 +148,16 @@ def _print_worth(summary: Summary) -> None:
 
 
 def _lengths(lengths: Lengths, budget: int) -> str:
-    said = (
-        f"{lengths.unit}: uniform with {budget} rollouts a prompt {lengths.uniform:,.0f}, "
-        f"VIP with as many rollouts {100 * (lengths.allotted / lengths.uniform - 1):+.1f} %"
-        if lengths.uniform
-        else f"{lengths.unit}: all completions are empty"
-    )
-    if lengths.uniform and not math.isnan(lengths.equivalent):
-        said += f", VIP at the same precision {100 * (lengths.equivalent / lengths.uniform - 1):+.1f} %"
-    return said
+    if not lengths.uniform:
+        return f"{lengths.unit}: all completions are empty"
+
+    def change(part: float) -> str:
+        share = 100 * (part / lengths.uniform - 1)
+        return f"{abs(share):.1f} % {'more' if share > 0 else 'less'}"
+
+    said = f"{lengths.unit}: uniform with {budget} rollouts a prompt takes {lengths.uniform:,.0f}"
+    said += f"; VIP with as many rollouts {change(lengths.allotted)}"
+    return said if math.isnan(lengths.equivalent) else f"{said}, VIP at the same precision {change(lengths.equivalent)}"
 
 
 def _interval(interval: Interval, digits: int) -> str:
