@@ -13,13 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from allotment.cli.main import main
+from allotment.cli.main import main, parse
 from allotment.compare.running import locked
+from allotment.config import TRLTrainConfig
 
 PLANNERS, SEEDS = ("uniform", "vip"), (0, 1)
 RUNS = [f"{planner}-s{seed}" for seed in SEEDS for planner in PLANNERS]
 SMALL = ("--steps", "6", "--prompts-per-step", "4", "--evaluate-every", "6", "--checkpoint-every", "2")
-FLAGS = ("--planners", *PLANNERS, "--seeds", "2", "--no-yardsticks", *SMALL)
+FLAGS = ("--planners", *PLANNERS, "--seeds", "2", "--no-yardsticks", "--processes", "1", *SMALL)
 FILES = ("config.json", "metrics.jsonl", "rollouts.jsonl", "checkpoint.safetensors")
 
 
@@ -48,7 +49,7 @@ def whole(tmp_path_factory):
     process = start(out)
     table, progress = process.communicate()
     assert process.returncode == 0, progress
-    assert sorted(progress.splitlines()) == sorted(f"{name} finished" for name in RUNS)
+    assert progress.splitlines() == [f"{name} finished" for name in RUNS]
     return out, table
 
 
@@ -75,20 +76,20 @@ def kill_a_worker_when(condition):
 def test_interrupted_then_killed_then_resumed_without_a_worker_gives_the_same_table(tmp_path, capsys, whole):
     out = tmp_path / "out"
     process = start(out)
-    wait_for(out / RUNS[0] / "metrics.jsonl")
+    wait_for(out / f".{RUNS[0]}.lock")
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "Traceback" not in said
 
-    process = start(out, "--processes", "1")
+    process = start(out)
     wait_for(out / RUNS[2] / "checkpoint.safetensors")  # two runs have finished, the third is at step 2 of 6
     process.kill()  # its worker notices by itself
     process.communicate()
     finished = {file: file.stat().st_mtime_ns for name in RUNS[:2] for file in (out / name).iterdir()}
 
     killed = kill_a_worker_when((out / RUNS[3] / "checkpoint.safetensors").exists)
-    assert main(["compare", str(out), *FLAGS]) == 0
+    assert main(["compare", str(out), *FLAGS, "--processes", "2"]) == 0
     printed = capsys.readouterr()
     assert killed
     assert printed.err.splitlines()[0] == "2 of 4 runs have finished before"
@@ -174,10 +175,23 @@ def test_on_ray_a_killed_worker_costs_its_own_run_only(tmp_path, capsys, whole):
     os.kill(workers[0].pid, signal.SIGKILL)
     table, progress = process.communicate()
     assert process.returncode == 0, progress
-    assert sorted(progress.splitlines()) == sorted(f"{name} finished" for name in RUNS[:2])
+    assert all(f"{name} finished" in progress.splitlines() for name in RUNS[:2])
     assert_same_runs(RUNS[:2], out, whole[0])
     assert main(["compare", str(whole[0]), *FLAGS, "--seeds", "1"]) == 0
     assert exact(table) == exact(capsys.readouterr().out)
+
+
+def test_a_ray_cluster_that_is_not_there(tmp_path, capsys):
+    pytest.importorskip("ray")
+    assert main(["compare", str(tmp_path / "out"), *FLAGS, "--ray", "auto"]) == 2
+    assert "no Ray cluster" in capsys.readouterr().err
+
+
+def test_every_setting_of_the_trl_trainer_can_be_compared(tmp_path):
+    words = ["--trainer", "trl", "--model", "m", "--dataset", "d.jsonl", "--max-completion-tokens", "7", "--seed", "5"]
+    jobs = parse(["compare", str(tmp_path), *words, "--planners", "vip", "ridge", "--seeds", "1"]).comparison().jobs
+    assert [job.path.name for job in jobs] == ["uniform-s5", "vip-s5", "ridge-s5", "uniform-b16-s5"]
+    assert {(type(job.config), job.config.max_completion_tokens) for job in jobs} == {(TRLTrainConfig, 7)}
 
 
 def test_without_ray_it_says_what_to_install(tmp_path):

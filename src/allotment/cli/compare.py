@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Generator, Sequence
-from contextlib import closing
+from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
@@ -17,6 +18,7 @@ from allotment.cli.train import defaults_of
 from allotment.compare import Comparison, Ended, Job, as_json, as_text, finished_runs, lines
 from allotment.compare.cluster import on_ray
 from allotment.compare.running import locked, on_processes
+from allotment.compare.table import WIDTH
 from allotment.config import AnyTrainConfig, TrainConfig, TrainedName, TRLTrainConfig
 from allotment.errors import AllotmentError, ConfigError, message
 from allotment.planning.named import NamedPlanner
@@ -52,7 +54,7 @@ class _Compare:
     yardsticks: bool = True
     """Whether uniform at twice the budget and, in the lab, the oracle are run beside the planners."""
     processes: int = 2
-    """Runs at a time on this machine, each in a process of its own with one thread; a Ray cluster has its own mind."""
+    """Processes on this machine, one run at a time in each; a Ray cluster decides by its cores."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Run on the Ray cluster at this address (auto: the one this machine belongs to; local: a new one here)."""
     json: bool = False
@@ -62,17 +64,18 @@ class _Compare:
         """Make the runs that are missing, then print the table of those that have finished."""
         comparison = self.comparison()
         jobs = comparison.jobs
-        with locked(self.out / ".lock"):
+        with locked(self.out / ".lock"), redirect_stdout(sys.stderr):  # standard output is the table's, not Ray's
             finished = finished_runs(jobs)
             failed = self._train([job for job in jobs if job.path not in finished], len(jobs))
             runs = finished_runs(jobs)
         blocks = {budget: lines(comparison, runs, budget) for budget in comparison.budgets}
-        print(json.dumps(as_json(comparison, blocks)) if self.json else as_text(comparison, blocks))
+        width = min(Console().width, WIDTH) if sys.stdout.isatty() else WIDTH
+        print(json.dumps(as_json(comparison, blocks)) if self.json else as_text(comparison, blocks, width))
         if failed:
             raise RunsFailedError(
                 message(
                     f"{len(failed)} of {len(jobs)} runs did not finish",
-                    got="; ".join(f"{ended.job.path.name}: {ended.error}" for ended in failed[:1]),
+                    got=f"{failed[0].job.path.name}: {failed[0].error}",
                     allowed="runs that end",
                     fix="see each run's line above; the same command takes them up again",
                 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from allotment.compare.plan import Job
 from allotment.compare.running import RESTARTS, Ended, explained, train
-from allotment.errors import needs_extra
+from allotment.errors import ConfigError, message, needs_extra
 
 
 def on_ray(jobs: Sequence[Job], address: str, processes: int) -> Generator[Ended]:
@@ -22,12 +22,22 @@ def on_ray(jobs: Sequence[Job], address: str, processes: int) -> Generator[Ended
 
     Raises:
         MissingExtraError: Ray is not installed.
-        ConnectionError: there is no cluster at ``address``.
+        ConfigError: there is no cluster at ``address``.
     """
     with needs_extra("ray"):
         ray: Any = import_module("ray")
     cores = processes if address == "local" else None
-    ray.init(address=address, num_cpus=cores, log_to_driver=False, logging_level="ERROR")
+    try:
+        ray.init(address=address, num_cpus=cores, log_to_driver=False, logging_level="ERROR")
+    except (ConnectionError, ValueError) as error:
+        raise ConfigError(
+            message(
+                "no Ray cluster can be reached there",
+                got=f"--ray {address}: {error}",
+                allowed="the address of a running cluster, auto, or local",
+                fix="start one with `ray start --head`, or let --ray local do it",
+            )
+        ) from error
     try:
         # A task whose worker dies is tried again, from its checkpoint; an error that the run raises is final.
         task = ray.remote(num_cpus=1, max_retries=RESTARTS)(train)

@@ -19,14 +19,14 @@ NAMES: dict[Measure, str] = {"pool_success": "training prompts", "held_out_succe
 EXACT: tuple[Cost, ...] = ("rollouts", "tokens")
 """Costs that are the same whenever a run is repeated."""
 WIDTH = 240
-"""Characters; the text does not depend on the terminal."""
+"""Characters, enough for every row to stand on one line."""
 
 NOTES = f"""\
-Mean ± standard error over seeds. Differences are to uniform at the same budget, paired by seed; in brackets the number
-of pairs. Equal rollouts or tokens: at the largest number that both runs of a pair reached, linear between evaluations;
-@ is its share of uniform's total where that is not all. Rollouts to uniform's final: where the mean curve first is at
-uniform's final success, with the share of what uniform took, and an error where every seed gets there.
-Within noise: zero lies in the {CONFIDENCE:.0%} interval of Student's t."""
+Mean ± standard error over n seeds. Differences are to uniform at the same budget, paired by seed, at equal rollouts or
+tokens: the largest number that both runs of a pair reached, linear between evaluations; @ is its share of uniform's
+total where that is not all. Reaches uniform: the rollouts after which the mean curve is first at uniform's final
+success, and their share of what uniform took; with an error where every seed gets there. No signal: groups whose
+rewards are all equal. Within noise: zero lies in the {CONFIDENCE:.0%} interval of Student's t."""
 WALL_TIME = """\
 Seconds of the steps, without evaluation; not the same twice. Runs side by side share cores, caches and memory, and one
 that was taken up again may have changed its company: rough figures, unless with --processes 1 on an idle machine."""
@@ -46,12 +46,19 @@ def verdict(estimate: Estimate) -> str:
     return "higher" if estimate.mean > 0 else "lower"
 
 
-def as_text(comparison: Comparison, blocks: Blocks) -> str:
-    """Markdown: a table per budget and measure, notes, then wall time."""
-    parts = [_table(comparison, budget, m, lines) for budget, lines in blocks.items() if lines for m in MEASURES]
+def as_text(comparison: Comparison, blocks: Blocks, width: int = WIDTH) -> str:
+    """Markdown: a table per budget and measure, notes, then wall time; cells are folded to fit into ``width``."""
+    steps = comparison.settings.steps
+    parts = [
+        f"success on {NAMES[measure]}, {budget} rollouts a prompt, {steps} steps; differences to uniform\n\n"
+        + _table(measure, lines, width)
+        for budget, lines in blocks.items()
+        if lines
+        for measure in MEASURES
+    ]
     if not parts:
         return "No seed has finished with uniform yet: nothing to compare."
-    return "\n".join([*parts, _notes(blocks), "", _wall_time(blocks)])
+    return "\n".join([*parts, _notes(blocks), "", _wall_time(blocks, width)])
 
 
 def as_json(comparison: Comparison, blocks: Blocks) -> dict[str, Any]:
@@ -93,9 +100,9 @@ def _difference_json(found: Difference | None) -> dict[str, Any] | None:
     return {**asdict(found.estimate), "verdict": verdict(found.estimate), "at": found.at, "share": found.share}
 
 
-def _table(comparison: Comparison, budget: int, measure: Measure, lines: Sequence[Line]) -> str:
-    equal = tuple(f"difference at equal {cost}" for cost in EXACT)
-    headers = ("", "seeds", "success", *equal, "rollouts to uniform's final", "groups without signal")
+def _table(measure: Measure, lines: Sequence[Line], width: int) -> str:
+    equal = tuple(f"at equal {cost}" for cost in EXACT)
+    headers = ("", "n", "success", *equal, "reaches uniform", "no signal")
     rows = [
         (
             line.entry.label,
@@ -107,18 +114,17 @@ def _table(comparison: Comparison, budget: int, measure: Measure, lines: Sequenc
         )
         for line in lines
     ]
-    steps = comparison.settings.steps
-    return f"{NAMES[measure]}, {budget} rollouts a prompt, {steps} steps\n\n{_markdown(headers, rows)}"
+    return _markdown(headers, rows, width)
 
 
-def _wall_time(blocks: Blocks) -> str:
-    headers = ("", "rollouts a prompt", *(f"difference at equal wall time, {NAMES[m]}" for m in MEASURES))
+def _wall_time(blocks: Blocks, width: int) -> str:
+    headers = ("", "rollouts a prompt", *(f"at equal wall time, {NAMES[m]}" for m in MEASURES))
     rows = [
         (line.entry.label, str(budget), *(_difference(line, "seconds", m) for m in MEASURES))
         for budget, line in _flat(blocks)
         if line.differences
     ]
-    return f"wall time\n\n{_markdown(headers, rows)}\n{WALL_TIME}"
+    return f"wall time\n\n{_markdown(headers, rows, width)}\n{WALL_TIME}"
 
 
 def _notes(blocks: Blocks) -> str:
@@ -127,14 +133,14 @@ def _notes(blocks: Blocks) -> str:
     return f"{NOTES} Of {verdicts} verdicts above about {by_chance:.1f} would leave the noise by chance."
 
 
-def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
     table = Table(box=box.MARKDOWN)
     for place, header in enumerate(headers):
-        table.add_column(header, justify="left" if place == 0 else "right", no_wrap=True)
+        table.add_column(header, justify="left" if place == 0 else "right")
     for row in rows:
         table.add_row(*row)
     text = StringIO()
-    Console(file=text, width=WIDTH, color_system=None).print(table)
+    Console(file=text, width=width, color_system=None).print(table)
     return text.getvalue().strip() + "\n"
 
 
@@ -150,13 +156,13 @@ def _difference(line: Line, cost: Cost, measure: Measure) -> str:
     if found is None:
         return "cannot be compared"
     share = "" if round(found.share, 3) == 1 else f" @ {found.share:.1%}"
-    return f"{_mean(found.estimate, '+')} ({found.estimate.n}) {verdict(found.estimate)}{share}"
+    return f"{_mean(found.estimate, '+')} {verdict(found.estimate)}{share}"
 
 
 def _reach(found: Reach | None) -> str:
     if found is None:
         return "not reached"
     if found.rollouts == 0:
-        return "there before training"
+        return "at the start"
     error = "" if found.standard_error is None else f" ± {found.standard_error:,.0f}"
     return f"{found.rollouts:,.0f}{error} ({found.share:.0%})"
