@@ -1,0 +1,111 @@
+"""Whatever bytes a log holds, reading it gives a sound log or an error that explains itself."""
+
+import io
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from allotment.audit import Columns, read_log
+from allotment.errors import AllotmentError
+
+KEYS = [
+    "prompt_id", "prompt", "step", "round", "n", "successes", "tokens", "rollouts_per_visit", "input", "output",
+    "score", "completion", "reward", "advantage",
+]  # fmt: skip
+FORMATS = [None, "run", "counts", "verl", "trl", "columns"]
+COLUMNS = [Columns(), Columns(id="prompt_id", step="step", reward="reward"), Columns(reward="score", tokens="n")]
+
+scalars = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.integers(0, 9), st.floats(), st.text(max_size=8),
+    st.sampled_from([10**400, -1, 2**53, 2**63, 1e308, "1e999", "nan", "7", "true", "\ud800", "\x00"]),
+)  # fmt: skip
+values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2)
+)
+json_rows = st.lists(st.dictionaries(st.sampled_from(KEYS), values, max_size=len(KEYS)) | values, max_size=8)
+
+
+@st.composite
+def sound_rows(draw):
+    """Rows of one format with values that mostly make sense."""
+    small = st.integers(0, 4)
+    rows = {
+        "run": st.fixed_dictionaries({"prompt_id": small, "step": small, "n": small, "successes": small}),
+        "counts": st.fixed_dictionaries(
+            {"prompt_id": small, "rollouts_per_visit": small, "successes": st.lists(small, max_size=3)}
+        ),
+        "verl": st.fixed_dictionaries(
+            {"input": st.text(max_size=2), "output": st.text(), "score": scalars, "step": small}
+        ),
+        "trl": st.fixed_dictionaries({"prompt": values, "completion": values, "step": small, "reward": scalars}),
+    }
+    return draw(st.lists(draw(st.sampled_from(list(rows.values()))), min_size=1, max_size=8))
+
+
+@st.composite
+def damaged(draw, base):
+    """``base`` with up to four pieces replaced by others."""
+    data = bytearray(draw(base))
+    for _ in range(draw(st.integers(0, 4))):
+        start = draw(st.integers(0, len(data)))
+        data[start : start + draw(st.integers(0, 12))] = draw(
+            st.binary(max_size=8) | st.sampled_from([b"\n", b'"', b"[" * 999])
+        )
+    return bytes(data)
+
+
+def jsonl(rows):
+    return "\n".join(json.dumps(row) for row in rows).encode()
+
+
+def table(rows):
+    lines = [",".join(KEYS)] + [
+        ",".join(str(row.get(key, "")) for key in KEYS) for row in rows if isinstance(row, dict)
+    ]
+    return "\n".join(lines).encode("utf-8", "replace")
+
+
+def parquet(rows):
+    import pyarrow as pa
+    from pyarrow.parquet import write_table
+
+    out, texts = io.BytesIO(), [{key: str(row.get(key)) for key in KEYS} for row in rows if isinstance(row, dict)]
+    write_table(
+        pa.Table.from_pylist([{k: v.encode("utf-8", "replace").decode() for k, v in r.items()} for r in texts]), out
+    )
+    return out.getvalue()
+
+
+def check(path, form, columns):
+    try:
+        log = read_log(path, form, columns)
+    except (AllotmentError, OSError):
+        return
+    assert len(log.visit) > 0
+    assert (log.trials >= 1).all()
+    assert ((log.successes >= 0) & (log.successes <= log.trials)).all()
+    assert (log.visit >= 1).all()
+    assert log.prompt.max() < len(log.ids)
+    assert log.lengths is None or (np.isfinite(log.lengths).all() and (log.lengths >= 0).all())
+    assert log.texts is None or len(log.texts) == len(log.ids)
+    assert sorted(np.concatenate(log.batches(128, 0)).tolist()) == list(range(len(log.visit)))
+
+
+written = {
+    "jsonl": damaged((json_rows | sound_rows()).map(jsonl)) | st.binary(max_size=200),
+    "csv": damaged((json_rows | sound_rows()).map(table)) | st.binary(max_size=200),
+    "parquet": damaged(sound_rows().map(parquet)) | st.binary(max_size=200),
+}
+
+
+@pytest.mark.parametrize("ending", list(written))
+@given(data=st.data())
+def test_reading_anything(tmp_path_factory, ending, data):
+    if ending == "parquet":
+        pytest.importorskip("pyarrow")
+    path = tmp_path_factory.getbasetemp() / f"fuzz.{ending}"
+    path.write_bytes(data.draw(written[ending]))
+    check(path, data.draw(st.sampled_from(FORMATS)), data.draw(st.sampled_from(COLUMNS)))
