@@ -43,16 +43,19 @@ def write_report(run_directories: Sequence[Path], out: Path, figures: Path | Non
         import_module("jinja2")
     from allotment.report.as_json import figures_json
     from allotment.report.cards import make_cards
+    from allotment.report.course import visits
+    from allotment.report.explorer import explorer
     from allotment.report.health import health
     from allotment.report.page import render
     from allotment.report.style import looks
 
     study = read_study(run_directories)
-    checks, cards = health(study), make_cards(study, looks(study.arms))
+    visited = [visits(arm) for arm in study.arms]
+    checks, cards, prompts = health(study), make_cards(study, looks(study.arms), visited), explorer(study, visited)
     if figures is not None:
         figures.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(figures, json.dumps(figures_json(study, checks, cards), indent=1) + "\n")
+        write_atomically(figures, json.dumps(figures_json(study, checks, cards, prompts), indent=1) + "\n")
     file = out / "report.html" if out.is_dir() else out
     file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, render(study, checks, cards))
+    write_atomically(file, render(study, checks, cards, prompts))
     return file

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from allotment.report.data import Study
+from allotment.report.explorer import Explorer
 from allotment.report.health import Check, health_table
 from allotment.report.panel import Card
 
@@ -13,8 +14,8 @@ FORMAT = 1
 """Raised when a name changes its meaning or goes."""
 
 
-def figures_json(study: Study, checks: Sequence[Check], cards: Sequence[Card]) -> dict[str, Any]:
-    """``runs``, ``health``, and for each card its figures as ``columns`` and ``rows``, or why it is left out."""
+def figures_json(study: Study, checks: Sequence[Check], cards: Sequence[Card], prompts: Explorer) -> dict[str, Any]:
+    """``runs``, ``health``, ``prompts``, and each card's figures as ``columns`` and ``rows``, or why it is left out."""
     return {
         "format": FORMAT,
         "runs": [
@@ -24,6 +25,7 @@ def figures_json(study: Study, checks: Sequence[Check], cards: Sequence[Card]) -
         ],
         "health": health_table(checks).to_json(),
         "cards": [_card(card) for card in cards],
+        "prompts": prompts.table.to_json(),
     }
 
 

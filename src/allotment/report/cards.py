@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from allotment.report import figures
-from allotment.report.course import visits
+from allotment.report.course import Visits
 from allotment.report.course_cards import budget_card, history_card, variance_card
 from allotment.report.data import Study
 from allotment.report.panel import Card, Panel, no_predictions
@@ -23,10 +23,9 @@ AXES: dict[Axis, tuple[str, str]] = {
 }
 
 
-def make_cards(study: Study, looks: Sequence[Look]) -> list[Card]:
+def make_cards(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) -> list[Card]:
     """All cards, in reading order, each drawn or with the reason why it is not."""
     made = [predictions(arm) for arm in study.arms]
-    visited = [visits(arm) for arm in study.arms]
     return [
         _learning(study, looks),
         _allocation(study, looks, made),

@@ -46,7 +46,7 @@ def lorenz_figure(arms: Sequence[Arm], looks: Sequence[Look], curves: Sequence[t
     figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=_dashed(INK), hoverinfo="skip")
     for number, (arm, look, (x, y)) in enumerate(zip(arms, looks, curves, strict=True)):
         figure.add_trace(_line(number, arm, look, x.round(4), y.round(4), "%{x:.0%} of prompts: %{y:.0%} of rollouts"))
-    finish(figure, "share of prompts, fewest rollouts first", "share of rollouts", height=320)
+    finish(figure, "share of prompts, fewest first", "share of rollouts", height=320)
     figure.update_xaxes(range=[0, 1.01], tickformat=".0%")
     figure.update_yaxes(range=[0, 1.01], tickformat=".0%")
     return to_json(figure)

@@ -198,4 +198,9 @@ def finish(figure: Any, x_title: str, y_title: str, *, height: int) -> None:
 
 def to_json(figure: Any) -> str:
     """A specification that may stand inside a ``<script>`` element."""
-    return str(figure.to_json()).replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")
+    return safe(str(figure.to_json()))
+
+
+def safe(text: str) -> str:
+    """JSON that cannot end the ``<script>`` element it stands in."""
+    return text.replace("<", "\\u003c").replace(">", "\\u003e").replace("&", "\\u0026")

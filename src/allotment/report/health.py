@@ -24,6 +24,9 @@ DEAD = 0.5
 DRIFT = 0.05
 """Largest mean error of the predictions in the last quarter of a run that passes, chance aside."""
 
+SLOWEST = 10
+"""A step that took so many times the median, and a tenth of its run, is named."""
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -58,6 +61,7 @@ def health(study: Study) -> list[Check]:
         "Predictions calibrated": _calibrated,
         "Predictions keep up with the policy": _drift,
         "Groups with signal": _dead,
+        "Steps of even time": _steady,
     }
     made = [predictions(arm) for arm in study.arms]
     return [
@@ -185,6 +189,24 @@ def _dead(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     share = float(np.mean(shares))
     words = f"{share:.0%} of the groups were all right or all wrong and moved nothing; up to {DEAD:.0%} passes."
     return ("look" if share > DEAD else "good"), words
+
+
+def _steady(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
+    """A machine that stood still makes a curve by time worthless."""
+    worst = ""
+    for run in arm.runs:
+        seconds = np.array([row["seconds"] for row in run.timing], np.float64)
+        if not len(seconds):
+            continue
+        longest, median = float(seconds.max()), float(np.median(seconds))
+        if longest > max(SLOWEST * median, 0.1 * seconds.sum()):
+            step = run.timing[int(seconds.argmax())]["step"]
+            worst = f"step {step} of seed {run.config.seed} took {longest:.1f} s, the median {median:.2f} s."
+    if worst:
+        return "look", worst
+    if not any(run.timing for run in arm.runs):
+        return "unknown", "no times are logged."
+    return "good", f"no step took a tenth of its run and {SLOWEST} times the median."
 
 
 def _runs(arm: Arm) -> str:

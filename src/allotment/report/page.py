@@ -11,9 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from allotment.report.data import Arm, Study
+from allotment.report.explorer import Explorer
 from allotment.report.health import Check
 from allotment.report.panel import Card
-from allotment.report.style import FONT, ON_DARK, looks
+from allotment.report.style import AXIS, FAINT, FONT, GRID, INK, ON_DARK, PLANNERS, looks
 from allotment.report.summary import Estimate, SummaryRow, critical_value, summarise
 from allotment.report.tables import cell_text
 
@@ -21,7 +22,7 @@ PLOTLY_JS = files("allotment.report") / "plotly" / "plotly-cartesian.min.js"
 """A third of the library that the Python package brings along, see the README beside it."""
 
 
-def render(study: Study, checks: Sequence[Check], cards: Sequence[Card]) -> str:
+def render(study: Study, checks: Sequence[Check], cards: Sequence[Card], prompts: Explorer) -> str:
     """The whole page as one string of HTML that loads nothing from elsewhere."""
     environment = Environment(
         loader=PackageLoader("allotment.report", "."),
@@ -53,8 +54,10 @@ def render(study: Study, checks: Sequence[Check], cards: Sequence[Card]) -> str:
         critical_value=critical_value,
         checks=checks,
         cards=cards,
+        explorer=prompts,
         font=FONT,
         on_dark=ON_DARK,
+        colours={"ink": INK, "faint": FAINT, "grid": GRID, "axis": AXIS, "line": PLANNERS["vip"][0]},
         plotly_js=Markup(PLOTLY_JS.read_text("utf-8")),
     )
 

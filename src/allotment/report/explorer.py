@@ -1,0 +1,144 @@
+"""The prompt explorer: every prompt of every run with its history, as data for the page's own search and sorting."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from allotment.config import AnyTrainConfig, TRLTrainConfig
+from allotment.errors import AllotmentError
+from allotment.report.course import Visits
+from allotment.report.data import Study
+from allotment.report.figures import safe
+from allotment.report.tables import Table
+
+MOST_PROMPTS = 2000
+"""Prompts shown of a run; those with the most rollouts stay."""
+MOST_VISITS = 60_000
+"""Lines of history in a page, over all its runs."""
+MOST_CHARACTERS = 600
+"""Of a prompt's text."""
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One prompt in one run."""
+
+    id: str
+    visits: list[tuple[int, int, int, float | None, float | None]]
+    """Step, rollouts, successes, prediction beforehand and its standard deviation; by step."""
+
+    @property
+    def rollouts(self) -> int:
+        """Over all visits."""
+        return sum(n for _, n, *_ in self.visits)
+
+    @property
+    def successes(self) -> int:
+        """Over all visits."""
+        return sum(k for _, _, k, *_ in self.visits)
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """What the card shows."""
+
+    data: str
+    """JSON that is safe inside a ``<script>`` element; empty if there is nothing to explore."""
+    notes: list[str]
+    """What is left out."""
+    table: Table
+    """All prompts of all runs, a line each."""
+
+
+def explorer(study: Study, visited: Sequence[Visits]) -> Explorer:
+    """The prompts of all runs; ``visited`` has one entry per arm."""
+    runs = [
+        (f"{arm.label}, seed {run.config.seed}", run.config, _prompts(made, number))
+        for arm, made in zip(study.arms, visited, strict=True)
+        for number, run in enumerate(arm.runs)
+    ]
+    table = Table(
+        ("run", "prompt", "visits", "rollouts", "successes", "last prediction"),
+        [(name, p.id, len(p.visits), p.rollouts, p.successes, p.visits[-1][3]) for name, _, own in runs for p in own],
+    )
+    runs = [run for run in runs if run[2]]
+    if not runs:
+        return Explorer("", ["no run has rollouts logged yet."], table)
+    kept = [_most_rolled_out(prompts, MOST_VISITS // len(runs)) for _, _, prompts in runs]
+    texts = _texts([config for _, config, _ in runs], {p.id for own in kept for p in own})
+    notes = [
+        f"{len(prompts) - len(shown):,} of {len(prompts):,} prompts of {name}, those with the fewest rollouts."
+        for (name, _, prompts), shown in zip(runs, kept, strict=True)
+        if len(shown) < len(prompts)
+    ]
+    if not texts:
+        notes.append("the texts of the prompts: a run directory holds their ids, and the data set is not at hand here.")
+    shown = [
+        {"name": name, "prompts": [[p.id, p.visits] for p in own]} for (name, _, _), own in zip(runs, kept, strict=True)
+    ]
+    return Explorer(safe(json.dumps({"texts": texts, "runs": shown}, separators=(",", ":"))), notes, table)
+
+
+def _prompts(made: Visits, run: int) -> list[Prompt]:
+    """The prompts of one run, in the order of their first visit."""
+    found: dict[str, Prompt] = {}
+    for v in np.flatnonzero(made.run == run):
+        prompt = found.setdefault(made.names[v], Prompt(made.names[v], []))
+        belief = [None if np.isnan(x[v]) else round(float(x[v]), 3) for x in (made.predicted, made.deviation)]
+        prompt.visits.append((int(made.step[v]), int(made.n[v]), int(made.successes[v]), belief[0], belief[1]))
+    return list(found.values())
+
+
+def _most_rolled_out(prompts: list[Prompt], visits: int) -> list[Prompt]:
+    """At most MOST_PROMPTS prompts with at most so many visits in all."""
+    by_rollouts = sorted(prompts, key=lambda prompt: -prompt.rollouts)[:MOST_PROMPTS]
+    total = np.cumsum([len(prompt.visits) for prompt in by_rollouts])
+    return by_rollouts[: int((total <= visits).sum())]
+
+
+def _texts(configs: Sequence[AnyTrainConfig], ids: set[str]) -> dict[str, str]:
+    """Texts by prompt id, for the ids that the data sets of the runs hold; data sets that cannot be read hold none."""
+    found: dict[str, str] = {}
+    for config in {_source(config): config for config in configs}.values():
+        try:
+            rows = _trl_rows(config) if isinstance(config, TRLTrainConfig) else _lab_rows(ids)
+        except (AllotmentError, ImportError, OSError):
+            continue
+        found |= {name: text[:MOST_CHARACTERS] for name, text in rows.items() if name in ids}
+    return found
+
+
+def _source(config: AnyTrainConfig) -> str:
+    return config.dataset if isinstance(config, TRLTrainConfig) else "lab"
+
+
+def _lab_rows(ids: set[str]) -> dict[str, str]:
+    if not any("/" in name for name in ids):  # the lab's ids are LEVEL/NUMBER; its prompts take seconds to make
+        return {}
+    from allotment.tasks.mixture import load_mixture
+
+    return {problem.id: problem.question for problem in load_mixture().pool}
+
+
+def _trl_rows(config: TRLTrainConfig) -> dict[str, str]:
+    from allotment.tasks.datasets import load_rows
+
+    rows = load_rows(
+        config.dataset,
+        size=config.dataset_size,
+        options=config.dataset_options,
+        prompt_column=config.prompt_column,
+        answer_column=config.answer_column,
+        id_column=config.prompt_id_column,
+    )
+    return {str(row["prompt_id"]): _plain(row["prompt"]) for row in rows}
+
+
+def _plain(prompt: Any) -> str:
+    """A prompt's text; that of a conversation is its messages' contents."""
+    return prompt if isinstance(prompt, str) else "\n".join(str(message.get("content", "")) for message in prompt)
