@@ -177,3 +177,84 @@ def test_unusable_logs_are_explained(capsys, log, tmp_path):
         status, out, err = run(capsys, path)
         assert (status, out) == (2, "")
         assert said in err
+
+
+def verl_dump(folder, steps=4, prompts=30):
+    """What verl leaves in ``trainer.rollout_data_dir``: a file a step."""
+    rng = np.random.default_rng(1)
+    folder.mkdir(parents=True)
+    for step in range(1, steps + 1):
+        rows = [
+            {"input": f"Question {q}", "output": "word " * 40, "gts": "1", "score": float(j < k), "step": step}
+            for q, k in enumerate(rng.binomial(8, np.linspace(0, 0.9, prompts)))
+            for j in range(8)
+        ]
+        (folder / f"{step}.jsonl").write_text("\n".join(map(json.dumps, rows)) + "\n")
+    return folder
+
+
+def test_a_verl_dump_gives_figures_and_a_verdict(capsys, tmp_path):
+    dump = verl_dump(tmp_path / "dump")
+    status, out, _ = run(capsys, dump, "--predictor", "discounted-counts")
+    assert status == 0
+    for part in (
+        "rollouts without signal: ", "% of 960: ", "predicted and observed success", "rollouts a visit, with VIP",
+        "same precision as uniform with 8 rollouts a prompt: VIP with ", "characters: uniform with 8 rollouts",
+        "verdict: ", "but: 30 prompts are few", "assumes: the size of a rollout's gradient",
+    ):  # fmt: skip
+        assert part in out
+    _, out, _ = run(capsys, dump, "--predictor", "discounted-counts", "--json")
+    audit = json.loads(out)["audit"]
+    assert audit["rollouts"]["rollouts"] == 960
+    assert len(audit["prompts"]) == 30
+    assert sum(prompt["allotted"] for prompt in audit["prompts"]) == pytest.approx(8 * 30)
+    assert audit["variance_ratio"]["low"] < audit["variance_ratio"]["value"] < audit["variance_ratio"]["high"]
+    assert audit["verdict"]["outcome"] in ("helps", "no difference", "hurts")
+    assert audit["lengths"]["logged"] == 960 * 200
+
+
+def test_columns_are_named_by_flags(capsys, tmp_path):
+    path = tmp_path / "log.csv"
+    rows = [f"question {q},{t},{(q + t + j) % 2}" for q in (1, 2) for t in (1, 2) for j in range(3)]
+    path.write_text("\n".join(["q,t,ok", *rows]))
+    names = ("--prompt", "q", "--step", "t", "--reward", "ok", "--predictor", "last-value")
+    status, out, _ = run(capsys, path, *names, "--json")
+    assert (status, json.loads(out)["budget_per_prompt"], json.loads(out)["visits"]) == (0, 3, 4)
+    status, _, err = run(capsys, path)
+    assert status == 2
+    assert "unknown format" in err
+    assert "--reward" in err
+
+
+def test_several_runs_are_audited_one_by_one(capsys, tmp_path, log):
+    verl_dump(tmp_path / "runs" / "a", steps=2)
+    verl_dump(tmp_path / "runs" / "b", steps=3)
+    (tmp_path / "runs" / "stopped.jsonl").write_text('{"prompt_id": 0, "step": 1, "n": 0, "successes": 0}\n')
+    status, out, err = run(capsys, tmp_path / "runs", log, "--predictor", "last-value", "--json")
+    assert status == 0
+    assert [(r["log"], r["visits"]) for r in json.loads(out)["runs"]] == [
+        (str(tmp_path / "runs" / "a"), 60), (str(tmp_path / "runs" / "b"), 90), (str(log), 18)
+    ]  # fmt: skip
+    assert "stopped.jsonl holds no visits" in err
+    status, _, err = run(capsys, tmp_path / "runs", "--embeddings", tmp_path / "e.npy")
+    assert status == 2
+    assert "several runs" in err
+
+
+@pytest.mark.parametrize(("trials", "budget", "upper"), [(2, 3, 32), (5, 5, 32), (40, 40, 80)])
+def test_the_budget_is_the_logs_own(capsys, tmp_path, trials, budget, upper):
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps({"prompt_id": 0, "rollouts_per_visit": trials, "successes": [1, 1]}))
+    _, out, _ = run(capsys, path, "--json", "--predictor", "last-value")
+    result = json.loads(out)
+    assert (result["budget_per_prompt"], result["max"]) == (budget, upper)
+    assert any("do not admit" in note for note in result["notes"]) == (trials == 2)
+
+
+def test_many_prompts_are_embedded_only_if_asked_for(capsys, monkeypatch, log_with_texts, tmp_path):
+    monkeypatch.setattr("allotment.cli.audit.MOST_EMBEDDED", 5)
+    _, out, _ = run(capsys, log_with_texts, "--json")
+    assert list(json.loads(out)["predictors"]) == COUNT_PREDICTORS
+    assert "ask for them with --embeddings" in json.loads(out)["notes"][0]
+    _, out, _ = run(capsys, log_with_texts, "--json", "--embeddings", tmp_path / "e.npy")
+    assert "paper" in json.loads(out)["predictors"]
