@@ -15,6 +15,7 @@ from allotment.cli.audit import Audit
 from allotment.cli.gradient_variance import GradientVariance
 from allotment.cli.prepare_smollm2 import PrepareSmolLM2
 from allotment.cli.report import Report
+from allotment.cli.watch import Watch
 from allotment.config import explained
 from allotment.errors import AllotmentError, message
 
@@ -59,6 +60,7 @@ def parse(arguments: Sequence[str]) -> Any:
         | Annotated[GradientVariance, tyro.conf.subcommand("gradient-variance")]
         | Annotated[PrepareSmolLM2, tyro.conf.subcommand("prepare-smollm2")]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[Watch, tyro.conf.subcommand("watch")]
     )
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
     return tyro.cli(commands, prog="allotment", description=DESCRIPTION, args=arguments, config=options)

@@ -17,6 +17,7 @@ from rich.text import Text
 
 from allotment.config import AnyTrainConfig, TrainConfig, TRLTrainConfig, train_config_named
 from allotment.errors import ConfigError, message, needs_extra
+from allotment.sinks import SinkName, opened
 
 OnStep = Callable[[dict[str, Any]], None]
 
@@ -29,6 +30,8 @@ class _Train:
     """Run directory; runs/TASK-PLANNER-sSEED by default, the task being the regime or the model."""
     resume: bool = False
     """Continue the run in --out, bit for bit; its settings are the defaults, only --steps may change."""
+    sinks: tuple[SinkName, ...] = ()
+    """Where metrics.jsonl goes besides."""
     dry_run: bool = False
     """Print the resolved configuration and stop."""
 
@@ -48,8 +51,13 @@ class _Train:
             check_vacant(out)  # before the seconds that a trainer takes
         trainer = _trainer(config, out)  # before the directory: settings that it refuses leave none behind
         directory = RunDirectory.resume(out, config) if self.resume else RunDirectory.create(out, config)
-        with show_progress(config) as on_step:
-            trainer.run(directory, on_step)
+        with opened(self.sinks, out, config.model_dump()) as sinks, show_progress(config) as on_step:
+
+            def on_line(row: dict[str, Any]) -> None:
+                sinks.write(row)
+                on_step(row)
+
+            trainer.run(directory, on_line)
         print(f"run directory: {out}")
 
 

@@ -1,0 +1,86 @@
+"""``allotment watch`` on runs that are finished, under way, cut short, or none."""
+
+import io
+import json
+import os
+import time
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.console import Console
+
+from allotment.cli import watch
+from allotment.cli.main import main
+
+CONFIG = {"steps": 3, "planner": "vip", "regime": "short", "seed": 4}
+
+
+@pytest.fixture
+def run(tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(CONFIG))
+    write(tmp_path, [{"step": 0, "pool_success": 0.25}, {"step": 1, "pool_success": 0.5, "budget": 128}])
+    (tmp_path / "timing.jsonl").write_text('{"step": 1, "seconds": 100}\n')
+    return tmp_path
+
+
+def write(run, rows, end="\n"):
+    (run / "metrics.jsonl").write_text("\n".join(map(json.dumps, rows)) + end)
+
+
+def shown(run, now=None):
+    tail = watch.MetricsTail(run)
+    tail.read()
+    console = Console(file=io.StringIO(), width=120)
+    console.print(watch.view(run, tail.rows, time.time() if now is None else now))
+    return console.file.getvalue()
+
+
+def test_a_run_under_way(run, capsys):
+    assert main(["watch", str(run), "--once"]) == 0
+    said = capsys.readouterr().out
+    assert "step 1 of 3, 1e+02 s a step, 3 min left; last line 0 s ago" in " ".join(said.split())
+    assert "pool_success" in said
+    assert "has it stopped" not in said
+
+
+def test_a_run_that_has_stopped_or_finished(run):
+    os.utime(run / "metrics.jsonl", (0, 0))
+    assert "has it stopped?" in shown(run, now=1000.0)
+    write(run, [{"step": 3, "pool_success": 0.5}])
+    assert "finished" in shown(run)
+
+
+def test_lines_are_read_once_and_anew_after_a_cut(run):
+    tail = watch.MetricsTail(run)
+    tail.read()
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('{"step": 2}\nnot JSON\n{"step": 3, "lo')
+    tail.read()
+    assert [row["step"] for row in tail.rows] == [0, 1, 2]
+    with open(run / "metrics.jsonl", "a") as file:
+        file.write('ss": 1}\n')
+    tail.read()
+    assert tail.rows[-1] == {"step": 3, "loss": 1}
+    write(run, [{"step": 0}])
+    tail.read()
+    assert tail.rows == [{"step": 0}]
+
+
+def test_no_configuration_and_no_times(tmp_path):
+    write(tmp_path, [{"step": 5, "loss": float("nan")}])
+    assert "step 5; last line" in shown(tmp_path)
+
+
+def test_no_run(tmp_path, capsys):
+    assert main(["watch", str(tmp_path)]) == 2
+    assert "no run to watch" in capsys.readouterr().err
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200))
+def test_a_sparkline_has_its_ends_at_the_ends(values):
+    line = watch.sparkline(values)
+    assert len(line) == min(watch.WIDTH, len(values))
+    if len(values) <= watch.WIDTH and max(values) - min(values) > 1e-9:
+        assert line[values.index(max(values))] == watch.BARS[-1]
+        assert line[values.index(min(values))] == watch.BARS[0]

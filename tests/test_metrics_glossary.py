@@ -1,0 +1,29 @@
+"""Every figure that a run writes is in the glossary."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from allotment.cli.main import main
+from allotment.lab.hugging_face import model_folder, rows
+
+GLOSSARY = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+SMALL = ["--prompts-per-step", "2", "--rollouts-per-prompt", "4", "--steps", "2", "--evaluate-every", "2"]
+
+
+@pytest.mark.parametrize("trainer", ["lab", "lab, token budget", "trl"])
+def test_every_figure_is_explained(trainer, tmp_path):
+    words = ["train", *SMALL, "--out", str(tmp_path / "run")]
+    if trainer == "trl":
+        data = tmp_path / "rows.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows("pool")[:8]))
+        words += ["--trainer", "trl", "--model", str(model_folder()), "--dataset", str(data), "--held-out", "2"]
+        words += ["--max-completion-tokens", "8"]
+    elif trainer == "lab, token budget":
+        words += ["--planner", "vip-tokens"]
+    assert main(words) == 0
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    explained = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| `.*?\|", GLOSSARY, flags=re.MULTILINE))))
+    assert {name for line in lines for name in line} <= explained
