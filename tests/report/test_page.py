@@ -51,7 +51,7 @@ def test_two_planners_with_seeds(write_run, page):
     assert "higher than uniform" in text
     assert "4.3 standard errors (3 pairs)" in text
     assert "One seed only" not in text
-    panels = {"learning": 4, "allocation": 2, "budget": 3, "calibration": 2, "history": 2, "variance": 2}
+    panels = {"learning": 4, "allocation": 2, "budget": 3, "calibration": 2, "history": 2, "variance": 2, "weights": 2}
     assert {card: len(found) for card, found in figures(text).items()} == panels
     learning = specifications(text)[0]
     assert len(learning["data"]) == 2 * (3 + 1 + 1)  # three thin runs, a band and the mean, for each planner
@@ -82,7 +82,7 @@ def test_equal_counts_and_missing_predictions_leave_cards_out_with_a_reason(writ
     assert "Left out: uniform gives every prompt 8 rollouts" in text
     assert "Left out: vip makes no predictions." in text
     assert "Left out: oracle has no rollouts logged yet." in text
-    panels = {"learning": 4, "allocation": 0, "budget": 1, "calibration": 1, "history": 2, "variance": 0}
+    panels = {"learning": 4, "allocation": 0, "budget": 1, "calibration": 1, "history": 2, "variance": 0, "weights": 1}
     assert {card: len(found) for card, found in figures(text).items()} == panels
 
 

@@ -13,6 +13,7 @@ from allotment.report.predictions import Predictions, bins, calibration_error, p
 from allotment.report.style import Look
 from allotment.report.summary import Axis, Measure
 from allotment.report.tables import bins_table, learning_table
+from allotment.report.weight_card import weight_card
 
 MEASURES: dict[Measure, str] = {"pool_success": "Training pool", "held_out_success": "Held-out prompts"}
 
@@ -33,6 +34,7 @@ def make_cards(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) -
         _calibration(study, looks, made),
         history_card(study, looks, visited),
         variance_card(study, looks, visited),
+        weight_card(study, looks, visited),
     ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-CardId = Literal["learning", "allocation", "budget", "calibration", "history", "variance"]
+CardId = Literal["learning", "allocation", "budget", "calibration", "history", "variance", "weights"]
 
 
 @dataclass(frozen=True)
@@ -83,5 +83,16 @@ TEXTS: dict[CardId, CardText] = {
         "price. Planners that price something else (measured gradient moments, say) promise another quantity than "
         "the markers measure. A prompt whose rollouts are all right or all wrong is taken for one without variance. "
         "With a second look, counts depend on the first rollouts, and the markers lean low.",
+    ),
+    "weights": CardText(
+        "What the training really optimises",
+        "The weight of a prompt is its expected gradient in one on-policy step, divided by the true gradient of its "
+        "success probability, and by the mean of this over all prompts. At 1 for all, training follows the gradient "
+        "of the mean success, and the allocation only lowers its noise. Anything else is another objective: prompts "
+        "above 1 count more than their share. The first figure shows what each planner was trained with, the others "
+        "what the same counts would do with other advantages and ways to average.",
+        "Computed from counts and predictions, exactly, for answers of equal length and rewards of 0 and 1; with "
+        "unequal lengths, dividing by an answer’s length tilts further. The prediction stands for the true "
+        "probability. Clipping, several updates on a batch and a KL penalty are left out.",
     ),
 }

@@ -1,0 +1,89 @@
+"""What a combination of advantage and aggregation really optimises, for answers of equal length (``docs/weights.md``).
+
+The same numbers as :func:`allotment.learning.effective.effective_weights`, in closed form and without torch.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from scipy.special import gammaln, xlog1py, xlogy
+
+from allotment.report.course import Visits
+from allotment.report.data import Arm
+from allotment.report.predictions import BINS
+from allotment.types import FloatArray, IntArray
+
+Advantage = Literal["rloo", "dr_grpo", "grpo"]
+
+GRPO_EPSILON = 1e-4
+"""Added to the standard deviation, as TRL does."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How rollouts become a gradient."""
+
+    advantage: Advantage
+    by_rollouts: bool
+    """Whether a prompt counts by its rollouts (sequence or token mean) or all prompts equally (prompt mean)."""
+
+    @property
+    def name(self) -> str:
+        """In words."""
+        return f"{self.advantage}, {'sequence or token' if self.by_rollouts else 'prompt'} mean"
+
+
+ALTERNATIVES = tuple(Choice(a, by) for by in (False, True) for a in ("rloo", "dr_grpo", "grpo"))
+"""All combinations, the one that keeps the objective first."""
+
+
+def own_choice(arm: Arm) -> Choice:
+    """What an arm trained with; TRL's adapter takes the prompt mean."""
+    aggregation = getattr(arm.config, "aggregation", "prompt_mean")
+    return Choice(arm.config.estimator, aggregation != "prompt_mean")
+
+
+def relative_weights(p_V: FloatArray, n_V: IntArray, choice: Choice) -> FloatArray:
+    """[V] expected gradient of each prompt over its true gradient, divided by the mean over all; 1 keeps the objective.
+
+    ``p_V``: [V] success probabilities in (0, 1). ``n_V``: [V] rollouts, >= 1.
+    """
+    n = n_V.astype(np.float64)
+    if choice.advantage == "grpo":
+        weight_V = _standardised(p_V, n_V)
+    else:
+        weight_V = np.where(n > 1, 1.0, 0.0) if choice.advantage == "rloo" else (n - 1) / n
+    if choice.by_rollouts:
+        weight_V = weight_V * n
+    return np.asarray(weight_V / weight_V.mean(), dtype=np.float64)
+
+
+def weights_by_tenth(made: Visits, choice: Choice) -> list[tuple[float, int, float, float]]:
+    """For each tenth of the prediction with prompts: mean prediction, prompts, mean rollouts, mean relative weight."""
+    known = ~np.isnan(made.predicted)
+    p_V, n_V = np.clip(made.predicted[known], 1e-6, 1 - 1e-6), made.n[known]
+    weight_V, place_V = relative_weights(p_V, n_V, choice), (p_V * BINS).astype(np.int64)
+    found = []
+    for place in np.unique(place_V):
+        chosen = place_V == place
+        found.append(
+            (float(p_V[chosen].mean()), int(chosen.sum()), float(n_V[chosen].mean()), float(weight_V[chosen].mean()))
+        )
+    return found
+
+
+def _standardised(p_V: FloatArray, n_V: IntArray) -> FloatArray:
+    """[V] of GRPO: E[K (n - K) / n / (sd(K) + epsilon)] / (n p (1 - p)) for K ~ Binomial(n, p)."""
+    weight_V = np.zeros(len(p_V))
+    for n in np.unique(n_V[n_V > 1]):
+        at = n_V == n
+        k = np.arange(1, n)
+        spread_K = k * (n - k) / n
+        log_choose_K = gammaln(n + 1) - gammaln(k + 1) - gammaln(n - k + 1)
+        chance_VK = np.exp(log_choose_K + xlogy(k, p_V[at, None]) + xlog1py(n - k, -p_V[at, None]))
+        expected_V = chance_VK @ (spread_K / (np.sqrt(spread_K / (n - 1)) + GRPO_EPSILON))
+        weight_V[at] = expected_V / (n * p_V[at] * (1 - p_V[at]))
+    return weight_V
