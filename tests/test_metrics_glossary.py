@@ -22,7 +22,7 @@ def test_every_figure_is_explained(trainer, tmp_path):
         words += ["--trainer", "trl", "--model", str(model_folder()), "--dataset", str(data), "--held-out", "2"]
         words += ["--max-completion-tokens", "8"]
     elif trainer == "lab, token budget":
-        words += ["--planner", "vip-tokens"]
+        words += ["--planner", "vip-tokens", "--rollouts-per-prompt", "8"]
     assert main(words) == 0
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
     explained = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| `.*?\|", GLOSSARY, flags=re.MULTILINE))))
