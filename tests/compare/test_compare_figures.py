@@ -89,15 +89,16 @@ def test_never_reached_is_said(compared):
     assert "not reached" in as_text(comparison, {8: list(found.values())})
 
 
-def test_twice_the_budget_is_compared_half_way(compared):
+def test_twice_the_budget_is_compared_at_the_end_and_half_way(compared):
     runs = {
         "uniform-s0": ([0.1, 0.2, 0.3], [0, 100, 200]),
         "uniform-b16-s0": ([0.1, 0.35, 0.6], [0, 200, 400]),
     }
     line = compared(runs, seeds=1, yardsticks=True)[1]["uniform, 2x budget"]
-    found = line.differences["rollouts"]["pool_success"]
-    assert found.estimate == Estimate(pytest.approx(0.05), None, 1)
-    assert (found.at, found.share) == (64, 1)
+    for cost, difference, at in (("steps", 0.3, 2), ("rollouts", 0.05, 64), ("tokens", 0.05, 200)):
+        found = line.differences[cost]["pool_success"]
+        assert found.estimate == Estimate(pytest.approx(difference), None, 1)
+        assert (found.at, found.share) == (at, 1)
 
 
 def test_only_finished_pairs_count(compared):

@@ -1,4 +1,4 @@
-"""The numbers of a comparison: paired differences to uniform at equal rollouts, tokens and wall time; budget saved."""
+"""The numbers of a comparison: paired differences to uniform at equal cost, and the budget to reach its success."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from allotment.report.runs import Run
 from allotment.report.summary import Estimate, Measure, curve
 from allotment.types import FloatArray
 
-Cost = Literal["rollouts", "tokens", "seconds"]
+Cost = Literal["steps", "rollouts", "tokens", "seconds"]
 COSTS: tuple[Cost, ...] = get_args(Cost)
 MEASURES: tuple[Measure, ...] = get_args(Measure)
 
@@ -136,9 +136,9 @@ def reach(pairs: Sequence[tuple[Run, Run]], measure: Measure) -> Reach | None:
 
 
 def costs(run: Run, cost: Cost) -> FloatArray | None:
-    """Rollouts, tokens or seconds up to each evaluation; [E]. None where a step was not timed."""
+    """Steps, rollouts, tokens or seconds up to each evaluation; [E]. None where a step was not timed."""
     if cost != "seconds":
-        return column(run, f"{cost}_total")
+        return column(run, "step" if cost == "steps" else f"{cost}_total")
     of_step = {row["step"]: row["seconds"] for row in run.timing}
     if any(step not in of_step for step in range(1, run.config.steps + 1)):
         return None

@@ -16,17 +16,17 @@ from allotment.compare.plan import Comparison
 from allotment.report.summary import CONFIDENCE, Estimate, Measure, critical_value
 
 NAMES: dict[Measure, str] = {"pool_success": "training prompts", "held_out_success": "held-out prompts"}
-EXACT: tuple[Cost, ...] = ("rollouts", "tokens")
+EXACT: tuple[Cost, ...] = ("steps", "rollouts", "tokens")
 """Costs that are the same whenever a run is repeated."""
 WIDTH = 240
 """Characters, enough for every row to stand on one line."""
 
 NOTES = f"""\
-Mean ± standard error over n seeds. Differences are to uniform at the same budget, paired by seed, at equal rollouts or
-tokens: the largest number that both runs of a pair reached, linear between evaluations; @ is its share of uniform's
-total where that is not all. Reaches uniform: the rollouts after which the mean curve is first at uniform's final
-success, and their share of what uniform took; with an error where every seed gets there. No signal: groups whose
-rewards are all equal. Within noise: zero lies in the {CONFIDENCE:.0%} interval of Student's t."""
+Mean ± standard error over n seeds. Differences are to uniform, paired by seed, at equal steps, rollouts or tokens: the
+largest number that both runs of a pair reached, linear between evaluations; @ is its share of uniform's total where
+that is not all. Reaches uniform: the rollouts after which the mean curve is first at uniform's final success, and their
+share of what uniform took; with an error where every seed gets there. No signal: groups whose rewards are all equal.
+Within noise: zero lies in the {CONFIDENCE:.0%} interval of Student's t."""
 WALL_TIME = """\
 Seconds of the steps, without evaluation; not the same twice. Runs side by side share cores, caches and memory, and one
 that was taken up again may have changed its company: rough figures, unless with --processes 1 on an idle machine."""
@@ -130,7 +130,7 @@ def _wall_time(blocks: Blocks, width: int) -> str:
 def _notes(blocks: Blocks) -> str:
     verdicts = sum(len(EXACT) * len(MEASURES) for _, line in _flat(blocks) if line.differences)
     by_chance = (1 - CONFIDENCE) * verdicts
-    return f"{NOTES} Of {verdicts} verdicts above about {by_chance:.1f} would leave the noise by chance."
+    return f"{NOTES}\nOf {verdicts} verdicts above about {by_chance:.1f} would leave the noise by chance."
 
 
 def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:
