@@ -255,6 +255,6 @@ def test_many_prompts_are_embedded_only_if_asked_for(capsys, monkeypatch, log_wi
     monkeypatch.setattr("allotment.cli.audit.MOST_EMBEDDED", 5)
     _, out, _ = run(capsys, log_with_texts, "--json")
     assert list(json.loads(out)["predictors"]) == COUNT_PREDICTORS
-    assert "ask for them with --embeddings" in json.loads(out)["notes"][0]
+    assert "--embeddings FILE.npy makes them" in json.loads(out)["notes"][0]
     _, out, _ = run(capsys, log_with_texts, "--json", "--embeddings", tmp_path / "e.npy")
     assert "paper" in json.loads(out)["predictors"]
