@@ -1,0 +1,67 @@
+"""The page of an audit, from real replays of made logs."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from allotment.audit import Settings, read_log, replay
+from allotment.audit.predictors import CONTESTANTS, Prompts
+from allotment.audit.summary import summarise
+from allotment.report.audit_page import Audited, facts, figures, write_audit
+
+
+def audited(tmp_path, successes, name="x", notes=()):
+    """The audit of a log with these success counts of 8, [prompts][visits]; prompt ids carry ``name``."""
+    file = tmp_path / "log.jsonl"
+    lines = [
+        {"prompt_id": f"{name}-{i}", "rollouts_per_visit": 8, "successes": [int(k) for k in row]}
+        for i, row in enumerate(successes)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log, entrant = read_log(file), CONTESTANTS["discounted-counts"]
+    made = replay(log, entrant.make(Prompts(log.ids)), Settings(8, 3, 32, "rloo"), plug_in=entrant.plug_in)
+    return Audited(str(file), "discounted-counts", summarise(made), (*log.notes, *notes))
+
+
+@pytest.fixture
+def spread(tmp_path):
+    random = np.random.default_rng(0)
+    return audited(tmp_path, random.binomial(8, random.beta(0.4, 0.4, 60)[:, None], (60, 12)), notes=["a & b"])
+
+
+def specifications(text):
+    return [json.loads(found) for found in re.findall(r'<script type="application/json">(.*?)</script>', text)]
+
+
+def test_the_page_has_the_verdict_the_figures_and_their_numbers(spread, tmp_path):
+    text = write_audit([spread], tmp_path / "sub" / "page.html").read_text()
+    assert spread.summary.verdict.text.replace("'", "&#39;") in text
+    assert "a &amp; b" in text
+    worth, allotments, calibration = specifications(text)
+    assert worth["data"][1]["y"] == pytest.approx(spread.summary.equivalence.worth.tolist())
+    assert len(allotments["data"][0]["x"]) == 60
+    assert len(calibration["data"][1]["x"]) == len(spread.summary.calibration)
+    assert not re.search(r'(src|href)="http', text)
+    assert len(text) < 5e6
+
+
+def test_two_runs_on_one_page_in_a_folder(spread, tmp_path):
+    file = write_audit([spread, spread], tmp_path)
+    assert file == tmp_path / "audit.html"
+    assert len(specifications(file.read_text())) == 6
+
+
+def test_a_log_without_signal_says_so(tmp_path):
+    found = audited(tmp_path, [[0, 0], [8, 8], [0, 0]])
+    assert "nothing can be said" in write_audit([found], tmp_path / "page.html").read_text()
+    assert next(figure.title for figure in figures(found)) == "What each prompt would have got"
+    assert ("Gradient variance, of uniform’s", "not known") in facts(found.summary)
+
+
+def test_prompt_ids_cannot_break_out(tmp_path):
+    found = audited(tmp_path, [[1, 4], [3, 5]], name="</script><script>alert(1)</script>")
+    text = write_audit([found], tmp_path / "page.html").read_text()
+    assert "<script>alert" not in text
+    assert len(specifications(text)) == 3
