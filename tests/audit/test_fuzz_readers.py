@@ -1,5 +1,6 @@
 """Whatever bytes a log holds, reading it gives a sound log or an error that explains itself."""
 
+import csv
 import io
 import json
 
@@ -64,21 +65,29 @@ def jsonl(rows):
 
 
 def table(rows):
-    lines = [",".join(KEYS)] + [
-        ",".join(str(row.get(key, "")) for key in KEYS) for row in rows if isinstance(row, dict)
-    ]
-    return "\n".join(lines).encode("utf-8", "replace")
+    rows = [row for row in rows if isinstance(row, dict)]
+    out = io.StringIO()
+    writer = csv.DictWriter(out, list(dict.fromkeys(key for row in rows for key in row)))
+    writer.writeheader()
+    writer.writerows(rows)
+    return out.getvalue().encode("utf-8", "replace")
 
 
 def parquet(rows):
     import pyarrow as pa
     from pyarrow.parquet import write_table
 
-    out, texts = io.BytesIO(), [{key: str(row.get(key)) for key in KEYS} for row in rows if isinstance(row, dict)]
-    write_table(
-        pa.Table.from_pylist([{k: v.encode("utf-8", "replace").decode() for k, v in r.items()} for r in texts]), out
-    )
+    out = io.BytesIO()
+    columns = {key: [row[key] for row in rows] for key in rows[0]}
+    write_table(pa.table({key: _alike(values) for key, values in columns.items()}), out)
     return out.getvalue()
+
+
+def _alike(values):
+    """``values``, or their texts where they are not all small whole numbers: a parquet column is of one type."""
+    if all(type(value) is int and 0 <= value < 5 for value in values):
+        return values
+    return [str(value).encode("utf-8", "replace").decode() for value in values]
 
 
 def check(path, form, columns):

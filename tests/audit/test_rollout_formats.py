@@ -200,6 +200,20 @@ def test_a_damaged_parquet_file_is_left_out_and_said(tmp_path):
         read_log(damaged)
 
 
+def test_a_parquet_file_damaged_in_the_middle_gives_what_comes_before(tmp_path):
+    pa, parquet = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+    rows = [{"q": q, "t": 1, "r": q % 2} for q in range(4000)]
+    path, columns = tmp_path / "log.parquet", Columns(id="q", step="t", reward="r")
+    parquet.write_table(pa.Table.from_pylist(rows), path, row_group_size=1000)
+    start = parquet.ParquetFile(path).metadata.row_group(2).column(0).dictionary_page_offset
+    data = bytearray(path.read_bytes())
+    data[start : start + 40] = b"\xff" * 40
+    path.write_bytes(data)
+    log = read_log(path, columns=columns)
+    assert 1 < len(log.ids) <= 2000
+    assert "damaged one, from this row on" in log.notes[0]
+
+
 def test_several_runs_in_a_folder_are_told_apart(tmp_path):
     write_verl(tmp_path / "a" / "rollouts", STEPS)
     write_verl(tmp_path / "b", {1: [1]})

@@ -69,16 +69,13 @@ def _parquet_rows(path: Path, left_out: LeftOut, columns: Sequence[str] | None) 
         from pyarrow import ArrowException  # type: ignore[import-untyped]
         from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
     number = 0
-    try:
-        with ParquetFile(path) as file:
-            names = [name for name in file.schema_arrow.names if columns is None or name in columns]
-            for batch in file.iter_batches(batch_size=ROWS_AT_ONCE, columns=names, use_threads=False):
+    with open(path, "rb") as file:
+        try:  # whatever is raised from here on is about the content
+            table = ParquetFile(file)
+            names = [name for name in table.schema_arrow.names if columns is None or name in columns]
+            for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=names, use_threads=False):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
-    except (
-        ArrowException,
-        ValueError,
-        OverflowError,
-    ):  # a footer cut off, pages damaged, dates no Python date can hold
-        left_out.add("file that is no parquet file, or a damaged one, from this row on", path, number)
+        except (ArrowException, OSError, ValueError, OverflowError):
+            left_out.add("file that is no parquet file, or a damaged one, from this row on", path, number)
