@@ -2,6 +2,8 @@
 
 import json
 
+from allotment.config import TrainConfig
+
 
 def evaluation(step, pool, held_out, rollouts=None, tokens=None, **more):
     """A metrics line with success probabilities; 128 rollouts of 10 tokens a step unless told."""
@@ -34,3 +36,15 @@ def group(n, successes, predicted, step=1, prompt="a"):
 
 def lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
+
+
+def write_run_directory(path, *, held_out=(0.1, 0.2, 0.3), metrics=None, rollouts=(), seconds=(), **config):
+    """A run directory of 20 steps evaluated at 0, 10 and 20, unless told."""
+    path.mkdir(parents=True)
+    settings = TrainConfig(**{"steps": 20, **config})
+    rows = [evaluation(10 * i, value + 0.1, value) for i, value in enumerate(held_out)]
+    (path / "config.json").write_text(settings.to_json())
+    (path / "metrics.jsonl").write_text(lines(rows if metrics is None else metrics))
+    (path / "rollouts.jsonl").write_text(lines(rollouts))
+    (path / "timing.jsonl").write_text(lines({"step": i + 1, "seconds": s} for i, s in enumerate(seconds)))
+    return path

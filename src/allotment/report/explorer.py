@@ -118,7 +118,7 @@ def _source(config: AnyTrainConfig) -> str:
 
 
 def _lab_rows(ids: set[str]) -> dict[str, str]:
-    if not any("/" in name for name in ids):  # the lab's ids are LEVEL/NUMBER; its prompts take seconds to make
+    if not any(name.rpartition("/")[2].isdigit() for name in ids):  # LEVEL/NUMBER; making the prompts takes seconds
         return {}
     from allotment.tasks.mixture import load_mixture
 
