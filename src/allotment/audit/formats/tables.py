@@ -16,6 +16,8 @@ ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 """Endings of the files that are looked at in a folder."""
 ROWS_AT_ONCE = 256
 """Rows of a parquet file that are decoded at once."""
+READ_AT_ONCE = 2**20
+"""Bytes of a parquet file that are read at once."""
 SAMPLE = 20
 """Rows by which a file's columns are found out."""
 
@@ -71,7 +73,7 @@ def _parquet_rows(path: Path, left_out: LeftOut, columns: Sequence[str] | None) 
     number = 0
     with open(path, "rb") as file:
         try:  # whatever is raised from here on is about the content
-            table = ParquetFile(file)
+            table = ParquetFile(file, pre_buffer=False, buffer_size=READ_AT_ONCE)  # else a row group at once
             names = [name for name in table.schema_arrow.names if columns is None or name in columns]
             for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=names, use_threads=False):
                 for row in batch.to_pylist():
