@@ -171,16 +171,17 @@ def _predicted(row: Row) -> float | None:
 
 def _sums_by_step(arm: Arm, made: Visits) -> FloatArray:
     """[S, 3] step, and the variance as allotted and with equal counts, of each step of each run."""
+    if not len(made):
+        return np.zeros((0, 3))
     curve = get_estimator(arm.config.estimator).variance
-    found = []
-    for run, step in dict.fromkeys(zip(made.run.tolist(), made.step.tolist(), strict=True)):
-        chosen = (made.run == run) & (made.step == step)
-        n_Q = made.n[chosen]
-        if n_Q.min() >= 2:
-            variance_Q = unbiased_variance(made.successes[chosen], n_Q)
-            equal = float(variance_Q.sum() * curve(n_Q.mean()))
-            found.append((step, float(variance_Q @ curve(n_Q)), equal))
-    return np.array(found, np.float64).reshape(-1, 3)
+    keys_S2, group_V = np.unique(np.stack([made.run, made.step], axis=1), axis=0, return_inverse=True)
+    usable_S = np.bincount(group_V, made.n < 2) == 0
+    kept_V = usable_S[group_V]
+    variance_V = np.where(kept_V, unbiased_variance(made.successes, made.n), 0.0)
+    mean_S = np.bincount(group_V, made.n) / np.bincount(group_V)
+    allotted_S = np.bincount(group_V, variance_V * curve(np.maximum(made.n, 2)))
+    equal_S = np.bincount(group_V, variance_V) * curve(np.maximum(mean_S, 2))
+    return np.asarray(np.stack([keys_S2[:, 1], allotted_S, equal_S], axis=1)[usable_S], dtype=np.float64)
 
 
 def _ratio(sums_S2: FloatArray) -> tuple[float | None, float | None]:

@@ -18,10 +18,12 @@ from allotment.report.tables import Table
 
 MOST_PROMPTS = 2000
 """Prompts shown of a run; those with the most rollouts stay."""
-MOST_VISITS = 60_000
+MOST_VISITS = 40_000
 """Lines of history in a page, over all its runs."""
 MOST_CHARACTERS = 600
 """Of a prompt's text."""
+MOST_TEXT = 300_000
+"""Characters of all texts together; many prompts get shorter ones."""
 
 
 @dataclass(frozen=True)
@@ -104,12 +106,13 @@ def _most_rolled_out(prompts: list[Prompt], visits: int) -> list[Prompt]:
 def _texts(configs: Sequence[AnyTrainConfig], ids: set[str]) -> dict[str, str]:
     """Texts by prompt id, for the ids that the data sets of the runs hold; data sets that cannot be read hold none."""
     found: dict[str, str] = {}
+    length = min(MOST_CHARACTERS, MOST_TEXT // len(ids))
     for config in {_source(config): config for config in configs}.values():
         try:
             rows = _trl_rows(config) if isinstance(config, TRLTrainConfig) else _lab_rows(ids)
         except (AllotmentError, ImportError, OSError):
             continue
-        found |= {name: text[:MOST_CHARACTERS] for name, text in rows.items() if name in ids}
+        found |= {name: text[:length] for name, text in rows.items() if name in ids}
     return found
 
 
