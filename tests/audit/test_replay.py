@@ -216,7 +216,6 @@ def test_settings_are_checked_before_anything_runs(settings, said):
 
 
 def test_importing_the_audit_loads_nothing_heavy():
-    code = (
-        "import sys, allotment.audit; print({'torch', 'tokenizers', 'reasoning_gym', 'plotly', 'pyarrow'} & set(sys.modules))"
-    )
+    heavy = {"torch", "tokenizers", "reasoning_gym", "plotly", "pyarrow"}
+    code = f"import sys, allotment.audit; print({heavy} & set(sys.modules))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "set()\n"

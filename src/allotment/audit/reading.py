@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import NoReturn
 
 from allotment.audit.formats.columns import Columns
 from allotment.audit.formats.counts import read_counts
-from allotment.audit.formats.finding import Format, Source, find_sources
+from allotment.audit.formats.finding import Format, Source, find_sources, refuse_empty
 from allotment.audit.formats.rollouts import read_rollouts
 from allotment.audit.formats.runs import read_runs
 from allotment.audit.log import Log
@@ -63,12 +62,7 @@ def read_source(source: Source, success_above: float | None = None) -> Log:
         log = read_rollouts(source.files, source.columns, success_above=success_above, drop_repeats=repeats)
     log = replace(log, notes=(*source.notes, *log.notes))
     if not len(log.visit):
-        _refuse_empty(source.path, "; ".join(log.notes) or "no lines with a visit")
+        refuse_empty(source.path, "; ".join(log.notes) or "no lines with a visit")
     if single := int((log.trials == 1).sum()):
         log = replace(log, notes=(*log.notes, f"{single} visits of one rollout say nothing about variance"))
     return log
-
-
-def _refuse_empty(path: Path, got: str) -> NoReturn:
-    fix = "pass the success log of a run that was not stopped before its first step"
-    raise InvalidInputError(message(f"{path} holds no visits", got=got, allowed="at least one visit", fix=fix))

@@ -34,6 +34,10 @@ class Source:
     """What a reader should know about the folder."""
 
 
+class UnknownFormatError(InvalidInputError):
+    """A file has none of the known formats, or no row by which to tell."""
+
+
 def find_sources(path: str | Path, named: Format | None = None, columns: Columns | None = None) -> list[Source]:
     """The runs at ``path``.
 
@@ -74,10 +78,6 @@ def find_sources(path: str | Path, named: Format | None = None, columns: Columns
     return sources
 
 
-class UnknownFormatError(InvalidInputError):
-    """A file has none of the known formats."""
-
-
 def _files(folder: Path) -> list[Path]:
     """Every file with a known ending, folder by folder, by the numbers in the names."""
     found = []
@@ -96,7 +96,7 @@ def _recognise(path: Path, named: Format | None, columns: Columns) -> tuple[Form
     """The format of a file and its columns."""
     first = sample(path)
     if not first:
-        _refuse_empty(path)
+        refuse_empty(path, "no row that can be read")
     row = first[0]
     form = named or _format(row, path, columns)
     if form is None:
@@ -156,15 +156,10 @@ def _refuse(path: Path, row: Row) -> NoReturn:
     )
 
 
-def _refuse_empty(path: Path) -> NoReturn:
-    raise UnknownFormatError(
-        message(
-            f"{path} holds no visits",
-            got="no row that can be read",
-            allowed="at least one visit",
-            fix="pass the log of a run that was not stopped before its first step",
-        )
-    )
+def refuse_empty(path: Path, got: str) -> NoReturn:
+    """Raise :class:`UnknownFormatError`: nothing in the log can be used; ``got`` says why."""
+    fix = "pass the success log of a run that was not stopped before its first step"
+    raise UnknownFormatError(message(f"{path} holds no visits", got=got, allowed="at least one visit", fix=fix))
 
 
 def _refuse_columns(columns: Columns) -> NoReturn:
