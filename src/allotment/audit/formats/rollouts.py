@@ -86,7 +86,7 @@ def _rollouts(path: Path, columns: Columns, left_out: LeftOut) -> Iterator[Rollo
 def _length(row: Row, columns: Columns) -> float:
     if columns.tokens:
         found = number(row.get(columns.tokens))
-        return math.nan if found is None or found < 0 else found
+        return found if found is not None and 0 <= found < 2**53 else math.nan
     return completion_length(row.get(columns.completion)) if columns.completion else math.nan
 
 
