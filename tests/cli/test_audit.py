@@ -258,3 +258,11 @@ def test_many_prompts_are_embedded_only_if_asked_for(capsys, monkeypatch, log_wi
     assert "--embeddings FILE.npy makes them" in json.loads(out)["notes"][0]
     _, out, _ = run(capsys, log_with_texts, "--json", "--embeddings", tmp_path / "e.npy")
     assert "paper" in json.loads(out)["predictors"]
+
+
+def test_a_page_too(log, tmp_path, capsys):
+    page = tmp_path / "audit.html"
+    status, out, err = run(capsys, log, "--predictor", "discounted-counts", "--out", page)
+    assert (status, err.strip().splitlines()[-1]) == (0, f"page: {page}")
+    assert "verdict:" in out
+    assert str(log) in page.read_text()

@@ -25,6 +25,7 @@ from allotment.cli.audit_tables import predictor_figures, print_predictors, prin
 from allotment.config import EstimatorName
 from allotment.errors import InvalidInputError, MissingExtraError, message
 from allotment.prediction import distinct_parts, text_features
+from allotment.report.audit_page import Audited, write_audit
 
 ASSUMED_ORDER = "order assumed: the log does not say which prompts shared a step; one random order for every epoch"
 MOST_EMBEDDED = 60_000
@@ -66,6 +67,8 @@ class Audit:
     """Embeddings of the prompts, a row a prompt in the order of the log; read if it is there, else written."""
     json: bool = False
     """Print one JSON object instead of tables."""
+    out: Annotated[Path | None, tyro.conf.arg(metavar="FILE.html")] = None
+    """Write a page too: one HTML file that opens from disk."""
 
     def run(self) -> None:
         """Print what each log says, under which conditions, and every predictor's figures by range of epochs."""
@@ -82,8 +85,11 @@ class Audit:
                 print(f"left out: {error}", file=sys.stderr)
         if not found:
             raise refused[0]
+        figures = [shown for _, shown in found]
         if self.json:
-            print(json.dumps(found[0] if len(sources) == 1 else {"runs": found}, allow_nan=False))
+            print(json.dumps(figures[0] if len(sources) == 1 else {"runs": figures}, allow_nan=False))
+        if self.out is not None:
+            print(f"page: {write_audit([run for run, _ in found], self.out)}", file=sys.stderr)
 
     def _sources(self) -> list[Source]:
         named = None if self.format == "auto" else self.format
@@ -99,8 +105,8 @@ class Audit:
             )
         return sources
 
-    def _audit(self, source: Source) -> dict[str, Any]:
-        """Audit one run; print it unless JSON is wanted. What JSON shows."""
+    def _audit(self, source: Source) -> tuple[Audited, dict[str, Any]]:
+        """Audit one run; print it unless JSON is wanted. What the page and what JSON shows."""
         console = Console(stderr=True)
         log = read_source(source, self.success_above)
         settings, said = self._settings_for(log)
@@ -109,11 +115,13 @@ class Audit:
         name: Name = "default" if "default" in results else next(iter(results))
         summary: Summary = summarise(results[name], self.seed)
         conditions = _conditions(source.path, log, settings, (*notes, *said))
+        audited = Audited(str(source.path), name, summary, tuple(conditions["notes"]))
         if not self.json:
             print_predictors(results, conditions)
             print_summary(name, summary)
-            return {}
-        return {"predictors": predictor_figures(results), "audit": summary_figures(name, summary), **conditions}
+            return audited, {}
+        shown = {"predictors": predictor_figures(results), "audit": summary_figures(name, summary), **conditions}
+        return audited, shown
 
     def _replays(self, log: Log, prompts: Prompts, settings: Settings, console: Console) -> dict[Name, Replay]:
         results: dict[Name, Replay] = {}
