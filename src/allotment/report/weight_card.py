@@ -12,11 +12,12 @@ from allotment.report.course import Visits
 from allotment.report.data import Study
 from allotment.report.figures import finish, to_json
 from allotment.report.panel import Card, Panel, no_predictions
-from allotment.report.style import FAINT, INK, Look
+from allotment.report.style import FAINT, INK, PLANNERS, Look
 from allotment.report.tables import Cell, Table
 from allotment.report.weights import ALTERNATIVES, Choice, own_choice, weights_by_tenth
 
 COLUMNS = ("predicted", "prompts", "mean n", "relative weight")
+BLUE = PLANNERS["vip"][0]
 DASH = {"rloo": "solid", "dr_grpo": "dash", "grpo": "dot"}
 
 Weights = list[tuple[float, int, float, float]]
@@ -73,7 +74,7 @@ def _other_choices(found: Sequence[tuple[Choice, Weights]]) -> str:
             y=[row[3] for row in weights],
             mode="lines",
             name=choice.name,
-            line={"color": FAINT if choice.by_rollouts else "#0072b2", "width": 2, "dash": DASH[choice.advantage]},
+            line={"color": FAINT if choice.by_rollouts else BLUE, "width": 2, "dash": DASH[choice.advantage]},
             hovertemplate="%{fullData.name}<br>p about %{x:.2f}: weight %{y:.3f}<extra></extra>",
         )
     _axes(figure)
