@@ -29,7 +29,7 @@ def on_ray(jobs: Sequence[Job], address: str, processes: int) -> Generator[Ended
     cores = processes if address == "local" else None
     try:
         ray.init(address=address, num_cpus=cores, log_to_driver=False, logging_level="ERROR")
-    except (ConnectionError, ValueError) as error:
+    except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ConfigError(
             message(
                 "no Ray cluster can be reached there",
