@@ -225,6 +225,9 @@ class Plan:
     expected_later: IntArray | None = None
     """[Q] rollouts of each prompt expected after round 0 of a step with a second look, the same in both rounds and
     fixed before round 0: the loss needs it (:func:`allotment.learning.second_look_advantages`). Else None."""
+    keep_probability: FloatArray | None = None
+    """[Q] probability with which each prompt was let through to generation, in (0, 1]; None where nothing was drawn.
+    The loss divides by it (:class:`allotment.selection.ImportanceWeights`)."""
 
     @property
     def budget(self) -> int:

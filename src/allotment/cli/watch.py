@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated, Any
 
 import numpy as np
@@ -145,8 +146,9 @@ def _settings(run: Path) -> Row:
 def _pace(run: Path, step: int, steps: int) -> str:
     """Seconds of a step and what is left, by the last lines of ``timing.jsonl``."""
     try:
-        lines = (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()[-RECENT:]
-        seconds = float(np.median([json.loads(line)["seconds"] for line in lines]))
+        lines = (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()
+        times = [row["seconds"] for row in map(json.loads, lines[-RECENT:]) if "resumed" not in row]
+        seconds = float(median(times))
     except (OSError, ValueError, KeyError, TypeError):
         return "no times yet"
     left = (steps - step) * seconds

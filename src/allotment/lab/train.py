@@ -74,6 +74,8 @@ class Trainer:
             row = {"step": 0, "rollouts_total": 0, "tokens_total": 0, **self.evaluate()}
             directory.append("metrics.jsonl", [row])
             on_step(row)
+        elif first < self.config.steps:
+            directory.append("timing.jsonl", [{"step": first, "resumed": True}])
         for step in range(first + 1, self.config.steps + 1):
             started = time.perf_counter()
             row, rollout_rows = self.step(step)

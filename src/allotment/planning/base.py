@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -15,8 +16,9 @@ from allotment.errors import InvalidInputError, RewardMismatchError, StateError,
 from allotment.planning.ledger import Ledger, Outcome
 from allotment.prediction.base import canonical_ids
 from allotment.pricing import get_estimator
+from allotment.selection.base import Selector
 from allotment.state import State, Stateful, check_state, load_state, save_state
-from allotment.types import Allocation, Plan, Posterior, PromptId, PromptIds
+from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, PromptIds
 
 log = logging.getLogger("allotment")
 
@@ -52,6 +54,7 @@ class Planner(Stateful, Protocol):
         *,
         scores: npt.ArrayLike | None = None,
         lengths: npt.ArrayLike | None = None,
+        answers: Sequence[str | None] | None = None,
         final: bool = True,
         allow_missing_groups: bool = False,
     ) -> Outcome:
@@ -97,6 +100,11 @@ class OneShotPlanner(ABC):
     def done(self) -> bool:
         """True: one round makes a step."""
         return True
+
+    @property
+    def selector(self) -> Selector | None:
+        """How the method trains on what it generated; None for all rollouts, each alike."""
+        return None
 
     @property
     def missing_rollouts(self) -> int:
@@ -155,6 +163,7 @@ class OneShotPlanner(ABC):
         *,
         scores: npt.ArrayLike | None = None,
         lengths: npt.ArrayLike | None = None,
+        answers: Sequence[str | None] | None = None,
         final: bool = True,
         allow_missing_groups: bool = False,
     ) -> Outcome:
@@ -167,6 +176,7 @@ class OneShotPlanner(ABC):
             scores: [N, K] or [N], K from 1 to 16: a sketch of each rollout's score, the derivatives of its
                 log-probability along K fixed random directions; in all parts of a plan or in none.
             lengths: [N] completion tokens of each rollout, > 0; in all parts of a plan or in none.
+            answers: [N] extracted answer of each rollout, None where there is none; in all parts of a plan or in none.
             final: whether these are the last rewards of the plan. False keeps it open for more and learns nothing yet.
             allow_missing_groups: accept that a prompt of the plan got no reward at all.
 
@@ -178,7 +188,7 @@ class OneShotPlanner(ABC):
             InvalidInputError: a reward, score or length is not allowed, or their numbers differ.
             UnknownPromptError: a reward belongs to a prompt that was not asked.
         """
-        outcome = self._ledger.with_rewards(plan, rewards, group_ids, scores, lengths)
+        outcome = self._ledger.with_rewards(plan, rewards, group_ids, scores, lengths, answers)
         if not final:
             self._ledger.record(plan, outcome)
             return outcome
@@ -272,6 +282,10 @@ class OneShotPlanner(ABC):
         prefix = f"{self.seed}/{self._step}/".encode()
         digests = b"".join(hashlib.blake2b(prefix + repr(i).encode(), digest_size=8).digest() for i in ids)
         return np.frombuffer(digests, dtype=np.uint64)
+
+    def _draws(self, ids: tuple[PromptId, ...]) -> FloatArray:
+        """[Q] pseudo-random numbers in [0, 1) from seed, step and id; those of the next plan, whatever its batch."""
+        return np.asarray((self._tie_keys(ids) >> np.uint64(11)) / 2.0**53, dtype=np.float64)
 
     def _check_saved_settings(self, saved: object) -> None:
         own = self._settings()

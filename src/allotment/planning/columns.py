@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -50,6 +52,26 @@ def score_columns(scores: npt.ArrayLike, group_ids: tuple[PromptId, ...]) -> Flo
         raise _misfit("scores", scores_NK, group_ids, allowed)
     _refuse(~np.isfinite(scores_NK), "scores", "not finite", "finite numbers", scores_NK, group_ids)
     return scores_NK
+
+
+def answer_column(answers: Sequence[str | None], group_ids: tuple[PromptId, ...]) -> tuple[str | None, ...]:
+    """The extracted answer of each rollout, [N]; None where none could be extracted.
+
+    Raises:
+        InvalidInputError: another number of them, or one is neither a text nor None.
+    """
+    column_N = tuple(answers)
+    strange = next((a for a in column_N if not (a is None or isinstance(a, str))), None)
+    if len(column_N) != len(group_ids) or strange is not None:
+        raise InvalidInputError(
+            message(
+                "answers and group ids do not fit together",
+                got=f"{len(column_N)} answers, {len(group_ids)} group ids" if strange is None else repr(strange),
+                allowed="a text or None for every rollout",
+                fix="pass the canonical answer of each completion, None where there is none",
+            )
+        )
+    return column_N
 
 
 def appended(

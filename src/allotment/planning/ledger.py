@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import RewardMismatchError, StateError, UnknownPromptError, message
-from allotment.planning.columns import appended, finite_column, length_column, score_columns
+from allotment.errors import InvalidInputError, RewardMismatchError, StateError, UnknownPromptError, message
+from allotment.planning.columns import answer_column, appended, finite_column, length_column, score_columns
 from allotment.prediction.base import canonical_ids
 from allotment.prediction.storage import array_from_state, rows_from_state
 from allotment.state import State, decode_json, encode_json
@@ -31,6 +32,8 @@ class Outcome:
     """[N, K] sketch of each rollout's score; None if not told."""
     lengths_N: FloatArray | None = None
     """[N] completion tokens of each rollout; None if not told."""
+    answers_N: tuple[str | None, ...] | None = None
+    """[N] extracted answer of each rollout, None where there is none; None if not told."""
 
     def __post_init__(self) -> None:
         for array in (self.planned, self.rewards_N, self.rows_N, self.scores_NK, self.lengths_N):
@@ -95,6 +98,7 @@ class Ledger:
         group_ids: PromptIds,
         scores: npt.ArrayLike | None = None,
         lengths: npt.ArrayLike | None = None,
+        answers: Sequence[str | None] | None = None,
     ) -> Outcome:
         """The plan's outcome with further rewards; recorded only by :meth:`record`.
 
@@ -104,6 +108,7 @@ class Ledger:
             group_ids: [n] the prompt id of each reward, in any order.
             scores: [n, K] or [n] finite numbers, the score sketch of each rollout; in all parts of a plan or in none.
             lengths: [n] completion tokens of each rollout; in all parts of a plan or in none.
+            answers: [n] extracted answer of each rollout, or None; in all parts of a plan or in none.
 
         Raises:
             RewardMismatchError: the plan is not open, or a prompt has more rewards than planned.
@@ -115,6 +120,7 @@ class Ledger:
         rewards_n = finite_column("rewards", rewards, groups)
         scores_nk = None if scores is None else score_columns(scores, groups)
         lengths_n = None if lengths is None else length_column(lengths, groups)
+        answers_n = None if answers is None else answer_column(answers, groups)
         rows = {prompt: row for row, prompt in enumerate(entry.prompt_ids)}
         strange = next((g for g in groups if g not in rows), None)
         if strange is not None:
@@ -135,6 +141,7 @@ class Ledger:
             np.concatenate([entry.rows_N, rows_n]),
             appended("scores", entry.scores_NK, scores_nk, earlier, further),
             appended("lengths", entry.lengths_N, lengths_n, earlier, further),
+            _appended_answers(entry.answers_N, answers_n, earlier, further),
         )
         if (outcome.missing < 0).any():
             q = int(outcome.missing.argmin())
@@ -194,9 +201,49 @@ class Ledger:
         return entry
 
 
+def joined(first: Outcome, second: Outcome) -> Outcome:
+    """Two rounds of a step over the same prompts as one outcome, in the order of ``first``.
+
+    Raises:
+        InvalidInputError: one round has scores, lengths or answers and the other has not, or sketches differ in size.
+    """
+    row = {prompt: i for i, prompt in enumerate(first.prompt_ids)}
+    rows_Q = np.array([row[prompt] for prompt in second.prompt_ids], dtype=np.int64)
+    planned_Q = first.planned.copy()
+    planned_Q[rows_Q] += second.planned
+    earlier, further = len(first.rows_N), len(second.rows_N)
+    return Outcome(
+        first.prompt_ids,
+        planned_Q,
+        np.concatenate([first.rewards_N, second.rewards_N]),
+        np.concatenate([first.rows_N, rows_Q[second.rows_N]]),
+        appended("scores", first.scores_NK, second.scores_NK, earlier, further),
+        appended("lengths", first.lengths_N, second.lengths_N, earlier, further),
+        _appended_answers(first.answers_N, second.answers_N, earlier, further),
+    )
+
+
+def _appended_answers(
+    told: tuple[str | None, ...] | None, new: tuple[str | None, ...] | None, earlier: int, further: int
+) -> tuple[str | None, ...] | None:
+    if earlier == 0 or further == 0:
+        return new if earlier == 0 else told
+    if (told is None) != (new is None):
+        raise InvalidInputError(
+            message(
+                "the parts of one plan differ in their answers",
+                got="answers in one part and none in another",
+                allowed="answers in all parts of a plan, or in none",
+                fix="tell `answers` in every part; nothing of this call was recorded",
+            )
+        )
+    return None if told is None or new is None else told + new
+
+
 def outcome_state(outcome: Outcome) -> State:
-    """The entry of one plan; scores and lengths only where they were told."""
-    optional = {"scores": outcome.scores_NK, "lengths": outcome.lengths_N}
+    """The entry of one plan; scores, lengths and answers only where they were told."""
+    answers = None if outcome.answers_N is None else encode_json(list(outcome.answers_N))
+    optional = {"scores": outcome.scores_NK, "lengths": outcome.lengths_N, "answers": answers}
     return {
         "ids": encode_json(list(outcome.prompt_ids)),
         "planned": outcome.planned,
@@ -218,7 +265,8 @@ def outcome_from_state(entry: State) -> Outcome:
         scores = score_columns(array_from_state(entry, "scores", (rows, columns)), groups)
     if "lengths" in entry:
         lengths = length_column(array_from_state(entry, "lengths", (rows,)), groups)
-    outcome = Outcome(ids, planned_Q, array_from_state(entry, "rewards", (rows,)), rows_N, scores, lengths)
+    answers = answer_column(decode_json(entry["answers"]), groups) if "answers" in entry else None
+    outcome = Outcome(ids, planned_Q, array_from_state(entry, "rewards", (rows,)), rows_N, scores, lengths, answers)
     if len(planned_Q) != len(ids) or (outcome.missing < 0).any():
         raise ValueError(f"{len(ids)} ids, {len(planned_Q)} counts, {len(rows_N)} rewards")
     return outcome

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from allotment.allocation import allocate_exact
 from allotment.errors import InvalidInputError, RewardMismatchError, StateError, message
-from allotment.planning.ledger import Outcome, outcome_from_state, outcome_state
+from allotment.planning.ledger import Outcome, joined, outcome_from_state, outcome_state
 from allotment.prediction.storage import rows_from_state
 from allotment.pricing import SecondLookPrice
 from allotment.state import State, check_state
@@ -130,7 +130,7 @@ class SecondLook:
             self._steps[plan.step] = replace(step, first=outcome)
             self.done = False
             return
-        observe(outcome if step.first is None else _joined(step.first, outcome))
+        observe(outcome if step.first is None else joined(step.first, outcome))
         self._forget(plan.step)
 
     def cancelled(self, plan: Plan, observe: Callable[[Outcome], None]) -> None:
@@ -198,24 +198,3 @@ def _rows(first: Outcome, ids: tuple[PromptId, ...]) -> IntArray:
     """[Q] the rows in ``first`` of the same prompts in another order."""
     row = {prompt: i for i, prompt in enumerate(first.prompt_ids)}
     return np.array([row[prompt] for prompt in ids], dtype=np.int64)
-
-
-def _joined(first: Outcome, second: Outcome) -> Outcome:
-    """Both rounds as one outcome; scores and lengths where both have them."""
-    rows_Q = _rows(first, second.prompt_ids)
-    planned_Q = first.planned.copy()
-    planned_Q[rows_Q] += second.planned
-
-    def both(
-        one: npt.NDArray[np.float64] | None, two: npt.NDArray[np.float64] | None
-    ) -> npt.NDArray[np.float64] | None:
-        return None if one is None or two is None else np.concatenate([one, two])
-
-    return Outcome(
-        first.prompt_ids,
-        planned_Q,
-        np.concatenate([first.rewards_N, second.rewards_N]),
-        np.concatenate([first.rows_N, rows_Q[second.rows_N]]),
-        both(first.scores_NK, second.scores_NK),
-        both(first.lengths_N, second.lengths_N),
-    )

@@ -56,6 +56,7 @@ def health(study: Study) -> list[Check]:
     """All checks, the gravest first."""
     checks: dict[str, Callable[[Arm, Predictions], tuple[Verdict, str]]] = {
         "Logs complete": _complete,
+        "Resumed or not": _resumed,
         "Budget conserved": _budget,
         "Counts within their bounds": _bounds,
         "Predictions calibrated": _calibrated,
@@ -80,7 +81,7 @@ def health_table(checks: Sequence[Check]) -> Table:
 
 
 def _complete(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
-    """Every step once in each log; whether a run was resumed cannot be seen there."""
+    """Every step once in each log."""
     wrong = []
     for run in arm.runs:
         counted = Counter(row["step"] for row in run.metrics)
@@ -97,9 +98,22 @@ def _complete(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
             wrong.append(f"seed {run.config.seed} stopped after {run.last_step} of {run.config.steps} steps")
     if wrong:
         return "look", "; ".join(wrong) + "."
+    return "good", f"every step of {_runs(arm)} stands once in the logs, and the last is reached."
+
+
+def _resumed(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
+    """Harmless: the steps after the checkpoint are made again, and stand in the logs once."""
+    if not any(run.timing for run in arm.runs):
+        return "unknown", "no times are logged, and it would be said there."
+    resumed = [
+        f"seed {run.config.seed} after step{'s' if len(run.resumed) > 1 else ''} {', '.join(map(str, run.resumed))}"
+        for run in arm.runs
+        if run.resumed
+    ]
+    if not resumed:
+        return "good", "no run was taken up again from a checkpoint."
     return "good", (
-        f"every step of {_runs(arm)} stands once in the logs, and the last is reached. Resumed or not cannot be told: "
-        "a resumed run repeats the steps after its checkpoint and leaves the same lines."
+        f"{'; '.join(resumed)}, from the checkpoint there. Steps made twice count once, in rollouts and in time."
     )
 
 

@@ -27,6 +27,8 @@ class Run:
     """One line per prompt of a step."""
     timing: list[Row]
     """Seconds of each step."""
+    resumed: tuple[int, ...] = ()
+    """Steps after which the run was taken up again, from the checkpoint it had there."""
     cut_logs: tuple[str, ...] = ()
     """Logs whose last line was cut short by a kill; that line is left out."""
 
@@ -79,7 +81,9 @@ def read_run(path: Path) -> Run:
                 )
             ) from error
     cut = tuple(log for log in LOGS if _is_cut(path / log))
-    return Run(path, config, logs["metrics.jsonl"], logs["rollouts.jsonl"], logs["timing.jsonl"], cut)
+    resumed = tuple(row["step"] for row in logs["timing.jsonl"] if "resumed" in row)
+    timing = [row for row in logs["timing.jsonl"] if "resumed" not in row]
+    return Run(path, config, logs["metrics.jsonl"], logs["rollouts.jsonl"], timing, resumed, cut)
 
 
 def _is_cut(path: Path) -> bool:

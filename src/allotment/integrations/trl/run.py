@@ -187,6 +187,8 @@ class _Lines(TrainerCallback):
         self._directory.cut_logs(state.global_step or -1, LOGS)
         if state.global_step:
             self._tokens = read_log(self._directory.path / "metrics.jsonl")[-1]["tokens_total"]
+            if state.global_step < self._config.steps:
+                self._directory.append("timing.jsonl", [{"step": state.global_step, "resumed": True}])
         else:
             self._row = {"step": 0, "rollouts_total": 0, "tokens_total": 0}
 

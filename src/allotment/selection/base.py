@@ -1,0 +1,144 @@
+"""After generation: which rollouts are trained on, and how each counts. What a selector sees, says, and is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from allotment.errors import InvalidInputError, message
+from allotment.state import State, Stateful, check_state
+from allotment.types import FloatArray, IntArray, PromptId
+
+Scope = Literal["generated", "kept"]
+"""All rollouts that were generated, or those that are trained on."""
+
+
+@dataclass(frozen=True, eq=False)
+class Scored:
+    """The N verified rollouts a selector chooses from, in Q groups; a group is one visit of a prompt.
+
+    Groups of this step have age 0. A selector with a ``window`` above 1 also sees the groups of earlier steps.
+    """
+
+    step: int
+    """The step, from 1."""
+    progress: float
+    """Share of the training run that is done, in [0, 1]."""
+    prompt_ids: tuple[PromptId, ...]
+    """[Q] the prompt of each group; a prompt visited twice within the window stands twice."""
+    rows_N: IntArray
+    """[N] the group of each rollout."""
+    rewards_N: FloatArray
+    """[N] verified rewards."""
+    advantages_N: FloatArray
+    """[N] advantages within whole groups, by the estimator of the run."""
+    lengths_N: IntArray
+    """[N] completion tokens."""
+    truncated_N: npt.NDArray[np.bool_]
+    """[N] whether a rollout was cut at the length limit."""
+    entropies_N: FloatArray
+    """[N] mean entropy of the policy over the tokens of a rollout, in nats."""
+    ages_Q: IntArray
+    """[Q] steps since the group was generated; 0 now."""
+    numbers_N: IntArray
+    """[N] a number for each rollout, unique in the run and the same at every age."""
+    clip_fractions_N: FloatArray
+    """[N] share of a rollout's tokens whose probability has left [0.8, 1.2] times that at generation; 0 at age 0."""
+    answers_N: tuple[str | None, ...] | None = None
+    """[N] extracted answers, None where there is none."""
+    keep_probability_Q: FloatArray | None = None
+    """[Q] of the plan, see :class:`~allotment.types.Plan`; None where no prompt was left out by lot."""
+    asked: int | None = None
+    """Prompts the planner was asked for, also those that got no rollout; Q if None."""
+
+    def __len__(self) -> int:
+        """N, the number of rollouts."""
+        return len(self.rows_N)
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """Which rollouts are trained on, how each counts, and against what."""
+
+    weights_N: FloatArray
+    """[N] factor of each rollout in the loss, finite, >= 0; 0 leaves it out."""
+    advantages_N: FloatArray | None = None
+    """[N] advantages to use; None for those of the run's estimator."""
+    rewards_N: FloatArray | None = None
+    """[N] rewards that the estimator turns into advantages; None for the verified ones."""
+    baseline: Scope = "generated"
+    """Whether the estimator compares a rollout with its whole group, or with what is kept of it."""
+    denominator: Scope = "generated"
+    """Whether n_q, Q and N in the loss count all rollouts of the groups, or the kept ones. With ``"kept"`` groups of
+    which nothing is kept do not count in Q."""
+
+    @property
+    def is_kept(self) -> npt.NDArray[np.bool_]:
+        """[N] whether each rollout is trained on."""
+        return self.weights_N > 0
+
+
+@runtime_checkable
+class Selector(Stateful, Protocol):
+    """Chooses among the rollouts of a step, or of the last few."""
+
+    @property
+    def window(self) -> int:
+        """Steps whose rollouts it chooses from; 1 is this step alone."""
+        ...
+
+    def select(self, scored: Scored) -> Selection:
+        """Choose."""
+        ...
+
+
+class Stateless:
+    """Base of selectors that remember nothing; random choices are a function of seed, step and rollout."""
+
+    window = 1
+
+    def state_dict(self) -> State:
+        """Nothing but the kind."""
+        return {"kind": type(self).__name__}
+
+    def load_state_dict(self, state: State) -> None:
+        """Nothing to restore.
+
+        Raises:
+            StateError: the state is of another selector.
+        """
+        check_state(state, type(self).__name__, ())
+
+
+def check_selection(selection: Selection, scored: Scored) -> Selection:
+    """The selection, if it fits.
+
+    Raises:
+        InvalidInputError: a column has another length than the rollouts, or holds a weight or number that cannot be.
+    """
+    columns = {name: getattr(selection, f"{name}_N") for name in ("weights", "advantages", "rewards")}
+    for name, column_N in columns.items():
+        if column_N is None:
+            continue
+        fits = np.shape(column_N) == (len(scored),) and bool(np.isfinite(column_N).all())
+        if not fits or (name == "weights" and bool((column_N < 0).any())):
+            raise InvalidInputError(
+                message(
+                    f"the {name} of a selection cannot be used",
+                    got=f"shape {np.shape(column_N)} for {len(scored)} rollouts, "
+                    f"{int((~np.isfinite(column_N)).sum())} not finite",
+                    allowed="one finite number per rollout, weights >= 0",
+                    fix="return one entry per rollout of `scored`, 0 to leave it out",
+                )
+            )
+    return selection
+
+
+def emptied_groups(selection: Selection, scored: Scored) -> int:
+    """Groups with rollouts of which none is kept."""
+    kept_Q = np.bincount(scored.rows_N, selection.is_kept, minlength=len(scored.prompt_ids))
+    had_Q = np.bincount(scored.rows_N, minlength=len(scored.prompt_ids))
+    return int(((had_Q > 0) & (kept_Q == 0)).sum())
