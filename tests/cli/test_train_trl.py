@@ -85,6 +85,8 @@ def test_an_interrupted_run_goes_on_as_if_it_never_was(command, tmp_path, monkey
     assert main(["train", "--resume", "--out", str(tmp_path / "cut")]) == 0
     for log in ("metrics.jsonl", "rollouts.jsonl"):
         assert (tmp_path / "cut" / log).read_text() == (tmp_path / "whole" / log).read_text()
+    resumed = [row for row in lines(tmp_path / "cut" / "timing.jsonl") if "resumed" in row]
+    assert resumed == ([{"step": CHECKPOINT, "resumed": True}] if stop > CHECKPOINT else [])
 
 
 @pytest.mark.parametrize("estimator", ["rloo", "dr_grpo"])

@@ -67,6 +67,13 @@ def test_lines_are_read_once_and_anew_after_a_cut(run):
     assert tail.rows == [{"step": 0}]
 
 
+def test_a_line_that_says_resumed_is_no_time(run):
+    (run / "timing.jsonl").write_text('{"step": 1, "seconds": 100}\n{"step": 1, "resumed": true}\n')
+    assert "1e+02 s a step" in shown(run)
+    (run / "timing.jsonl").write_text('{"step": 1, "resumed": true}\n')
+    assert "no times yet" in shown(run)
+
+
 def test_no_configuration_and_no_times(tmp_path):
     write(tmp_path, [{"step": 5, "loss": float("nan")}])
     assert "step 5; last line" in shown(tmp_path)

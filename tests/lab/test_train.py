@@ -140,6 +140,10 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, small, planner, stop_a
     train(tmp_path / "killed", settings, small)
     assert_same_bytes(tmp_path / "whole", tmp_path / "killed")
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {*SAME_BYTES, "timing.jsonl"}
+    timing = read_log(tmp_path / "killed" / "timing.jsonl")
+    checkpoint = stop_after - stop_after % settings.checkpoint_every
+    assert [row for row in timing if "seconds" not in row] == [{"step": checkpoint, "resumed": True}] * (checkpoint > 0)
+    assert [row["step"] for row in timing if "seconds" in row] == [1, 2, 3, 4, 5, 6]
 
 
 def test_a_finished_run_can_be_prolonged(tmp_path, small):

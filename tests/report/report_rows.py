@@ -38,7 +38,7 @@ def lines(rows):
     return "".join(json.dumps(row) + "\n" for row in rows)
 
 
-def write_run_directory(path, *, held_out=(0.1, 0.2, 0.3), metrics=None, rollouts=(), seconds=(), **config):
+def write_run_directory(path, *, held_out=(0.1, 0.2, 0.3), metrics=None, rollouts=(), seconds=(), resumed=(), **config):
     """A run directory of 20 steps evaluated at 0, 10 and 20, unless told."""
     path.mkdir(parents=True)
     settings = TrainConfig(**{"steps": 20, **config})
@@ -46,5 +46,7 @@ def write_run_directory(path, *, held_out=(0.1, 0.2, 0.3), metrics=None, rollout
     (path / "config.json").write_text(settings.to_json())
     (path / "metrics.jsonl").write_text(lines(rows if metrics is None else metrics))
     (path / "rollouts.jsonl").write_text(lines(rollouts))
-    (path / "timing.jsonl").write_text(lines({"step": i + 1, "seconds": s} for i, s in enumerate(seconds)))
+    timing = [{"step": i + 1, "seconds": s} for i, s in enumerate(seconds)]
+    again = [{"step": step, "resumed": True} for step in resumed]
+    (path / "timing.jsonl").write_text(lines(sorted(timing + again, key=lambda row: row["step"])))
     return path

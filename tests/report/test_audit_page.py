@@ -43,6 +43,8 @@ def test_the_page_has_the_verdict_the_figures_and_their_numbers(spread, tmp_path
     assert worth["data"][1]["y"] == pytest.approx(spread.summary.equivalence.worth.tolist())
     assert len(allotments["data"][0]["x"]) == 60
     assert len(calibration["data"][1]["x"]) == len(spread.summary.calibration)
+    scrolled = re.findall(r'<div class="numbers" tabindex="0" role="region" aria-label="Numbers of (.*?)">', text)
+    assert scrolled == [figure.title for figure in figures(spread)]
     assert not re.search(r'(src|href)="http', text[: text.index("<noscript>")])  # plotly.js comes after
     assert len(text) < 5e6
 

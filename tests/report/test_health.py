@@ -41,6 +41,7 @@ def test_a_sound_run_passes_everything(check):
 def check_titles():
     return [
         "Logs complete",
+        "Resumed or not",
         "Budget conserved",
         "Counts within their bounds",
         "Predictions calibrated",
@@ -81,6 +82,14 @@ def test_a_run_that_only_lately_falls_behind_has_drifted(check):
 def test_rollouts_without_a_reward_are_spent_too(check):
     unscored = [*metrics(range(STEPS)), evaluation(8, 0.5, 0.4, unscored=4)]
     assert check(metrics=unscored, rollouts=[*rows(range(1, 8)), *rows([8], n=(12,))])["Budget conserved"][0] == "good"
+
+
+def test_a_resumed_run_is_no_worse_and_said(check):
+    verdict, words = check(resumed=(2, 2, 6))["Resumed or not"]
+    assert verdict == "good"
+    assert words.startswith("seed 0 after steps 2, 2, 6, from the checkpoint there.")
+    assert check(resumed=(4,))["Resumed or not"][1].startswith("seed 0 after step 4, ")
+    assert check()["Resumed or not"][1] == "no run was taken up again from a checkpoint."
 
 
 def test_what_logs_do_not_tell_is_not_known(check):
