@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import Literal, Protocol, runtime_checkable
 
@@ -111,6 +112,16 @@ class Stateless:
             StateError: the state is of another selector.
         """
         check_state(state, type(self).__name__, ())
+
+
+def draws(seed: int, step: int, numbers_N: IntArray, purpose: str = "") -> FloatArray:
+    """[N] pseudo-random numbers in [0, 1), a function of seed, step and rollout number, not of places in the batch.
+
+    ``purpose`` sets independent draws apart.
+    """
+    prefix = f"{purpose}/{seed}/{step}/".encode()
+    digests = b"".join(hashlib.blake2b(prefix + b"%d" % i, digest_size=8).digest() for i in numbers_N.tolist())
+    return np.asarray((np.frombuffer(digests, dtype=np.uint64) >> np.uint64(11)) / 2.0**53, dtype=np.float64)
 
 
 def check_selection(selection: Selection, scored: Scored) -> Selection:
