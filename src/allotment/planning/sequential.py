@@ -62,8 +62,9 @@ class SequentialPlanner(OneShotPlanner):
     def _plan(self, ids: tuple[PromptId, ...], budget: int | None) -> Plan:
         now = self._under_way
         if now.number is None:
-            opening = self._open(ids, self.budget if budget is None else budget)
-            now.number, now.round = self._step, 0
+            total = self.budget if budget is None else budget
+            opening = self._open(ids, total)
+            now.number, now.round, now.budget = self._step, 0, int(total)
             return Plan(ids, opening.counts, self._step, 0, opening.posterior)
         if now.counts is None or now.so_far is None:
             raise _busy(f"round {now.round} of step {now.number} is open", "tell or cancel that plan first")
@@ -132,6 +133,8 @@ class UnderWay:
         """Of the step."""
         self.round = 0
         """The round last asked."""
+        self.budget = 0
+        """With which the step was opened."""
         self.so_far: Outcome | None = None
         """What the rounds told have brought."""
         self.counts: IntArray | None = None
@@ -142,7 +145,7 @@ class UnderWay:
         optional: State = {} if self.so_far is None else {"so_far": outcome_state(self.so_far)}
         if self.counts is not None:
             optional["counts"] = self.counts
-        return {"kind": self.KIND, "number": self.number, "round": self.round, **optional}
+        return {"kind": self.KIND, "number": self.number, "round": self.round, "budget": self.budget, **optional}
 
     def load_state_dict(self, state: State) -> None:
         """Take over what :meth:`state_dict` gave, all or nothing.
@@ -150,14 +153,14 @@ class UnderWay:
         Raises:
             StateError: keys are missing, or values do not fit together.
         """
-        check_state(state, self.KIND, ("number", "round"))
+        check_state(state, self.KIND, ("number", "round", "budget"))
         try:
             so_far = outcome_from_state(state["so_far"]) if "so_far" in state else None
             counts = rows_from_state(state, "counts", np.iinfo(np.int64).max) if "counts" in state else None
-            number, round_ = state["number"], state["round"]
-            fits = (number is None or type(number) is int) and type(round_) is int
+            number, round_, budget = state["number"], state["round"], state["budget"]
+            fits = (number is None or type(number) is int) and type(round_) is type(budget) is int
             if not fits or (counts is not None and (so_far is None or len(counts) != len(so_far.prompt_ids))):
-                raise ValueError(f"step {number!r}, round {round_!r}")
+                raise ValueError(f"step {number!r}, round {round_!r}, budget {budget!r}")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(
                 message(
@@ -167,7 +170,7 @@ class UnderWay:
                     fix="load a whole state_dict(), or start anew",
                 )
             ) from error
-        self.number, self.round, self.so_far, self.counts = number, round_, so_far, counts
+        self.number, self.round, self.budget, self.so_far, self.counts = number, round_, budget, so_far, counts
 
 
 def _busy(got: str, fix: str) -> RewardMismatchError:
