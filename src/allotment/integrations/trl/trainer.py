@@ -23,12 +23,12 @@ from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
 from allotment.errors import ConfigError, RewardMismatchError, message
+from allotment.integrations.figures import rollout_rows, step_figures
+from allotment.integrations.log import RolloutLog
 from allotment.integrations.trl import advantages
 from allotment.integrations.trl.batch import Layout, every_nth, lay_out
 from allotment.integrations.trl.building import arithmetic, planner_for
 from allotment.integrations.trl.config import AllotmentArguments
-from allotment.integrations.trl.figures import rollout_rows, step_figures
-from allotment.integrations.trl.log import RolloutLog
 from allotment.integrations.trl.prompts import ROW, PromptIdentity
 from allotment.integrations.trl.sketches import ScoreSketch
 from allotment.integrations.trl.versions import check_methods, scores_none_as_zero

@@ -1,4 +1,4 @@
-"""``rollouts.jsonl`` beside TRL's checkpoints: what ``allotment audit`` and ``allotment report`` read."""
+"""``rollouts.jsonl`` beside a trainer's checkpoints: what ``allotment audit`` and ``allotment report`` read."""
 
 from __future__ import annotations
 

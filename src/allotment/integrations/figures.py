@@ -1,4 +1,4 @@
-"""What a step leaves behind: figures for TRL's log, lines for ``rollouts.jsonl``."""
+"""What a step leaves behind: figures for the trainer's log, lines for ``rollouts.jsonl``."""
 
 from __future__ import annotations
 

@@ -1,0 +1,124 @@
+"""A hard budget for prompts that come in pieces of any size: what one piece leaves, the next ones spend."""
+
+from __future__ import annotations
+
+from collections import deque
+
+from allotment.errors import InvalidInputError, StateError, message
+from allotment.planning.base import Planner
+from allotment.prediction.base import canonical_ids
+from allotment.state import State, check_state, decode_json, encode_json
+from allotment.types import Plan, PromptId, PromptIds
+
+
+class CarryOver:
+    """Spends exactly C rollouts over every block of W consecutive prompts, however these are asked for.
+
+    For asynchronous trainers, which fetch prompts one by one or in odd numbers. A piece that completes a block gets
+    what the block has left; a smaller one gets what the planner would give it in a whole batch, together with the
+    prompts asked last, as far as the bounds leave enough and not too much for the rest of the block. Blocks are
+    counted from the first prompt on: any k W prompts from there cost k C rollouts.
+
+    Args:
+        planner: its ``budget`` is C, its ``bounds`` are kept for every prompt. Plans are told to it as usual; its
+            steps also count the plans that are only looked at.
+        prompts: W, prompts of a block.
+
+    Raises:
+        InvalidInputError: the bounds do not admit the budget.
+    """
+
+    KIND = "CarryOver"
+
+    def __init__(self, planner: Planner, *, prompts: int) -> None:
+        self.planner, self.prompts = planner, prompts
+        self.budget: int = planner.budget  # type: ignore[attr-defined]
+        self.bounds: tuple[int, int] = planner.bounds  # type: ignore[attr-defined]
+        lower, upper = self.bounds
+        if not lower * prompts <= self.budget <= upper * prompts:
+            raise InvalidInputError(
+                message(
+                    "the bounds do not admit the budget",
+                    got=f"budget {self.budget} for {prompts} prompts, bounds ({lower}, {upper})",
+                    allowed=f"a budget from {lower * prompts} to {upper * prompts}",
+                    fix="change the budget of the planner, or the number of prompts",
+                )
+            )
+        self._left = (self.budget, prompts)
+        self._recent: deque[PromptId] = deque(maxlen=prompts)
+
+    @property
+    def left(self) -> tuple[int, int]:
+        """Rollouts and prompts that the block under way still has; those of a whole block between two."""
+        return self._left
+
+    def ask(self, prompt_ids: PromptIds) -> list[Plan]:
+        """Plans for the next prompts, one for each block they touch; in order, every prompt in one of them.
+
+        Raises:
+            InvalidInputError, DuplicatePromptError, UnknownPromptError: as the planner's ``ask``; nothing was spent.
+        """
+        ids, before = canonical_ids(prompt_ids), self._left
+        plans: list[Plan] = []
+        try:
+            while ids:
+                piece, ids = ids[: self._left[1]], ids[self._left[1] :]
+                plans.append(self.planner.ask(piece, budget=self._share(piece)))
+                self._spend(plans[-1])
+        except BaseException:
+            self._left = before
+            for plan in plans:
+                self.planner.cancel(plan)
+            raise
+        for plan in plans:
+            self._recent.extend(plan.prompt_ids)
+        return plans
+
+    def _share(self, piece: tuple[PromptId, ...]) -> int:
+        """The budget of a piece: its demand, within what the rest of the block can take."""
+        budget, prompts = self._left
+        lower, upper = self.bounds
+        rest = prompts - len(piece)
+        most, least = min(upper * len(piece), budget - lower * rest), max(lower * len(piece), budget - upper * rest)
+        return most if most <= least else min(max(self._demand(piece), least), most)
+
+    def _demand(self, piece: tuple[PromptId, ...]) -> int:
+        """Rollouts the piece would get in a block with the prompts asked last; its even share if they are too few."""
+        company = [prompt for prompt in dict.fromkeys(reversed(self._recent)) if prompt not in set(piece)]
+        company = company[: self.prompts - len(piece)]
+        if len(company) + len(piece) < self.prompts:
+            return round(self._left[0] * len(piece) / self._left[1])
+        looked_at = self.planner.ask([*piece, *company], budget=self.budget)
+        self.planner.cancel(looked_at)
+        return int(looked_at.counts[: len(piece)].sum())
+
+    def _spend(self, plan: Plan) -> None:
+        budget, prompts = self._left[0] - plan.budget, self._left[1] - len(plan.prompt_ids)
+        self._left = (budget, prompts) if prompts else (self.budget, self.prompts)
+
+    def state_dict(self) -> State:
+        """The block under way, without the planner."""
+        budget, prompts = self._left
+        recent = encode_json(list(self._recent))
+        return {"kind": self.KIND, "block": self.prompts, "budget": budget, "prompts": prompts, "recent": recent}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave.
+
+        Raises:
+            StateError: the state is of blocks of another size, or lacks keys.
+        """
+        check_state(state, self.KIND, ("block", "budget", "prompts", "recent"))
+        lower, upper = self.bounds
+        prompts, budget = state["prompts"], state["budget"]
+        if state["block"] != self.prompts or not lower * prompts <= budget <= upper * prompts:
+            raise StateError(
+                message(
+                    "the state of a carried budget does not fit",
+                    got=f"blocks of {state['block']}, {budget} rollouts left for {prompts} prompts",
+                    allowed=f"blocks of {self.prompts} prompts, from {lower} to {upper} rollouts each",
+                    fix="resume with the batch size and bounds the state was saved with",
+                )
+            )
+        self._left = (budget, prompts)
+        self._recent = deque(decode_json(state["recent"]), maxlen=self.prompts)
