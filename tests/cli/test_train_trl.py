@@ -82,6 +82,8 @@ def test_an_interrupted_run_goes_on_as_if_it_never_was(command, tmp_path, monkey
     monkeypatch.setattr(trl_run.RunDirectory, "append", interrupted)
     assert main(command("cut")) == 130
     monkeypatch.undo()
+    if stop > CHECKPOINT:
+        (tmp_path / "cut" / f"checkpoint-{stop}").mkdir()  # killed while it was saved
     assert main(["train", "--resume", "--out", str(tmp_path / "cut")]) == 0
     for log in ("metrics.jsonl", "rollouts.jsonl"):
         assert (tmp_path / "cut" / log).read_text() == (tmp_path / "whole" / log).read_text()

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, TrainerCallback
-from transformers.trainer_utils import get_last_checkpoint
+from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils.logging import disable_progress_bar
 
 from allotment.config import TRLTrainConfig
@@ -73,8 +73,7 @@ class TRLRun:
 
     def run(self, directory: RunDirectory, on_step: OnStep) -> None:
         """Train to the last step, from the newest checkpoint if there is one; ``on_step`` sees every metrics line."""
-        folder = str(directory.path)
-        checkpoint = get_last_checkpoint(folder) if directory.path.exists() else None  # type: ignore[no-untyped-call]
+        checkpoint = _last_whole_checkpoint(directory.path)
         self.trainer.args.eval_on_start = checkpoint is None
         if self.trainer.accelerator.is_main_process:
             self.trainer.add_callback(_Lines(self.config, directory, on_step))
@@ -83,6 +82,12 @@ class TRLRun:
         finally:
             self._verifier.close()
         self.trainer.save_model(str(directory.path / "model"))
+
+
+def _last_whole_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint that was not cut short by a kill: the trainer's state is what TRL writes last."""
+    whole = [file.parent for file in folder.glob(f"checkpoint-*/{TRAINER_STATE_NAME}")]
+    return str(max(whole, key=lambda path: int(path.name.partition("-")[2]))) if whole else None
 
 
 def _rows(config: TRLTrainConfig) -> tuple[list[Row], list[Row]]:
