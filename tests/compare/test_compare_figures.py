@@ -109,6 +109,15 @@ def test_only_finished_pairs_count(compared):
     assert "vip-moments" not in found
 
 
+def test_a_run_that_was_continued_from_fewer_steps_counts_as_one_in_one_go(compared, monkeypatch):
+    monkeypatch.setattr(f"{__name__}.SETTINGS", SETTINGS.model_copy(update={"evaluate_every": 2}))
+    vip = compared(TWO_SEEDS)[1]["vip"]  # evaluated after step 1 too, where they once ended
+    assert vip.differences["tokens"]["pool_success"].estimate.mean == pytest.approx(
+        ((0.5 - 0.26) + (0.1 + 0.5 / 1.2 - 0.5)) / 2
+    )
+    assert vip.reach["pool_success"].rollouts == pytest.approx(64 * (0.4 - 0.1) / (0.55 - 0.1))
+
+
 def test_steps_without_timings_are_not_compared_by_time(compared):
     comparison, found = compared(TWO_SEEDS, timed=False)
     assert found["vip"].differences["seconds"]["pool_success"] is None

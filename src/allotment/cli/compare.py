@@ -75,7 +75,7 @@ class _Compare:
             raise RunsFailedError(
                 message(
                     f"{len(failed)} of {len(jobs)} runs did not finish",
-                    got=f"{failed[0].job.path.name}: {failed[0].error}",
+                    got=f"{failed[0].job.path.name}: {str(failed[0].error).splitlines()[0]}",
                     allowed="runs that end",
                     fix="see each run's line above; the same command takes them up again",
                 )

@@ -35,7 +35,8 @@ def on_ray(jobs: Sequence[Job], address: str, processes: int) -> Generator[Ended
                 "no Ray cluster can be reached there",
                 got=f"--ray {address}: {error}",
                 allowed="the address of a running cluster, auto, or local",
-                fix="start one with `ray start --head`, or let --ray local do it",
+                fix="start one with `ray start --head`, or let --ray local do it; "
+                "where the cluster asks for a token, set RAY_AUTH_MODE=token",
             )
         ) from error
     try:

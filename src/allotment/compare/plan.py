@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 from allotment.config import AnyTrainConfig, TrainConfig
 from allotment.errors import ConfigError, message
 from allotment.lab.run_directory import saved_config
 from allotment.report.runs import Run, read_run
+from allotment.report.summary import Measure
 
 Role = Literal["reference", "planner", "yardstick"]
 
@@ -111,7 +112,18 @@ def finished_run(job: Job) -> Run | None:
             )
         )
     run = read_run(job.path)
-    return run if job.config.steps in run.evaluations else None
+    return _evaluated_as_configured(run) if job.config.steps in run.evaluations else None
+
+
+def _evaluated_as_configured(run: Run) -> Run:
+    """Without the evaluation at the end of fewer steps, from which the run was continued: in one go there is none."""
+    config, measures = run.config, get_args(Measure)
+    extra = {step for step in run.evaluations if step % config.evaluate_every and step != config.steps}
+    metrics = [
+        {name: value for name, value in row.items() if row["step"] not in extra or name not in measures}
+        for row in run.metrics
+    ]
+    return replace(run, metrics=metrics)
 
 
 def finished_runs(jobs: Sequence[Job]) -> dict[Path, Run]:
