@@ -44,7 +44,7 @@ class CarryOver:
                     fix="change the budget of the planner, or the number of prompts",
                 )
             )
-        self._left = (self.budget, prompts)
+        self._left: tuple[int, int] = (self.budget, prompts)
         self._recent: deque[PromptId] = deque(maxlen=prompts)
 
     @property
