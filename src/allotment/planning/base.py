@@ -277,15 +277,21 @@ class OneShotPlanner(ABC):
             "seed": self.seed,
         }
 
-    def _tie_keys(self, ids: tuple[PromptId, ...]) -> npt.NDArray[np.uint64]:
-        """[Q] pseudo-random numbers from seed, step and id: ties do not depend on the order of the batch."""
-        prefix = f"{self.seed}/{self._step}/".encode()
+    def _tie_keys(
+        self, ids: tuple[PromptId, ...], purpose: str = "", step: int | None = None
+    ) -> npt.NDArray[np.uint64]:
+        """[Q] pseudo-random numbers from seed, step and id: ties do not depend on the order of the batch.
+
+        ``purpose`` sets independent numbers apart; ``step`` is that of the next plan if None.
+        """
+        prefix = f"{purpose}{self.seed}/{self._step if step is None else step}/".encode()
         digests = b"".join(hashlib.blake2b(prefix + repr(i).encode(), digest_size=8).digest() for i in ids)
         return np.frombuffer(digests, dtype=np.uint64)
 
-    def _draws(self, ids: tuple[PromptId, ...]) -> FloatArray:
-        """[Q] pseudo-random numbers in [0, 1) from seed, step and id; those of the next plan, whatever its batch."""
-        return np.asarray((self._tie_keys(ids) >> np.uint64(11)) / 2.0**53, dtype=np.float64)
+    def _draws(self, ids: tuple[PromptId, ...], purpose: str = "", step: int | None = None) -> FloatArray:
+        """[Q] pseudo-random numbers in [0, 1), from the keys of :meth:`_tie_keys`."""
+        keys_Q = self._tie_keys(ids, purpose, step)
+        return np.asarray((keys_Q >> np.uint64(11)) / 2.0**53, dtype=np.float64)
 
     def _check_saved_settings(self, saved: object) -> None:
         own = self._settings()
