@@ -2,7 +2,11 @@
 
 import json
 
+from allotment.audit import Settings, read_log, replay
+from allotment.audit.predictors import CONTESTANTS, Prompts
+from allotment.audit.summary import summarise
 from allotment.config import TrainConfig
+from allotment.report.audit_page import Audited
 
 
 def evaluation(step, pool, held_out, rollouts=None, tokens=None, **more):
@@ -50,3 +54,16 @@ def write_run_directory(path, *, held_out=(0.1, 0.2, 0.3), metrics=None, rollout
     again = [{"step": step, "resumed": True} for step in resumed]
     (path / "timing.jsonl").write_text(lines(sorted(timing + again, key=lambda row: row["step"])))
     return path
+
+
+def audited(tmp_path, successes, name="x", notes=()):
+    """The audit of a log with these success counts of 8, [prompts][visits]; prompt ids carry ``name``."""
+    file = tmp_path / "log.jsonl"
+    lines = [
+        {"prompt_id": f"{name}-{i}", "rollouts_per_visit": 8, "successes": [int(k) for k in row]}
+        for i, row in enumerate(successes)
+    ]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    log, entrant = read_log(file), CONTESTANTS["discounted-counts"]
+    made = replay(log, entrant.make(Prompts(log.ids)), Settings(8, 3, 32, "rloo"), plug_in=entrant.plug_in)
+    return Audited(str(file), "discounted-counts", summarise(made), (*log.notes, *notes))

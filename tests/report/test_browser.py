@@ -10,9 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from report_rows import evaluation, group, write_run_directory
+from report_rows import audited, evaluation, group, write_run_directory
 
 from allotment.report import write_report
+from allotment.report.audit_page import write_audit
 
 playwright = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -161,6 +162,20 @@ def test_every_card_is_drawn_and_fits_the_screen(opened, artefacts, width, schem
     page.locator("details summary").first.click()
     assert page.evaluate(CONTRASTS) == []
     page.screenshot(path=artefacts / f"report-{width}-{scheme}.png", full_page=True)
+
+
+@pytest.mark.parametrize(("width", "scheme"), SCREENS)
+def test_an_audit_is_drawn_and_fits_the_screen(opened, artefacts, tmp_path, width, scheme):
+    random = np.random.default_rng(0)
+    successes = random.binomial(8, random.beta(0.4, 0.4, PROMPTS)[:, None], (PROMPTS, 12))
+    page = opened(width, scheme, write_audit([audited(tmp_path, successes)], tmp_path / "audit.html"))
+    assert page.locator(".figure").count() == 3
+    assert page.evaluate(EMPTY) == []
+    assert page.evaluate("document.documentElement.scrollWidth") == width
+    assert page.evaluate(CUT_OFF) == []
+    page.locator("details summary").first.click()
+    assert page.evaluate(CONTRASTS) == []
+    page.screenshot(path=artefacts / f"audit-{width}-{scheme}.png", full_page=True)
 
 
 def test_a_screen_that_turns_dark_redraws_the_figures(opened):

@@ -84,6 +84,10 @@ def test_rollouts_without_a_reward_are_spent_too(check):
     assert check(metrics=unscored, rollouts=[*rows(range(1, 8)), *rows([8], n=(12,))])["Budget conserved"][0] == "good"
 
 
+def test_equal_counts_are_one_number(check):
+    assert check(rollouts=rows(n=(8, 8)))["Counts within their bounds"][1].startswith("8 rollouts a prompt and step; ")
+
+
 def test_a_resumed_run_is_no_worse_and_said(check):
     verdict, words = check(resumed=(2, 2, 6))["Resumed or not"]
     assert verdict == "good"

@@ -89,13 +89,13 @@ def facts(summary: Summary) -> list[tuple[str, str]]:
     """The figures that stand beside the verdict, as (name, value)."""
     worth, waste, budget = summary.equivalence, summary.waste, summary.budget_per_prompt
     found = [
-        ("Prompts, visits", f"{summary.prompts:,}, {summary.visits:,}"),
+        ("In the log", f"{summary.prompts:,} prompts, {summary.visits:,} visits"),
         ("Rollouts without signal", f"{100 * waste.without_signal:.1f} % of {waste.rollouts:,}"),
         ("… of groups that all failed", f"{100 * waste.all_failed / waste.rollouts:.1f} %"),
         ("… of groups that all succeeded", f"{100 * waste.all_succeeded / waste.rollouts:.1f} %"),
-        ("Gradient variance, of uniform’s", interval(worth.variance_ratio)),
+        ("Gradient variance over uniform’s", interval(worth.variance_ratio)),
         (f"Rollouts a prompt for the precision of {budget}", interval(worth.rollouts)),
-        (f"Rollouts of uniform worth {budget} of it", interval(worth.uniform_rollouts)),
+        (f"Rollouts of uniform worth {budget} allotted", interval(worth.uniform_rollouts)),
     ]
     if summary.lengths is not None:
         lengths = summary.lengths
@@ -173,7 +173,7 @@ def _allotments(audited: Audited) -> Figure:
         hovertemplate="%{text}<extra></extra>",
     )
     figure.add_hline(y=audited.summary.budget_per_prompt, line={"color": FAINT, "width": 1, "dash": "dot"})
-    finish(figure, "share of successes over the whole log", "rollouts a visit, allotted", height=360)
+    finish(figure, "share of successes in the log", "rollouts a visit, allotted", height=360)
     figure.update_yaxes(rangemode="tozero")
     rows: list[tuple[Cell, ...]] = [(c.name, c.prompts, c.logged, c.allotted) for c in audited.summary.classes]
     cut = "" if len(shown) == len(seen) else f" {len(shown):,} of {len(seen):,} prompts are drawn."

@@ -154,7 +154,8 @@ def _bounds(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     n = np.array(list(counts.values()))
     lower, upper = arm.config.lower, arm.config.upper
     outside = int(((n < lower) | (n > upper)).sum())
-    words = f"{n.min()} to {n.max()} rollouts a prompt and step; {lower} to {upper} are allowed"
+    found = f"{n.min()} to {n.max()}" if n.min() < n.max() else str(n.min())
+    words = f"{found} rollouts a prompt and step; {lower} to {upper} are allowed"
     return ("look", f"{words}, {outside:,} lie outside.") if outside else ("good", f"{words}.")
 
 
