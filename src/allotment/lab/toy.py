@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -87,8 +86,6 @@ class _Batch:
     numbers_N: IntArray
     advantages_N: FloatArray
     is_second_look: bool
-    keep_probability_Q: FloatArray | None
-    """[Q] of all prompts."""
 
 
 class Toy:
@@ -122,6 +119,7 @@ class Toy:
         self._window: deque[_Batch] = deque(maxlen=1 if self.selector is None else self.selector.window)
         self._entropies_Q = policy.entropies()
         self._step = self._numbered = 0
+        self._keep_probability_Q: FloatArray | None = None
 
     def step(self) -> Step:
         """Ask, generate, tell, until the step is complete; then select, and estimate the gradient."""
@@ -157,7 +155,8 @@ class Toy:
         self._numbered += len(rows_N)
         advantages_N = self._advantages(plans, rows_N, _rewards(answers_N))
         has_look = plans[0].expected_later is not None
-        return _Batch(rows_N, answers_N, numbers_N, advantages_N, has_look, plans[0].keep_probability)
+        self._keep_probability_Q = plans[0].keep_probability
+        return _Batch(rows_N, answers_N, numbers_N, advantages_N, has_look)
 
     def _advantages(self, plans: Sequence[Plan], rows_N: IntArray, rewards_N: FloatArray) -> FloatArray:
         """[N] by the estimator, or with the weights of a second look where the plans have one."""
@@ -194,37 +193,27 @@ class Toy:
         return np.asarray(advantages_N * weights_N1[:, 0]), selection.is_kept
 
     def _scored(self) -> Scored:
-        """The rollouts of the window in groups, one for each prompt and step that has any."""
-        groups: list[npt.NDArray[Any]] = []
-        prompts: list[IntArray] = []
-        keep: list[FloatArray] = []
-        for batch in self._window:
-            here_Q, rows_N = np.unique(batch.rows_N, return_inverse=True)
-            groups.append(rows_N + sum(map(len, prompts)))
-            prompts.append(here_Q)
-            if batch.keep_probability_Q is not None:
-                keep.append(batch.keep_probability_Q[here_Q])
-        now = len(self._window) - 1
-        prompts_Q = np.concatenate(prompts)
-        answers_N = np.concatenate([b.answers_N for b in self._window])
-        rows_N = np.concatenate(groups)
-        n = len(rows_N)
+        """The rollouts of the window, in a group for each prompt and step."""
+        window, asked = self._window, len(self.policy.chances_QA)
+        visits_V = np.arange(len(window))
+        answers_N = np.concatenate([b.answers_N for b in window])
+        n = len(answers_N)
         return Scored(
             step=self._step,
             progress=min(self._step / self.steps, 1.0),
-            prompt_ids=tuple(prompts_Q.tolist()),
-            rows_N=rows_N,
+            prompt_ids=tuple(range(asked)) * len(window),
+            rows_N=np.concatenate([b.rows_N + asked * v for v, b in enumerate(window)]),
             rewards_N=_rewards(answers_N),
-            advantages_N=np.concatenate([b.advantages_N for b in self._window]),
+            advantages_N=np.concatenate([b.advantages_N for b in window]),
             lengths_N=np.ones(n, dtype=np.int64),
             truncated_N=np.zeros(n, dtype=np.bool_),
-            entropies_N=self._entropies_Q[prompts_Q[rows_N]],
-            ages_Q=np.repeat(now - np.arange(now + 1), [len(q) for q in prompts]),
-            numbers_N=np.concatenate([b.numbers_N for b in self._window]),
+            entropies_N=np.concatenate([self._entropies_Q[b.rows_N] for b in window]),
+            ages_Q=np.repeat(visits_V[::-1], asked),
+            numbers_N=np.concatenate([b.numbers_N for b in window]),
             clip_fractions_N=np.zeros(n),
             answers_N=tuple(str(a) for a in answers_N),
-            keep_probability_Q=np.concatenate(keep) if keep else None,
-            asked=len(self.policy.chances_QA),
+            keep_probability_Q=self._keep_probability_Q,
+            asked=asked,
         )
 
 
