@@ -13,11 +13,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from allotment.errors import ConfigError, message
 from allotment.planning.named import NamedPlanner
+from allotment.selection.named import SelectorName
 from allotment.tasks.extraction import Rule
 from allotment.tasks.rewards import Verifier
 
 PlannerName = Literal[NamedPlanner, "oracle"]
-TrainedName = Literal[PlannerName, "vip-second-look", "vip-tokens"]
+MethodName = Literal["dynamic-pruning", "optpo", "reinforce-ada", "reinforce-ada-est", "dapo", "greso", "mopps"]
+TrainedName = Literal[PlannerName, "vip-second-look", "vip-tokens", MethodName]
 EstimatorName = Literal["rloo", "dr_grpo"]
 MeasuredName = Literal[PlannerName, "uniform-2x", "neyman"]
 RegimeName = Literal["scratchpad", "short"]
@@ -42,6 +44,10 @@ JSONObject = Annotated[
     ),
 ]
 """A table in TOML, a JSON object on the command line."""
+
+
+CHOOSE_PROMPTS = {"dapo": 4, "mopps": 4, "greso": 2}
+"""Planners that choose among the prompts, with how many are offered for each that is trained on."""
 
 
 class Config(BaseModel):
@@ -180,6 +186,15 @@ class TrainConfig(RunConfig):
     """Who trains: the lab; or TRL, whose settings `allotment train --trainer trl --help` lists."""
     planner: TrainedName = "vip"
     """Who decides the number of rollouts of each prompt; oracle knows every success probability, for comparison."""
+    planner_settings: JSONObject = Field(default_factory=dict)
+    """Further settings of the planner, such as '{"exit": "positive"}'; docs/methods.md names them."""
+    candidates: int | None = Field(None, ge=1)
+    """Prompts offered to the planner, as a multiple of prompts_per_step; by default more than 1 only for planners that
+    choose among prompts (dapo and mopps 4, greso 2)."""
+    select: SelectorName | None = None
+    """Which of the generated rollouts are trained on; all by default, or as the planner's method has it."""
+    select_settings: JSONObject = Field(default_factory=dict)
+    """Further settings of the selector, such as '{"keep": 4}'."""
     regime: RegimeName = "scratchpad"
     """Form of a completion: free characters before the answer, or the answer alone."""
     aggregation: Literal["prompt_mean", "sequence_mean", "token_mean"] = "prompt_mean"
@@ -195,6 +210,11 @@ class TrainConfig(RunConfig):
     of the whole gradient, slowly."""
     sketches: int = Field(16, ge=1, le=16)
     """Numbers of a sketch."""
+
+    @property
+    def asked_prompts(self) -> int:
+        """Prompts that the planner is asked for at each step."""
+        return self.prompts_per_step * (self.candidates or CHOOSE_PROMPTS.get(self.planner, 1))
 
     @property
     def task(self) -> str:

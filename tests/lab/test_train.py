@@ -7,6 +7,7 @@ import torch
 
 from allotment.config import TrainConfig
 from allotment.errors import ConfigError, RunDirectoryError
+from allotment.lab.recent import Visit
 from allotment.lab.run_directory import RunDirectory, read_log
 from allotment.lab.train import Trainer
 from allotment.learning import second_look_advantages
@@ -194,7 +195,10 @@ def test_rows_without_advantage_do_not_change_the_gradient(small):
         expected_loss = expected_loss - (advantages * log_probs[rollouts.group_N == q]).mean() / 8
     expected = torch.autograd.grad(expected_loss, list(trainer.lab.policy.parameters()))
     norm = torch.sqrt(sum((g**2).sum() for g in expected)).item()
-    assert trainer.update(problems, rollouts)["gradient_norm"] == pytest.approx(norm, rel=1e-4)
+    visit = Visit(1, tuple(problems), rollouts, 0)
+    assert trainer.learn(visit, trainer.planner.ask([p.id for p in problems]))["gradient_norm"] == pytest.approx(
+        norm, rel=1e-4
+    )
 
 
 def test_a_directory_is_never_overwritten(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -30,6 +30,12 @@ class Rollouts:
     """[N, T] True up to and including the end token."""
     rewards_N: FloatArray
     """[N] 1.0 for a verified answer, else 0.0."""
+    log_probs_NT: Tensor
+    """[N, T] log-probability of every token under the policy that drew it; 0 outside the mask."""
+    entropies_NT: Tensor
+    """[N, T] entropy of the distribution every token was drawn from, in nats; 0 outside the mask."""
+    answers_N: tuple[str | None, ...]
+    """[N] the answer in each completion; None where the form is broken or the end is missing."""
 
     def __len__(self) -> int:
         return len(self.group_N)
@@ -42,13 +48,28 @@ class Rollouts:
             torch.cat([p.tokens_NT for p in parts]),
             torch.cat([p.mask_NT for p in parts]),
             np.concatenate([p.rewards_N for p in parts]),
+            torch.cat([p.log_probs_NT for p in parts]),
+            torch.cat([p.entropies_NT for p in parts]),
+            tuple(answer for p in parts for answer in p.answers_N),
+        )
+
+    def take(self, chosen_N: Tensor) -> Rollouts:
+        """The rollouts where ``chosen_N`` [N] is True."""
+        rows = chosen_N.nonzero().squeeze(1)
+        return Rollouts(
+            self.group_N[rows],
+            self.tokens_NT[rows],
+            self.mask_NT[rows],
+            self.rewards_N[rows.numpy()],
+            self.log_probs_NT[rows],
+            self.entropies_NT[rows],
+            tuple(self.answers_N[row] for row in rows.tolist()),
         )
 
     def of_prompt(self, row: int) -> Rollouts:
         """The rollouts of one prompt alone, which is then row 0."""
-        own_N = self.group_N == row
-        group_n = torch.zeros(int(own_N.sum()), dtype=torch.long)
-        return Rollouts(group_n, self.tokens_NT[own_N], self.mask_NT[own_N], self.rewards_N[own_N.numpy()])
+        own = self.take(self.group_N == row)
+        return replace(own, group_N=torch.zeros_like(own.group_N))
 
     @property
     def n_tokens(self) -> int:
@@ -70,16 +91,26 @@ class Lab:
     def rollouts(self, problems: Sequence[Problem], counts_Q: IntArray, generator: torch.Generator) -> Rollouts:
         """Sample ``counts_Q[i]`` completions of ``problems[i]`` at temperature 1 and verify them."""
         group_N = torch.repeat_interleave(torch.arange(len(problems)), torch.as_tensor(counts_Q))
-        tokens_NT = self._sample(self.encode(problems).repeat(group_N), self.regime.max_tokens, generator)
+        drawn = self._sample(self.encode(problems).repeat(group_N), self.regime.max_tokens, generator)
+        tokens_NT = drawn.tokens_NT
         ended = (tokens_NT == self.tokenizer.end).cumsum(1)
         mask_NT = (ended == 0) | ((ended == 1) & (tokens_NT == self.tokenizer.end))
-        texts = [self.tokenizer.decode(row) for row in tokens_NT.tolist()]
         complete = (ended[:, -1] > 0).tolist()
+        answers_N = tuple(
+            self.regime.answer_of(self.tokenizer.decode(row)) if whole else None
+            for row, whole in zip(tokens_NT.tolist(), complete, strict=True)
+        )
         rewards = [
-            float(whole and self._correct(problems[g], text))
-            for g, text, whole in zip(group_N.tolist(), texts, complete, strict=True)
+            float(answer is not None and is_correct(problems[g], answer))
+            for g, answer in zip(group_N.tolist(), answers_N, strict=True)
         ]
-        return Rollouts(group_N, tokens_NT, mask_NT, np.array(rewards))
+        return Rollouts(
+            group_N, tokens_NT, mask_NT, np.array(rewards), drawn.log_probs_NT, drawn.entropies_NT, answers_N
+        )
+
+    def is_truncated(self, rollouts: Rollouts) -> Tensor:
+        """[N] whether a rollout ran into the length limit before its end token."""
+        return ~(rollouts.tokens_NT == self.tokenizer.end).any(1)
 
     def log_probs(self, problems: Sequence[Problem], group_N: Tensor, tokens_NT: Tensor, mask_NT: Tensor) -> Tensor:
         """[N, T] log-probability of every completion token under the policy, 0 where masked; differentiable."""
@@ -106,7 +137,7 @@ class Lab:
             answer_NT = torch.tensor([a + [self.tokenizer.pad] * (length - len(a)) for a in answers])[rows]
             tokens_NT, valid = answer_NT, torch.ones(len(rows))
             if regime.scratchpad:
-                pads = self._sample(cache, regime.scratchpad, torch.Generator().manual_seed(seed + first))
+                pads = self._sample(cache, regime.scratchpad, torch.Generator().manual_seed(seed + first)).tokens_NT
                 valid = (pads != self.tokenizer.end).all(1).float()
                 tokens_NT = torch.cat([pads, answer_NT], dim=1)
             logits = self.completion_logits(cache, tokens_NT)[:, regime.scratchpad :]
@@ -156,26 +187,35 @@ class Lab:
         start = torch.full((len(tokens_NT), 1), self.tokenizer.answer)
         return torch.cat([start, tokens_NT[:, :-1]], dim=1)
 
-    def _correct(self, problem: Problem, completion: str) -> bool:
-        answer = self.regime.answer_of(completion)
-        return answer is not None and is_correct(problem, answer)
-
-    def _sample(self, cache: PromptCache, length: int, generator: torch.Generator) -> Tensor:
-        """[N, length] sampled tokens; rows that have ended leave the computation and stay padded."""
+    def _sample(self, cache: PromptCache, length: int, generator: torch.Generator) -> _Drawn:
+        """At most ``length`` tokens of N rows; rows that have ended leave the computation and stay padded."""
         n = cache.mask.shape[0]
         tokens_NT = torch.full((n, length), self.tokenizer.pad)
+        log_probs_NT, entropies_NT = torch.zeros(n, length), torch.zeros(n, length)
         active = torch.arange(n)
         last = torch.full((n, 1), self.tokenizer.answer)
         for t in range(length):
             logits, cache = self.policy.extend(cache, last, start=t)
             last = torch.multinomial(logits[:, 0].softmax(-1), 1, generator=generator)
             tokens_NT[active, t] = last[:, 0]
+            log_p_NV = logits[:, 0].log_softmax(-1)
+            log_probs_NT[active, t] = log_p_NV.gather(1, last)[:, 0]
+            entropies_NT[active, t] = -(log_p_NV.exp() * log_p_NV).sum(1)
             going = (last[:, 0] != self.tokenizer.end).nonzero().squeeze(1)
             if len(going) < len(active):
                 active, last, cache = active[going], last[going], cache.repeat(going)
             if not len(active):
                 break
-        return tokens_NT
+        return _Drawn(tokens_NT, log_probs_NT, entropies_NT)
+
+
+@dataclass(frozen=True)
+class _Drawn:
+    """Sampled tokens with their log-probabilities, and the entropies of what they were drawn from; all [N, T]."""
+
+    tokens_NT: Tensor
+    log_probs_NT: Tensor
+    entropies_NT: Tensor
 
 
 def seeded_generator(*key: int) -> torch.Generator:

@@ -47,10 +47,13 @@ def step_metrics(plan: Plan, rows: Sequence[Metrics]) -> Metrics:
         "success": float((successes / n).mean()),
         "zero_variance_groups": float(((successes == 0) | (successes == n)).mean()),
     }
-    predicted = [row["predicted_mean"] for row in rows if row["round"] == 0]
-    if None not in predicted:
-        metrics["predicted_success"] = float(np.mean(predicted))
-        metrics["prediction_error"] = float(np.abs(np.array(predicted) - successes / n).mean())
+    predicted: dict[str, float | None] = {}
+    for row in rows:
+        predicted.setdefault(row["prompt_id"], row["predicted_mean"])  # of the first round a prompt is in
+    if None not in predicted.values():
+        means = np.array(list(predicted.values()), dtype=np.float64)
+        metrics["predicted_success"] = float(means.mean())
+        metrics["prediction_error"] = float(np.abs(means - successes / n).mean())
     if plan.allocation is not None:
         metrics["objective"] = plan.allocation.objective
         metrics["uniform_objective"] = plan.allocation.uniform_objective

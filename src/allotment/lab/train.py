@@ -17,12 +17,15 @@ from allotment.config import TrainConfig
 from allotment.errors import ConfigError, message
 from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
-from allotment.lab.planners import make_planner
+from allotment.lab.planners import make_planner, make_training_selector
+from allotment.lab.recent import Recent, Visit
 from allotment.lab.run_directory import RunDirectory
 from allotment.lab.scores import sketch_named
 from allotment.lab.step_rows import Metrics, rollout_rows, step_metrics
 from allotment.learning import Length, advantage_estimator, clipped_surrogate, rollout_weights, second_look_advantages
+from allotment.learning.selected import selected_advantages_and_weights
 from allotment.planning import Planner
+from allotment.selection import check_selection, emptied_groups
 from allotment.state import State
 from allotment.tasks.mixture import Mixture, Problem, load_mixture
 from allotment.types import Plan
@@ -59,9 +62,13 @@ class Trainer:
             estimator=config.estimator,
             tokens_per_rollout=config.tokens_per_rollout,
             seed=config.seed,
+            prompts=config.prompts_per_step,
+            **config.planner_settings,
         )
         has_use = config.planner == "vip-moments"
         self.sketch = sketch_named(config.sketch, self.lab, config.sketches, config.seed) if has_use else None
+        self.selector = make_training_selector(self.planner, config)
+        self.recent = Recent(1 if self.selector is None else self.selector.window)
         self.totals = Totals()
 
     def run(self, directory: RunDirectory, on_step: Callable[[Metrics], None] = lambda metrics: None) -> None:
@@ -104,34 +111,67 @@ class Trainer:
             scores_NK = None if self.sketch is None else self.sketch(problems, part)
             lengths_N = part.mask_NT.sum(1).numpy()
             groups = [problems[g].id for g in part.group_N.tolist()]
-            self.planner.tell(plan, part.rewards_N, groups, scores=scores_NK, lengths=lengths_N)
+            answers_N = part.answers_N
+            self.planner.tell(plan, part.rewards_N, groups, scores=scores_NK, lengths=lengths_N, answers=answers_N)
             parts.append(part)
             plans.append(plan)
             rows += rollout_rows(step, plan, row_of, part)
             if self.planner.done:
                 break
         rollouts = Rollouts.concatenate(parts)
-        learning = self.update(problems, rollouts, _second_look(plans, parts, row_of))
+        look = _second_look(plans, parts, row_of)
+        if look is None:
+            learning = self.learn(Visit(step, tuple(problems), rollouts, self.totals.rollouts), plans[0])
+        else:
+            advantages_N = second_look_advantages(_rewards(rollouts), rollouts.group_N, *look)
+            learning = self.update(problems, rollouts, advantages_N, self.loss_weights(rollouts))
         self.totals.rollouts += len(rollouts)
         self.totals.tokens += rollouts.n_tokens
         totals = {"rollouts_total": self.totals.rollouts, "tokens_total": self.totals.tokens}
         return {"step": step, **totals, **step_metrics(plans[0], rows), **learning}, rows
 
-    def update(
-        self, problems: list[Problem], rollouts: Rollouts, look: tuple[torch.Tensor, torch.Tensor] | None = None
-    ) -> Metrics:
-        """One optimiser step on the rollouts; groups whose rewards are all equal have zero advantage.
-
-        ``look``: round and expected later rollouts of each rollout, both [N], where the step had a second look.
-        """
+    def learn(self, visit: Visit, plan: Plan) -> Metrics:
+        """Select among the rollouts of the step (and of those before it, where the selector looks back) and update."""
         config = self.config
-        rewards_N = torch.from_numpy(rollouts.rewards_N).float()
-        if look is None:
-            advantages_N = advantage_estimator(config.estimator)(rewards_N, rollouts.group_N)
-        else:
-            advantages_N = second_look_advantages(rewards_N, rollouts.group_N, *look)
-        length: Length = "mean" if config.aggregation == "token_mean" else "sum"  # "sum" keeps E[p], docs/weights.md
-        weights_NT = rollout_weights(rollouts.group_N, rollouts.mask_NT, config.aggregation, length=length)
+        self.recent.add(visit)
+        problems, rollouts = self.recent.problems, self.recent.rollouts
+        rewards_N = _rewards(rollouts)
+        advantages_N = advantage_estimator(config.estimator)(rewards_N, rollouts.group_N)
+        if self.selector is None:
+            return self.update(problems, rollouts, advantages_N, self.loss_weights(rollouts))
+        scored = self.recent.scored(self.lab, advantages_N, plan, visit.step / config.steps)
+        selection = check_selection(self.selector.select(scored), scored)
+        kept_N = torch.from_numpy(selection.is_kept)
+        advantages_N, weights_NT = selected_advantages_and_weights(
+            rewards_N,
+            rollouts.group_N,
+            rollouts.mask_NT,
+            selection,
+            estimator=config.estimator,
+            aggregation=config.aggregation,
+            length=self._length,
+        )
+        metrics = {
+            "trained_rollouts": int(kept_N.sum()),
+            "trained_tokens": int(rollouts.mask_NT[kept_N].sum()),
+            "emptied_groups": emptied_groups(selection, scored),
+        }
+        if not kept_N.any():
+            return {**metrics, "loss": 0.0, "gradient_norm": 0.0}
+        return {**metrics, **self.update(problems, rollouts.take(kept_N), advantages_N[kept_N], weights_NT[kept_N])}
+
+    def loss_weights(self, rollouts: Rollouts) -> torch.Tensor:
+        """[N, T] the weight of every token in the loss, all rollouts alike."""
+        return rollout_weights(rollouts.group_N, rollouts.mask_NT, self.config.aggregation, length=self._length)
+
+    @property
+    def _length(self) -> Length:
+        return "mean" if self.config.aggregation == "token_mean" else "sum"  # "sum" keeps E[p], docs/weights.md
+
+    def update(
+        self, problems: list[Problem], rollouts: Rollouts, advantages_N: torch.Tensor, weights_NT: torch.Tensor
+    ) -> Metrics:
+        """One optimiser step on the rollouts; groups whose rewards are all equal have zero advantage."""
         live = advantages_N != 0  # rows without advantage have no gradient: leave them out of the backward pass
         loss = torch.zeros(())
         self.optimizer.zero_grad()
@@ -141,13 +181,13 @@ class Trainer:
             surrogate = clipped_surrogate(log_probs_NT, log_probs_NT.detach(), advantages_N[live], mask_NT)
             loss = (weights_NT[live] * surrogate.values_NT).sum()
             loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.lab.policy.parameters(), config.clip_norm)
+        norm = torch.nn.utils.clip_grad_norm_(self.lab.policy.parameters(), self.config.clip_norm)
         self.optimizer.step()
         return {"loss": loss.item(), "gradient_norm": norm.item()}
 
     def batch(self, step: int) -> list[Problem]:
         """The prompts of a step (from 1): each epoch is a new shuffle of the pool; a last, short batch is left out."""
-        pool, size = self.mixture.pool, self.config.prompts_per_step
+        pool, size = self.mixture.pool, self.config.asked_prompts
         epoch, place = divmod(step - 1, len(pool) // size)
         order = np.random.default_rng([self.config.seed, epoch]).permutation(len(pool))
         return [pool[i] for i in order[place * size : (place + 1) * size]]
@@ -170,6 +210,8 @@ class Trainer:
                 str(i): {name: tensor.numpy().copy() for name, tensor in entry.items()} for i, entry in moments.items()
             },
             "planner": self.planner.state_dict(),
+            **({} if self.selector is None else {"selector": self.selector.state_dict()}),
+            **({"recent": recent} if (recent := self.recent.state_dict()) else {}),
         }
 
     def load_state_dict(self, state: State) -> None:
@@ -182,19 +224,26 @@ class Trainer:
         groups = self.optimizer.state_dict()["param_groups"]
         self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self.planner.load_state_dict(state["planner"])
+        if self.selector is not None:
+            self.selector.load_state_dict(state["selector"])
+        self.recent.load_state_dict(state.get("recent", {}), self.mixture.pool)
         self.totals = Totals(state["rollouts"], state["tokens"])
 
 
 def _check_pool(pool_size: int, config: TrainConfig) -> None:
-    if config.prompts_per_step > pool_size:
+    if config.asked_prompts > pool_size:
         raise ConfigError(
             message(
                 "a step takes more prompts than the pool holds",
-                got=f"prompts_per_step {config.prompts_per_step}",
+                got=f"{config.asked_prompts}: prompts_per_step {config.prompts_per_step} times its candidates",
                 allowed=f"at most {pool_size}",
-                fix="lower --prompts-per-step",
+                fix="lower --prompts-per-step or --candidates",
             )
         )
+
+
+def _rewards(rollouts: Rollouts) -> torch.Tensor:
+    return torch.from_numpy(rollouts.rewards_N).float()
 
 
 def _second_look(

@@ -1,0 +1,50 @@
+"""Selectors by name, for command lines and configuration files."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from allotment.errors import ConfigError, message
+from allotment.selection.base import Selector
+
+SelectorName = Literal["pods", "max-reward", "random", "completion-pruning", "contextual-bandit"]
+NAMES: tuple[SelectorName, ...] = get_args(SelectorName)
+
+
+def make_selector(name: str, **settings: Any) -> Selector:
+    """The selector of that name.
+
+    Args:
+        name: one of :data:`NAMES`.
+        settings: what its constructor takes. ``seed`` may be given to all; one that draws nothing passes over it.
+
+    Raises:
+        ConfigError: there is no selector of that name, or it does not know a setting.
+        InvalidInputError: a setting is not allowed.
+    """
+    if name not in NAMES:
+        raise ConfigError(
+            message("unknown selector", got=repr(name), allowed=", ".join(NAMES), fix="choose one of them")
+        )
+    from allotment.selection import completion_pruning, contextual_bandit, pods, subsets
+
+    constructors: dict[str, Any] = {
+        "pods": pods.PODS,
+        "max-reward": subsets.MaxReward,
+        "random": subsets.RandomSubset,
+        "completion-pruning": completion_pruning.CompletionPruning,
+        "contextual-bandit": contextual_bandit.ContextualBandit,
+    }
+    if name in ("pods", "max-reward"):
+        settings.pop("seed", None)
+    try:
+        return constructors[name](**settings)  # type: ignore[no-any-return]
+    except TypeError as error:
+        raise ConfigError(
+            message(
+                f"the selector {name!r} cannot be made with these settings",
+                got=error,
+                allowed="the arguments of its class in allotment.selection",
+                fix="correct the setting's name",
+            )
+        ) from error
