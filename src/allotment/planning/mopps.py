@@ -1,0 +1,159 @@
+"""MoPPS (arXiv 2507.04632): train on the prompts whose success probability, drawn from the belief, is near 1/2."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+from scipy.special import betaincinv, expit, ndtri
+
+from allotment.allocation import uniform
+from allotment.planning.success import SuccessPlanner
+from allotment.prediction import DiscountedCounts, Predictor
+from allotment.prediction.base import canonical_ids
+from allotment.prediction.storage import check_hyper, from_state
+from allotment.pricing import posterior_weights
+from allotment.state import State, check_state
+from allotment.types import Allocation, BetaPosterior, FloatArray, GridPosterior, Posterior, PromptId, PromptIds
+
+OPEN = 2.0**-53
+"""Draws are kept this far from 0 and 1, where quantiles are infinite."""
+
+
+class MoPPS(SuccessPlanner):
+    """Equal counts for those ``prompts`` of the candidates whose drawn success probability is nearest to 1/2.
+
+    Thompson sampling: one draw from the belief about each candidate, so that prompts of which little is known are
+    tried. Predicts success probabilities; decides before anything is generated; spends the budget exactly, on the
+    chosen prompts alone. Those left out are not made up for by weights: it optimises the mean of
+    ``P(chosen | p) p`` with the choice held fixed, so a prompt weighs as much as it is likely to be chosen.
+
+    The paper offers 8 or 16 candidates for each prompt trained on, 8 rollouts each. Source: section 6 of the fact
+    sheet. That a visit discounts only the prompts that were rolled out, and how a band fills up, are reconstructions.
+
+    Args:
+        budget: rollouts of a step, spent exactly; a remainder goes to chosen prompts drawn anew at each step.
+        bounds: least and most rollouts of a chosen prompt.
+        estimator: ``"rloo"`` or ``"dr_grpo"``, of the gradient; the choice does not depend on it.
+        predictor: the belief; :class:`BetaCounts` if None. The paper's other setting is ``BetaCounts(forgetting=0.5)``.
+        success_threshold: a reward of at least this counts as a success.
+        seed: of the draws, which depend on step and prompt beside it.
+        prompts: how many of the prompts asked get rollouts; all if None or if fewer are asked.
+        band: success probabilities that are equally welcome; of draws outside, the nearest are taken. The paper's
+            alternative is (0.3, 0.7).
+
+    Raises:
+        InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: int,
+        bounds: tuple[int, int] = (3, 32),
+        estimator: str = "rloo",
+        predictor: Predictor | None = None,
+        success_threshold: float = 0.5,
+        seed: int = 0,
+        prompts: int | None = None,
+        band: tuple[float, float] = (0.5, 0.5),
+    ) -> None:
+        super().__init__(
+            budget=budget,
+            bounds=bounds,
+            estimator=estimator,
+            predictor=BetaCounts() if predictor is None else predictor,
+            success_threshold=success_threshold,
+            seed=seed,
+        )
+        low, high = band
+        is_count = prompts is None or (type(prompts) is int and prompts >= 1)
+        check_hyper("prompts", prompts, is_count, "a whole number >= 1, or None")
+        check_hyper("band", band, 0 <= low <= high <= 1, "0 <= low <= high <= 1")
+        self.prompts, self.band = prompts, (float(low), float(high))
+
+    def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
+        low, high = self.band
+        keys = self._tie_keys(ids)
+        p_Q = thompson_draws(posterior, self._draws(ids, "thompson"))
+        distance_Q = np.maximum(np.maximum(low - p_Q, p_Q - high), 0.0)
+        chosen = np.sort(np.lexsort((keys, distance_Q))[: self.prompts])
+        allocation = uniform(
+            posterior_weights(posterior)[chosen],
+            budget,
+            lower=self.bounds[0],
+            upper=self.bounds[1],
+            estimator=self.estimator,
+            tie_keys=keys[chosen],
+        )
+        counts_Q = np.zeros(len(ids), dtype=np.int64)
+        counts_Q[chosen] = allocation.counts
+        counts_Q.setflags(write=False)
+        return replace(allocation, counts=counts_Q)
+
+    def _settings(self) -> State:
+        low, high = self.band
+        return {**super()._settings(), "prompts": self.prompts, "band_low": low, "band_high": high}
+
+
+def thompson_draws(posterior: Posterior, uniform_Q: FloatArray) -> FloatArray:
+    """[Q] the quantile of each prompt's success probability at ``uniform_Q``, in [0, 1)."""
+    u_Q = np.clip(uniform_Q, OPEN, 1 - OPEN)
+    if isinstance(posterior, BetaPosterior):
+        return np.asarray(betaincinv(posterior.alpha, posterior.beta, u_Q), dtype=np.float64)
+    if isinstance(posterior, GridPosterior):
+        below_QK = np.cumsum(posterior.weights, axis=1) < u_Q[:, None]
+        column_Q = np.minimum(np.count_nonzero(below_QK, axis=1), below_QK.shape[1] - 1)
+        return np.asarray(expit(posterior.logits[np.arange(len(column_Q)), column_Q]), dtype=np.float64)
+    return np.asarray(expit(posterior.mean + np.sqrt(posterior.variance) * ndtri(u_Q)), dtype=np.float64)
+
+
+class BetaCounts(DiscountedCounts):
+    """A Beta posterior for each prompt with the same prior for all, older visits discounted.
+
+    At a visit with s successes and f failures ``a <- lambda a + (1 - lambda) a0 + s`` and b with f likewise, lambda
+    being ``forgetting``. Unlike :class:`~allotment.prediction.DiscountedCounts` it takes nothing from other prompts.
+    """
+
+    KIND = "BetaCounts"
+
+    def __init__(self, *, forgetting: float = 1.0, prior: tuple[float, float] = (1.0, 1.0)) -> None:
+        """Store the settings.
+
+        Args:
+            forgetting: lambda, in (0, 1]; the paper has 1 (MATH) and 0.5 (Countdown).
+            prior: a0 and b0, > 0.
+
+        Raises:
+            InvalidInputError: a setting is out of its range.
+        """
+        super().__init__(forgetting=forgetting)
+        self.prior = _prior(*prior)
+
+    def predict(self, ids: PromptIds) -> BetaPosterior:
+        """[Q] the Beta posterior of each prompt."""
+        rows_Q = self._index.known_rows(canonical_ids(ids, unique=False))
+        counts_Q2 = np.zeros((len(rows_Q), 2))
+        counts_Q2[rows_Q >= 0] = self._counts[rows_Q[rows_Q >= 0]]
+        return BetaPosterior.from_counts(self.prior[0] + counts_Q2[:, 0], self.prior[1] + counts_Q2[:, 1])
+
+    def state_dict(self) -> State:
+        """Settings, ids and discounted counts."""
+        return {**super().state_dict(), "prior_successes": self.prior[0], "prior_failures": self.prior[1]}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over everything from a :meth:`state_dict`, settings included.
+
+        Raises:
+            StateError: of another kind, keys missing, or values that do not fit.
+        """
+        check_state(state, self.KIND, ("prior_successes", "prior_failures"))
+        prior = from_state(lambda: _prior(state["prior_successes"], state["prior_failures"]))
+        super().load_state_dict(state)
+        self.prior = prior
+
+
+def _prior(successes: float, failures: float) -> tuple[float, float]:
+    are_positive = 0 < successes < np.inf and 0 < failures < np.inf
+    check_hyper("prior", (successes, failures), are_positive, "two positive numbers")
+    return float(successes), float(failures)
