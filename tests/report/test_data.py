@@ -31,7 +31,7 @@ def test_evaluating_more_often_is_the_same_arm(write_run):
 
 def test_labels_name_the_settings_that_depart_from_most_runs(write_run):
     paths = [write_run("a", planner="uniform"), write_run("b", planner="uniform", rollouts_per_prompt=16, steps=10)]
-    study = read_study([*paths, write_run("c", planner="uniform", seed=1)])
+    study = read_study([*reversed(paths), write_run("c", planner="uniform", seed=1)])
     assert labels(study) == ["uniform", "uniform, steps 10, rollouts per prompt 16"]
     assert study.differing == {"steps": [20, 10], "rollouts_per_prompt": [8, 16]}
 

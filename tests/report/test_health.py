@@ -91,8 +91,8 @@ def test_equal_counts_are_one_number(check):
 def test_a_resumed_run_is_no_worse_and_said(check):
     verdict, words = check(resumed=(2, 2, 6))["Resumed or not"]
     assert verdict == "good"
-    assert words.startswith("seed 0 after steps 2, 2, 6, from the checkpoint there.")
-    assert check(resumed=(4,))["Resumed or not"][1].startswith("seed 0 after step 4, ")
+    assert words.startswith("taken up again from a checkpoint: seed 0 after steps 2, 2, 6. ")
+    assert "seed 0 after step 4." in check(resumed=(4,))["Resumed or not"][1]
     assert check()["Resumed or not"][1] == "no run was taken up again from a checkpoint."
 
 

@@ -59,7 +59,7 @@ class Study:
     """All that a page is about."""
 
     arms: tuple[Arm, ...]
-    """Uniform first, then in the order the command line names planners."""
+    """Uniform first, then in the order the command line names planners; the usual settings before others."""
     repeated: tuple[str, ...] = ()
     """Why some directories were left out: given twice, or the same configuration and seed as another."""
 
@@ -133,7 +133,7 @@ def _arms(runs: list[Run]) -> tuple[Arm, ...]:
         for group in groups.values()
     ]
     rank = {name: place for place, name in enumerate(("uniform", *(n for n in PLANNER_ORDER if n != "uniform")))}
-    return tuple(sorted(arms, key=lambda arm: rank[arm.config.planner]))
+    return tuple(sorted(arms, key=lambda arm: (rank[arm.config.planner], arm.label != arm.config.planner)))
 
 
 def _usual(configs: Sequence[AnyTrainConfig]) -> dict[str, Any]:

@@ -113,7 +113,7 @@ def _resumed(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     if not resumed:
         return "good", "no run was taken up again from a checkpoint."
     return "good", (
-        f"{'; '.join(resumed)}, from the checkpoint there. Steps made twice count once, in rollouts and in time."
+        f"taken up again from a checkpoint: {'; '.join(resumed)}. Steps made twice count once, in rollouts and in time."
     )
 
 
