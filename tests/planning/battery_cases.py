@@ -9,7 +9,13 @@ from planning_cases import EMBEDDED, IDS
 
 from allotment import VIP, InverseAccuracy, InverseVariance, RewardVarianceVIP, RidgeVIP, Uniform
 from allotment.planning.coba_rl import CoBARL
+from allotment.planning.dynamic_pruning import DynamicPruning
+from allotment.planning.knapsack import Knapsack
 from allotment.prediction import LengthPredictor
+from allotment.selection import ImportanceWeights
+from allotment.selection.completion_pruning import CompletionPruning
+from allotment.selection.pods import PODS
+from allotment.selection.subsets import MaxReward, RandomSubset
 
 BUDGET, LOWER, UPPER = 6 * len(IDS), 3, 10
 DEFAULTS: dict[str, Any] = {"budget": BUDGET, "bounds": (LOWER, UPPER)}
@@ -55,7 +61,21 @@ CASES: dict[str, Case] = {
     "inverse-accuracy": Case(InverseAccuracy, {}),
     "inverse-variance": Case(InverseVariance, {}),
     "coba-rl": Case(CoBARL, {}),
+    "dynamic-pruning": Case(DynamicPruning, {}, least=1 / len(IDS), drops=True),
+    "knapsack": Case(Knapsack, {}),
 }
+
+
+SELECTORS: dict[str, Any] = {
+    "importance": lambda seed: ImportanceWeights(),
+    "completion-pruning": lambda seed: CompletionPruning(seed=seed),
+    "pods": lambda seed: PODS(keep=3, seed=seed),
+    "max-reward": lambda seed: MaxReward(keep=3, seed=seed),
+    "random": lambda seed: RandomSubset(keep=0.5, seed=seed),
+}
+"""From a seed."""
+MAY_EMPTY_GROUPS: tuple[str, ...] = ()
+"""Selectors that choose among all rollouts at once."""
 
 
 class World:
