@@ -1,0 +1,180 @@
+"""What Allotment reads of verl's configuration: its own block ``allotment``, and the batch arithmetic around it."""
+
+from __future__ import annotations
+
+import importlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, cast
+
+from omegaconf import DictConfig, OmegaConf, open_dict
+from pydantic import Field
+
+from allotment.config import Config
+from allotment.errors import ConfigError, message
+from allotment.planning import Planner
+from allotment.planning.named import make_planner
+
+OWN_ESTIMATORS = ("allotment_rloo", "allotment_dr_grpo", "allotment_grpo")
+HOOK = "trainer_hook"
+"""Key of the block ``allotment`` that the trainer hook sets for the manager to see."""
+
+
+class AllotmentSettings(Config):
+    """The block ``allotment`` of verl's configuration; every field is also an override, ``+allotment.planner=vip``.
+
+    Raises:
+        ConfigError: a key is unknown, or a value is not allowed (:meth:`from_values`).
+    """
+
+    planner: str = "vip"
+    """vip, uniform, inverse-accuracy, inverse-variance; or module:function, called with planner_kwargs and a budget."""
+    planner_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the planner: bounds (default 3 and the larger of 32 and 4 n), estimator, seed."""
+    prompt_weighting: Literal["prompt", "rollout"] = "prompt"
+    """Of the allotment_ estimators. prompt: advantages times mean(n) / n, so that each prompt counts the same."""
+    success_threshold: float = Field(0.5, allow_inf_nan=False)
+    """A reward of at least this is a success, to a planner given by name."""
+    trained_prompts: int | None = Field(None, ge=1)
+    """Of the prompts of a batch, how many get rollouts: those of largest expected reward variance; the others get 0."""
+    prompt_id: str = "index"
+    """Key of extra_info that names a prompt within its data_source; a hash of the prompt where it is missing."""
+    trainer_hook: bool = False
+    """Set by the trainer hook itself."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The arithmetic of a step."""
+
+    prompts: int
+    """Prompts of a batch, data.train_batch_size."""
+    mean: int
+    """Mean rollouts of a prompt, actor_rollout_ref.rollout.n."""
+    is_sync: bool
+    """Whether a step trains on exactly the prompts it fetched."""
+
+    @property
+    def budget(self) -> int:
+        """Rollouts of a batch."""
+        return self.prompts * self.mean
+
+
+def read(config: DictConfig) -> tuple[AllotmentSettings, Batch]:
+    """Settings and batch sizes of a run.
+
+    Raises:
+        ConfigError: something in verl's configuration rules out counts of their own for each prompt.
+    """
+    block = OmegaConf.to_container(config.get("allotment") or OmegaConf.create(), resolve=True)
+    settings = AllotmentSettings.from_values(cast(dict[str, Any], block), "allotment")
+    rollout, mode = config.actor_rollout_ref.rollout, str(config.trainer.v1.trainer_mode)
+    batch = Batch(int(config.data.train_batch_size), int(rollout.n), mode == "sync")
+    _check(config, settings, batch)
+    return settings, batch
+
+
+def planner_of(config: DictConfig, settings: AllotmentSettings, batch: Batch) -> Planner:
+    """The planner of a run, checked against its batch.
+
+    Raises:
+        ConfigError: it cannot be made, or its budget, bounds or rounds do not fit.
+    """
+    own = settings.planner_kwargs
+    if ":" in settings.planner:
+        planner = _imported(settings.planner)(budget=batch.budget, **own)
+    else:
+        # VIP and the ablations of it; the price of Dr. GRPO needs groups of 3
+        is_rloo = "rloo" in config.algorithm.adv_estimator or batch.mean < 3
+        defaults = {
+            "budget": batch.budget,
+            "bounds": (min(3, batch.mean), max(32, 4 * batch.mean)),
+            "estimator": "rloo" if is_rloo else "dr_grpo",
+            "seed": int(config.data.get("seed") or 0),
+            "success_threshold": settings.success_threshold,
+        }
+        planner = make_planner(settings.planner, **{**defaults, **own})
+    _check_planner(planner, settings, batch)
+    return planner
+
+
+def resume_folder(config: DictConfig) -> Path | None:
+    """The checkpoint that verl resumes from, found as its trainer finds it; None for a new run."""
+    from verl.utils.checkpoint.checkpoint_manager import find_latest_ckpt_path
+
+    if config.trainer.resume_mode == "disable":
+        return None
+    if config.trainer.resume_mode == "resume_path":
+        return Path(config.trainer.resume_from_path).absolute()
+    folder = find_latest_ckpt_path(str(run_folder(config)))
+    return None if folder is None else Path(folder)
+
+
+def run_folder(config: DictConfig) -> Path:
+    """Where verl's checkpoints and Allotment's ``rollouts.jsonl`` lie."""
+    return Path(config.trainer.default_local_dir).absolute()
+
+
+def set_values(config: DictConfig, values: dict[str, Any]) -> None:
+    """Set keys, which may be new, by dotted name."""
+    with open_dict(config):
+        for key, value in values.items():
+            OmegaConf.update(config, key, value, force_add=True)
+
+
+def _imported(path: str) -> Any:
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            message(
+                "the planner cannot be imported",
+                got=f"allotment.planner={path!r}: {error}",
+                allowed="a name, or module:function",
+                fix="check the path, and that the module is installed where the trainer runs",
+            )
+        ) from error
+
+
+def _check(config: DictConfig, settings: AllotmentSettings, batch: Batch) -> None:
+    estimator = str(config.algorithm.adv_estimator)
+    is_own = estimator in OWN_ESTIMATORS
+    if not config.trainer.use_v1:
+        wrong, got, fix = "the legacy trainer takes no counts", "trainer.use_v1=False", "leave trainer.use_v1 out"
+    elif batch.mean < 2:
+        wrong, got = "a group of one has no advantage", f"actor_rollout_ref.rollout.n={batch.mean}"
+        fix = "set actor_rollout_ref.rollout.n to the mean number of rollouts, from 2 on"
+    elif config.algorithm.filter_groups.enable:
+        wrong, got = "filtered groups would never be told to the planner", "algorithm.filter_groups.enable=True"
+        fix = "leave the filter out; allotment.trained_prompts passes over prompts before they cost rollouts"
+    elif not is_own and not settings.trainer_hook:
+        wrong, got = "nothing tells the planner what came back", f"algorithm.adv_estimator={estimator}"
+        fix = "use allotment_rloo, or trainer_mode=allotment_sync with VERL_USE_EXTERNAL_MODULES (docs/verl.md)"
+    elif is_own and config.algorithm.use_kl_in_reward and not settings.trainer_hook:
+        wrong, got = "the planner would be told rewards with the KL penalty in them", "algorithm.use_kl_in_reward=True"
+        fix = "use trainer_mode=allotment_sync with VERL_USE_EXTERNAL_MODULES (docs/verl.md)"
+    elif settings.trained_prompts is not None and not (batch.is_sync and settings.trained_prompts <= batch.prompts):
+        wrong, got = "trained_prompts does not fit the batch", f"allotment.trained_prompts={settings.trained_prompts}"
+        fix = f"use at most data.train_batch_size={batch.prompts}, and a synchronous trainer; or leave it out"
+    else:
+        return
+    raise ConfigError(message(wrong, got=got, allowed="what docs/verl.md lists under Settings", fix=fix))
+
+
+def _check_planner(planner: object, settings: AllotmentSettings, batch: Batch) -> None:
+    budget, (lower, upper) = getattr(planner, "budget", None), getattr(planner, "bounds", (2, batch.budget))
+    kept = settings.trained_prompts or batch.prompts
+    is_fit = isinstance(planner, Planner) and budget == batch.budget and lower >= 2
+    is_plain = getattr(planner, "rounds", 1) == 1 and getattr(planner, "unit", "rollouts") == "rollouts"
+    if is_fit and is_plain and lower <= batch.mean and lower * kept <= batch.budget <= upper * kept:
+        return
+    raise ConfigError(
+        message(
+            "the planner does not fit verl's batch",
+            got=f"{type(planner).__name__}, budget {budget}, bounds ({lower}, {upper})",
+            allowed=f"a planner of one round, budget {batch.budget} rollouts = train_batch_size x n, bounds around "
+            f"{batch.budget / kept:g}, the mean over {kept} prompts, from 2 on",
+            fix="correct allotment.planner_kwargs",
+        )
+    )

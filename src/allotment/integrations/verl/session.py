@@ -1,0 +1,299 @@
+"""What one training run knows: its planner, the batches under way, its log. One for each trainer process.
+
+verl makes manager, estimators, trainer and checkpoint callback apart from one another; this is where they meet. It
+imports nothing of verl's.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from allotment.errors import ConfigError, StateError, message
+from allotment.integrations.figures import rollout_rows, step_figures
+from allotment.integrations.generic import counts_of, plan
+from allotment.integrations.log import RolloutLog
+from allotment.integrations.verl.config import (
+    AllotmentSettings,
+    Batch,
+    planner_of,
+    read,
+    resume_folder,
+    run_folder,
+)
+from allotment.planning import Outcome, Planner
+from allotment.planning.carry_over import CarryOver
+from allotment.state import decode_json, encode_json, load_state, save_state
+from allotment.types import Plan
+
+log = logging.getLogger("allotment")
+
+PLANNER_FILE = "planner.safetensors"
+"""The planner's state inside a checkpoint."""
+KIND = "verl-planner"
+PATIENCE = 16
+"""Steps after which a plan of an asynchronous trainer is closed with what came back for it."""
+
+
+@dataclass(eq=False)
+class _Open:
+    """A plan under way."""
+
+    plan: Plan
+    asked_at: int
+    """Training step of the request."""
+    candidates: int
+    """Distinct prompts that could have been planned for."""
+    waiting: dict[str, str]
+    """uid of each group that has not come back, and its prompt."""
+    tokens: dict[str, int] = field(default_factory=dict)
+    """Response tokens of each prompt so far."""
+
+
+class Session:
+    """Counts for the prompts that verl fetches, and what came back for them to the planner.
+
+    Args:
+        planner: who decides.
+        settings: the block ``allotment``.
+        batch: sizes of a step.
+        folder: where ``rollouts.jsonl`` goes.
+        estimator: whose variance the realised ratio in the log is of.
+        patience: training steps after which an asynchronous plan is closed with what came back.
+    """
+
+    def __init__(
+        self,
+        planner: Planner,
+        settings: AllotmentSettings,
+        batch: Batch,
+        folder: Path,
+        *,
+        estimator: str = "rloo",
+        patience: int = PATIENCE,
+    ) -> None:
+        self.planner, self.settings, self.batch = planner, settings, batch
+        self._estimator, self._patience = estimator, patience
+        self._threshold = getattr(planner, "success_threshold", settings.success_threshold)
+        self._carry = CarryOver(planner, prompts=batch.prompts)
+        self._open: dict[int, _Open] = {}
+        self._log = RolloutLog(folder / "rollouts.jsonl")
+        self._figures: list[dict[str, float]] = []
+        self._seconds = 0.0
+        self.step = 0
+        """Training step of the newest request."""
+
+    def plan(self, uids: Sequence[str], keys: Sequence[str], step: int) -> list[int]:
+        """[Q] rollouts of each row: 0, or 2 and more.
+
+        Args:
+            uids: [Q] verl's names of the rows; one that is under way keeps its count (verl issues it again).
+            keys: [Q] prompt ids; the same prompt may stand twice, and is then planned for twice.
+            step: training step.
+        """
+        started = time.perf_counter()
+        self.step = int(step)
+        count_of = self._counts_under_way(uids)
+        new = [(uid, key) for uid, key in zip(uids, keys, strict=True) if uid not in count_of]
+        while new:
+            first: dict[str, str] = {}  # the first row of each prompt
+            for uid, key in new:
+                first.setdefault(key, uid)
+            for asked in self._ask(list(first)):
+                waiting = {first[key]: key for key in first if key in set(asked.prompt_ids)}
+                count_of.update(zip(waiting, counts_of(asked, waiting.values()), strict=True))
+                waiting = {uid: key for uid, key in waiting.items() if count_of[uid]}
+                self._open[asked.step] = _Open(asked, self.step, len(first), waiting)
+            taken = set(first.values())
+            count_of.update({uid: 0 for uid in taken if uid not in count_of})
+            new = [(uid, key) for uid, key in new if uid not in taken]
+        self._seconds += time.perf_counter() - started
+        return [count_of[uid] for uid in uids]
+
+    def tell(self, uids: Sequence[str], rewards_N: npt.ArrayLike, tokens_N: npt.ArrayLike) -> None:
+        """Take in rollouts, any number, in any order; those already told, or of nobody, are passed over.
+
+        All rollouts of a row come at once. A plan is closed, and learnt from, when all its rows have come; that of a
+        synchronous trainer at once, whatever is missing; an asynchronous one at the latest after ``patience`` steps.
+        """
+        started = time.perf_counter()
+        rewards, tokens = np.asarray(rewards_N, dtype=np.float64), np.asarray(tokens_N)
+        place = {uid: n for n, entry in self._open.items() for uid in entry.waiting}
+        rows_of: dict[int, list[int]] = {}
+        for row, uid in enumerate(uids):
+            if uid in place:
+                rows_of.setdefault(place[uid], []).append(row)
+        for number, rows in rows_of.items():
+            entry = self._open[number]
+            prompts = [entry.waiting[uids[row]] for row in rows]
+            scored = [i for i, row in enumerate(rows) if np.isfinite(rewards[row])]
+            self.planner.tell(entry.plan, rewards[rows][scored], [prompts[i] for i in scored], final=False)
+            for prompt, row in zip(prompts, rows, strict=True):
+                entry.tokens[prompt] = entry.tokens.get(prompt, 0) + int(tokens[row])
+            for uid in {uids[row] for row in rows}:
+                del entry.waiting[uid]
+        self._close_due(is_told=bool(rows_of))
+        self._seconds += time.perf_counter() - started
+
+    def take_figures(self) -> dict[str, float]:
+        """Figures of the plans closed since the last call, as one; empty if none was."""
+        taken, self._figures = self._figures, []
+        if not taken:
+            return {}
+        names = dict.fromkeys(name for figures in taken for name in figures)
+        merged = {name: _REDUCE.get(name, np.mean)([f[name] for f in taken if name in f]) for name in names}
+        merged["seconds"], self._seconds = self._seconds, 0.0
+        return {name: float(value) for name, value in merged.items()}
+
+    def save(self, folder: Path) -> None:
+        """Write everything into verl's checkpoint, atomically."""
+        self._log.sync()
+        under_way = [
+            {
+                "plan": number,
+                "asked_at": o.asked_at,
+                "candidates": o.candidates,
+                "waiting": o.waiting,
+                "tokens": o.tokens,
+            }
+            for number, o in self._open.items()
+        ]
+        state = {"planner": self.planner.state_dict(), "carry": self._carry.state_dict(), "step": self.step}
+        save_state(folder / PLANNER_FILE, {**state, "under_way": encode_json(under_way)}, kind=KIND)
+
+    def load(self, folder: Path) -> None:
+        """Go on from a checkpoint; one without a planner is gone on from with a warning.
+
+        Raises:
+            StateError: the state is damaged, or of another planner or batch size.
+        """
+        if not (file := folder / PLANNER_FILE).exists():
+            log.warning("%s has no %s: the planner starts without a record", folder, PLANNER_FILE)
+            return
+        state = load_state(file, kind=KIND)
+        try:
+            under_way, step = decode_json(state["under_way"]), int(state["step"])
+            self._carry.load_state_dict(state["carry"])
+            self.planner.load_state_dict(state["planner"])
+            plans = {p.step: p for p in getattr(self.planner, "open_plans", ())}
+            self._open = {e["plan"]: _Open(plans[e.pop("plan")], **e) for e in under_way}
+        except (KeyError, TypeError, ValueError) as error:
+            if isinstance(error, StateError):
+                raise
+            raise StateError(
+                message(
+                    f"{file} cannot be used",
+                    got=f"{type(error).__name__}: {error}",
+                    allowed="what Allotment wrote into verl's checkpoint",
+                    fix="resume from an older checkpoint, or move the file away: the planner then starts anew",
+                )
+            ) from error
+        self.step = step
+        self._log.resume(step)
+
+    def _ask(self, keys: list[str]) -> list[Plan]:
+        """Plans for distinct prompts, on the average ``batch.mean`` rollouts each."""
+        kept = self.settings.trained_prompts
+        if kept is None:
+            return self._carry.ask(keys)
+        keep = -(-len(keys) * kept // self.batch.prompts)
+        return [plan(self.planner, keys, budget=len(keys) * self.batch.mean, keep=keep)]
+
+    def _counts_under_way(self, uids: Sequence[str]) -> dict[str, int]:
+        wanted = set(uids)
+        return {
+            uid: count
+            for entry in self._open.values()
+            for uid, count in zip(entry.waiting, counts_of(entry.plan, entry.waiting.values()), strict=True)
+            if uid in wanted
+        }
+
+    def _close_due(self, *, is_told: bool) -> None:
+        for number in sorted(self._open):
+            entry = self._open[number]
+            is_late = self.step - entry.asked_at >= self._patience
+            if not entry.waiting or is_late or (self.batch.is_sync and is_told):
+                del self._open[number]
+                self._close(entry)
+
+    def _close(self, entry: _Open) -> None:
+        if not entry.tokens:
+            self.planner.cancel(entry.plan)
+            log.warning("step %d: nothing came back for a plan of %d rollouts", entry.asked_at, entry.plan.budget)
+            return
+        outcome = self.planner.tell(entry.plan, [], [], allow_missing_groups=True)
+        tokens_Q = np.array([entry.tokens.get(str(p), 0) for p in entry.plan.prompt_ids], dtype=np.int64)
+        rows = rollout_rows(entry.plan, outcome, tokens_Q, self._threshold)
+        self._log.append({**row, "step": self.step} for row in rows)
+        figures = step_figures(entry.plan, entry.candidates, outcome, self._threshold, self._estimator)
+        self._figures.append({**figures, "tokens": float(tokens_Q.sum()), "dead_rollouts": _dead(outcome)})
+
+
+_REDUCE: dict[str, Any] = {
+    "budget": np.sum,
+    "unscored": np.sum,
+    "zero_count": np.sum,
+    "tokens": np.sum,
+    "min_count": np.min,
+    "max_count": np.max,
+}
+"""How figures of several plans become one; means otherwise."""
+
+
+def _dead(outcome: Outcome) -> float:
+    """Share of rollouts whose group has equal rewards throughout."""
+    received_Q = outcome.received
+    return float(received_Q[~(outcome.reward_variance() > 0)].sum() / max(received_Q.sum(), 1))
+
+
+_current: Session | None = None
+
+
+def start_session(config: Any) -> Session:
+    """A new session for this process, from verl's configuration; restored where verl resumes.
+
+    Raises:
+        ConfigError: verl's configuration rules out counts of their own for each prompt.
+        StateError: the planner's state in the checkpoint cannot be used.
+    """
+    global _current
+    settings, batch = read(config)
+    threshold = config.trainer.v1.sampler.get("max_off_policy_threshold")
+    session = Session(
+        planner_of(config, settings, batch),
+        settings,
+        batch,
+        run_folder(config),
+        estimator="rloo" if "rloo" in config.algorithm.adv_estimator else "dr_grpo",
+        patience=int(threshold or PATIENCE),
+    )
+    if (folder := resume_folder(config)) is not None:
+        session.load(folder)
+    _current = session
+    return session
+
+
+def current_session() -> Session:
+    """The session of this process.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    if _current is None:
+        raise ConfigError(
+            message(
+                "no planner was started",
+                got="an Allotment estimator, trainer or callback without Allotment's agent-loop manager",
+                allowed="all of them together",
+                fix="set actor_rollout_ref.rollout.agent.agent_loop_manager_class to "
+                "allotment.integrations.verl.AllotmentAgentLoopManager",
+            )
+        )
+    return _current
