@@ -48,6 +48,16 @@ def test_before_the_first_step_the_prediction_says_how_able_the_policy_is():
     assert unseen.counts.tolist() == [16] * 15
 
 
+@pytest.mark.parametrize("middling", [1, 3, 4])
+def test_few_prompts_of_value_may_get_all_they_can(middling):
+    p = np.array([*np.linspace(0.4, 0.6, middling), *np.full(15 - middling, 1e-9)])
+    planner = knowing(predictor=Known(dict(enumerate(np.log(p / (1 - p))))))
+    alpha = 1.5 + 8 * (1 - p.mean())
+    counts, price = planner.ask(IDS).counts, coba_price(p, alpha, 11 - alpha, tau=1.0)
+    assert counts.tolist() == allocate_exact(price, 240, lower=2, upper=128).counts.tolist()
+    assert counts.max() > 50
+
+
 def test_the_failure_rate_is_averaged_over_the_window_and_over_prompts_not_rollouts():
     planner = told(told(knowing(window=3), 0.0, steps=2), 1.0, steps=1)
     assert planner.failure.mean == pytest.approx(2 / 3)

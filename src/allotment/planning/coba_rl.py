@@ -13,6 +13,9 @@ from allotment.pricing.coba import capability_shape, coba_price
 from allotment.state import State, Stateful, Together, check_state
 from allotment.types import Allocation, FloatArray, Posterior, PromptId
 
+NEAR = 4
+"""Times the mean room above the lower bound, up to which counts are looked for first."""
+
 
 class CoBARL(SuccessPlanner):
     """Most value for the budget, where what is of value depends on how able the policy is.
@@ -97,8 +100,14 @@ class CoBARL(SuccessPlanner):
             alpha_bounds=self.alpha_bounds,
             slope=self.slope,
         )
-        price = coba_price(p_Q, alpha, beta, tau=self.tau)
-        return allocate_exact(price, budget, lower=lower, upper=upper, tie_keys=self._tie_keys(ids))
+        price, keys = coba_price(p_Q, alpha, beta, tau=self.tau), self._tie_keys(ids)
+        spare = budget // len(ids) - lower + 1
+        near = lower + NEAR * spare  # a smaller table of gains; an upper bound that no count reaches changes nothing
+        if spare > 0 and near < upper:
+            allocation = allocate_exact(price, budget, lower=lower, upper=near, tie_keys=keys)
+            if int(allocation.counts.max()) < near:
+                return allocation
+        return allocate_exact(price, budget, lower=lower, upper=upper, tie_keys=keys)
 
     def _observe(self, outcome: Outcome) -> None:
         super()._observe(outcome)
