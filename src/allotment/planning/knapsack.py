@@ -7,12 +7,12 @@ import numpy.typing as npt
 
 from allotment.allocation import allocate_exact, uniform
 from allotment.planning.ledger import Outcome
+from allotment.planning.record import PromptRecord
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import LastValue, Predictor
-from allotment.prediction.base import PromptIndex
-from allotment.prediction.storage import check_hyper, index_from_state
+from allotment.prediction.storage import check_hyper
 from allotment.pricing.knapsack import KnapsackPrice
-from allotment.state import State, Stateful, Together, check_state
+from allotment.state import State, Stateful, Together
 from allotment.types import Allocation, FloatArray, IntArray, Posterior, PromptId
 
 
@@ -68,11 +68,11 @@ class Knapsack(SuccessPlanner):
         )
         check_hyper("certain", certain, 0 <= certain < 0.5, "0 <= certain < 1/2")
         self.certain = float(certain)
-        self._visited = Visited()
+        self._rates = PromptRecord()
 
     @property
     def _belief(self) -> Stateful:
-        return Together({"success": self.predictor, "visited": self._visited})
+        return Together({"success": self.predictor, "rates": self._rates})
 
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
         lower, upper = self.bounds
@@ -80,14 +80,15 @@ class Knapsack(SuccessPlanner):
         p_Q = posterior.success_probability()
         p_Q = np.where(p_Q < self.certain, 0.0, np.where(p_Q > 1 - self.certain, 1.0, p_Q))
         even = uniform(len(ids), budget, lower=lower, upper=upper, estimator=self.estimator, tie_keys=keys)
-        is_new_Q = self._visited.lacks(ids)
+        is_new_Q = np.isnan(self._rates.of(ids))
         lower_Q, upper_Q = _limits(p_Q, even.counts, is_new_Q, budget, self.bounds)
         return allocate_exact(KnapsackPrice(p_Q), budget, lower=lower_Q, upper=upper_Q, tie_keys=keys)
 
     def _observe(self, outcome: Outcome) -> None:
         super()._observe(outcome)
         told = outcome.received > 0
-        self._visited.add([prompt for prompt, some in zip(outcome.prompt_ids, told, strict=True) if some])
+        ids = [prompt for prompt, some in zip(outcome.prompt_ids, told, strict=True) if some]
+        self._rates.update(ids, outcome.successes(self.success_threshold)[told] / outcome.received[told])
 
     def _settings(self) -> State:
         return {**super()._settings(), "certain": self.certain}
@@ -106,33 +107,3 @@ def _limits(
     if int(without_easy_Q.sum()) >= budget:
         return lower_Q, without_easy_Q
     return without_easy_Q, upper_Q
-
-
-class Visited:
-    """Which prompts have had rollouts."""
-
-    KIND = "Visited"
-
-    def __init__(self) -> None:
-        self._index = PromptIndex()
-
-    def lacks(self, ids: tuple[PromptId, ...]) -> npt.NDArray[np.bool_]:
-        """[Q] whether a prompt had none."""
-        return self._index.known_rows(ids) < 0
-
-    def add(self, ids: list[PromptId]) -> None:
-        """Rollouts of these have been told."""
-        self._index.add(ids)
-
-    def state_dict(self) -> State:
-        """Their ids."""
-        return {"kind": self.KIND, "ids": self._index.encoded()}
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave.
-
-        Raises:
-            StateError: of another kind, keys missing, or values that do not fit.
-        """
-        check_state(state, self.KIND, ("ids",))
-        self._index = index_from_state(state)
