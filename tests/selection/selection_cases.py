@@ -73,5 +73,12 @@ def kept_of(selection, one):
     return [sorted(one.rewards_N[kept_N & (one.rows_N == q)].tolist()) for q in range(len(one.prompt_ids))]
 
 
+def bits(state):
+    """A state with every array as its bytes: equal states are equal to the last bit, and share nothing."""
+    if isinstance(state, dict):
+        return {key: bits(value) for key, value in state.items()}
+    return (state.dtype.str, state.shape, state.tobytes()) if isinstance(state, np.ndarray) else repr(state)
+
+
 def _per_rollout(one):
     return [f.name for f in fields(one) if f.name.endswith("_N") and isinstance(getattr(one, f.name), np.ndarray)]
