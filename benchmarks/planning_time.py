@@ -62,7 +62,6 @@ CASES = [
     Case("CoBARL", lambda: CoBARL(budget=BUDGET)),
     Case("CoBARL, default_predictor", lambda: CoBARL(budget=BUDGET, predictor=default_predictor())),
     Case("Knapsack", lambda: Knapsack(budget=BUDGET)),
-    Case("GVM, counts", lambda: GVM(budget=BUDGET, predictor=DiscountedCounts()), told=("scores",)),
     Case("GVM", lambda: GVM(budget=BUDGET), told=("scores",)),
     Case("MoPPS", lambda: MoPPS(budget=BUDGET, prompts=PROMPTS), asked=POOL),
 ]

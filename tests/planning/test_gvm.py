@@ -10,7 +10,6 @@ from planning_cases import Known, assert_same, rewards_for, snapshot
 
 from allotment.errors import InvalidInputError, StateError
 from allotment.planning.gvm import GVM
-from allotment.prediction import DiscountedCounts
 from allotment.types import ScoreMoments
 
 
@@ -106,7 +105,7 @@ def steps(planner, count, loud, seed=0):
 
 def test_loud_successes_are_learnt_and_loud_failures_do_not_count():
     loud = [[1.0, 1.0]] * 4 + [[1.0, 4.0]] * 2 + [[4.0, 1.0]] * 2
-    planner = GVM(budget=96, bounds=(2, 64), predictor=DiscountedCounts())
+    planner = GVM(budget=96, bounds=(2, 64))
     assert set(planner.ask(range(8)).counts) == {12}  # nothing told: 1 for all
     counts = steps(planner, 30, loud).counts
     assert counts[4:6].min() > 2.5 * counts[:4].max()
@@ -114,7 +113,7 @@ def test_loud_successes_are_learnt_and_loud_failures_do_not_count():
 
 
 def test_without_scores_the_norm_stays_one():
-    planner, random = GVM(budget=48, predictor=DiscountedCounts()), np.random.default_rng(0)
+    planner, random = GVM(budget=48), np.random.default_rng(0)
     for _ in range(3):
         plan = planner.ask(range(4))
         planner.tell(plan, *rewards_for(plan, random))
@@ -124,7 +123,7 @@ def test_without_scores_the_norm_stays_one():
 
 
 def test_scores_too_large_change_nothing_and_the_state_goes_on(tmp_path):
-    planner = GVM(budget=48, predictor=DiscountedCounts())
+    planner = GVM(budget=48)
     plan = steps(planner, 3, [[1.0, 2.0]] * 4)
     rewards, groups = rewards_for(plan, np.random.default_rng(0))
     before = snapshot(planner)
@@ -132,13 +131,13 @@ def test_scores_too_large_change_nothing_and_the_state_goes_on(tmp_path):
         planner.tell(plan, rewards, groups, scores=np.linspace(-1e200, 1e200, plan.budget))
     assert_same(snapshot(planner), before)
     planner.save(tmp_path / "planner")
-    loaded = GVM(budget=48, predictor=DiscountedCounts()).load(tmp_path / "planner")
+    loaded = GVM(budget=48).load(tmp_path / "planner")
     for one in (planner, loaded):
         one.tell(one.open_plans[0], rewards, groups, scores=np.linspace(-1, 1, plan.budget))
     assert_same(planner.state_dict(), loaded.state_dict())
     for other in ({"alpha": 0.1}, {"beta": 3.0}):
         with pytest.raises(StateError, match=next(iter(other))):
-            GVM(budget=48, predictor=DiscountedCounts(), **other).load(tmp_path / "planner")
+            GVM(budget=48, **other).load(tmp_path / "planner")
 
 
 @pytest.mark.parametrize("setting", [{"alpha": 0.0}, {"alpha": float("nan")}, {"beta": 0.5}, {"beta": float("inf")}])

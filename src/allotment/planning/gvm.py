@@ -8,7 +8,7 @@ import numpy.typing as npt
 from allotment.allocation import allocate_exact
 from allotment.planning.ledger import Outcome
 from allotment.planning.success import SuccessPlanner
-from allotment.prediction import GradientMoments, Predictor
+from allotment.prediction import DiscountedCounts, GradientMoments, Predictor
 from allotment.prediction.moments import ScoreVisit
 from allotment.prediction.storage import check_hyper
 from allotment.pricing import Estimator, WeightedPrice
@@ -54,7 +54,7 @@ class GVM(SuccessPlanner):
         budget: rollouts of a step, spent exactly.
         bounds: least and most rollouts of a prompt.
         estimator: ``"rloo"`` or ``"dr_grpo"``, of the gradient that is trained with; counts do not depend on it.
-        predictor: the belief; :func:`~allotment.prediction.default_predictor` without embeddings if None.
+        predictor: the belief; :class:`~allotment.prediction.DiscountedCounts` if None.
         success_threshold: a reward of at least this counts as a success.
         seed: breaks ties between prompts of equal gain, differently at each step.
         alpha: the paper's regularisation, > 0.
@@ -82,7 +82,7 @@ class GVM(SuccessPlanner):
             budget=budget,
             bounds=bounds,
             estimator=estimator,
-            predictor=predictor,
+            predictor=DiscountedCounts() if predictor is None else predictor,
             success_threshold=success_threshold,
             seed=seed,
         )

@@ -25,11 +25,14 @@ class MoPPS(SuccessPlanner):
 
     Thompson sampling: one draw from the belief about each candidate, so that prompts of which little is known are
     tried. Predicts success probabilities; decides before anything is generated; spends the budget exactly, on the
-    chosen prompts alone. Those left out are not made up for by weights: it optimises the mean of
-    ``P(chosen | p) p`` with the choice held fixed, so a prompt weighs as much as it is likely to be chosen.
+    chosen prompts alone. Those left out are not made up for by weights, so a prompt of success probability p weighs
+    ``P(chosen | p) Q / prompts`` against 1 under uniform allocation over all Q: most near 1/2, next to nothing near 0
+    and 1.
 
     The paper offers 8 or 16 candidates for each prompt trained on, 8 rollouts each. Source: section 6 of the fact
-    sheet. That a visit discounts only the prompts that were rolled out, and how a band fills up, are reconstructions.
+    sheet; as in the official trainer a step discounts the record of the prompts that had rollouts, and no other. How a
+    band fills up is a reconstruction. (With one rollout each the official sampler's update is the constant 8, by a slip
+    of operator precedence; here it is the paper's.)
 
     Args:
         budget: rollouts of a step, spent exactly; a remainder goes to chosen prompts drawn anew at each step.
