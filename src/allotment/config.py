@@ -23,6 +23,9 @@ TrainedName = Literal[PlannerName, "vip-second-look", "vip-tokens", MethodName]
 EstimatorName = Literal["rloo", "dr_grpo"]
 MeasuredName = Literal[PlannerName, "uniform-2x", "neyman"]
 RegimeName = Literal["scratchpad", "short"]
+ObjectiveName = Literal["grpo", "dr-grpo", "rloo", "gdpo", "divergence-ppo", "jackpot", "flowrl", "capo"]
+RewardName = Literal["correctness", "format", "length"]
+ActorName = Literal["current", "stale", "quantised", "small"]
 SketchName = Literal["exact", "last-block", "last-layer"]
 
 
@@ -195,6 +198,22 @@ class TrainConfig(RunConfig):
     """Which of the generated rollouts are trained on; all by default, or as the planner's method has it."""
     select_settings: JSONObject = Field(default_factory=dict)
     """Further settings of the selector, such as '{"keep": 4}'."""
+    objective: tuple[ObjectiveName, ...] = ()
+    """What is learnt from the rollouts; several names where they fill different places: advantages (rloo, dr-grpo,
+    grpo, gdpo), the loss of a token (divergence-ppo, flowrl), gates on tokens (jackpot, capo). By default the clipped
+    surrogate with the estimator's advantages."""
+    objective_settings: JSONObject = Field(default_factory=dict)
+    """Further settings of the objectives by name, such as '{"divergence-ppo": {"delta": 0.15}}'."""
+    updates: int = Field(1, ge=1)
+    """Optimiser steps on the rollouts of a step."""
+    rewards: tuple[RewardName, ...] = Field(("correctness",), min_length=1)
+    """Rewards that advantages are made of; added up, or combined by gdpo. The planner is told correctness."""
+    length_target: int = Field(10, ge=1)
+    """Most tokens of a completion that the reward `length` accepts."""
+    actor: ActorName = "current"
+    """Who generates: the policy that is trained, or one that has fallen behind it."""
+    actor_settings: JSONObject = Field(default_factory=dict)
+    """Further settings of the actor, such as '{"lag": 8}'."""
     regime: RegimeName = "scratchpad"
     """Form of a completion: free characters before the answer, or the answer alone."""
     aggregation: Literal["prompt_mean", "sequence_mean", "token_mean"] = "prompt_mean"

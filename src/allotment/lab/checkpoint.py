@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from torch import nn
 
 from allotment.errors import StateError, message
 from allotment.lab.generation import Lab
@@ -61,11 +62,11 @@ def load_lab(regime: str | Regime, path: Path | None = None) -> Lab:
     return Lab(policy, tokenizer, regime)
 
 
-def parameters_state(policy: Policy) -> State:
+def parameters_state(policy: nn.Module) -> State:
     """The parameters as arrays by name."""
     return {name: tensor.detach().numpy().copy() for name, tensor in policy.state_dict().items()}
 
 
-def load_parameters(policy: Policy, state: State) -> None:
+def load_parameters(policy: nn.Module, state: State) -> None:
     """Take over what :func:`parameters_state` gave."""
     policy.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})

@@ -36,6 +36,8 @@ class Rollouts:
     """[N, T] entropy of the distribution every token was drawn from, in nats; 0 outside the mask."""
     answers_N: tuple[str | None, ...]
     """[N] the answer in each completion; None where the form is broken or the end is missing."""
+    distribution_NTV: Tensor | None = None
+    """[N, T, V] log-probabilities of the whole vocabulary under the policy that drew, where an objective wants them."""
 
     def __len__(self) -> int:
         return len(self.group_N)
@@ -51,6 +53,7 @@ class Rollouts:
             torch.cat([p.log_probs_NT for p in parts]),
             torch.cat([p.entropies_NT for p in parts]),
             tuple(answer for p in parts for answer in p.answers_N),
+            _all_or_none([p.distribution_NTV for p in parts]),
         )
 
     def take(self, chosen_N: Tensor) -> Rollouts:
@@ -64,6 +67,7 @@ class Rollouts:
             self.log_probs_NT[rows],
             self.entropies_NT[rows],
             tuple(self.answers_N[row] for row in rows.tolist()),
+            None if self.distribution_NTV is None else self.distribution_NTV[rows],
         )
 
     def of_prompt(self, row: int) -> Rollouts:
@@ -75,6 +79,23 @@ class Rollouts:
     def n_tokens(self) -> int:
         """Completion tokens generated."""
         return int(self.mask_NT.sum())
+
+
+def _all_or_none(parts: Sequence[Tensor | None]) -> Tensor | None:
+    given = [part for part in parts if part is not None]
+    return torch.cat(given) if given and len(given) == len(parts) else None
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """What the policy says of given completions; differentiable."""
+
+    log_probs_NT: Tensor
+    """[N, T] of every completion token, 0 where masked."""
+    distribution_NTV: Tensor
+    """[N, T, V] log-probabilities of the whole vocabulary."""
+    hidden_NTH: Tensor
+    """[N, T, H] what the output matrix is multiplied with."""
 
 
 class Lab:
@@ -114,9 +135,19 @@ class Lab:
 
     def log_probs(self, problems: Sequence[Problem], group_N: Tensor, tokens_NT: Tensor, mask_NT: Tensor) -> Tensor:
         """[N, T] log-probability of every completion token under the policy, 0 where masked; differentiable."""
-        logits = self.completion_logits(self.encode(problems).repeat(group_N), tokens_NT)
-        taken = logits.log_softmax(-1).gather(2, tokens_NT[:, :, None]).squeeze(2)
-        return torch.where(mask_NT, taken, 0.0)
+        return self.outputs(problems, group_N, tokens_NT, mask_NT).log_probs_NT
+
+    def outputs(self, problems: Sequence[Problem], group_N: Tensor, tokens_NT: Tensor, mask_NT: Tensor) -> Outputs:
+        """What the policy says of given completions."""
+        hidden_NTH = self.policy.hidden(self.encode(problems).repeat(group_N), self._inputs(tokens_NT))[0]
+        distribution_NTV = self.policy.head(hidden_NTH).log_softmax(-1)
+        taken_NT = distribution_NTV.gather(2, tokens_NT[:, :, None]).squeeze(2)
+        return Outputs(torch.where(mask_NT, taken_NT, 0.0), distribution_NTV, hidden_NTH)
+
+    @torch.no_grad()
+    def prompt_hidden(self, problems: Sequence[Problem]) -> Tensor:
+        """[Q, H] mean of the last hidden states over the tokens of each prompt."""
+        return self.policy.prompt_hidden([self.tokenizer.encode_prompt(p.question) for p in problems])
 
     @torch.no_grad()
     def success_probability(self, problems: Sequence[Problem], *, scratchpads: int = 4, seed: int = 0) -> FloatArray:

@@ -96,6 +96,17 @@ class Policy(nn.Module):
 
     def encode_prompts(self, prompts: Sequence[Sequence[int]], pad: int = 0) -> PromptCache:
         """Run Q prompts once, right-aligned; the answer token is not part of them."""
+        return self._run_prompts(prompts, pad)[0]
+
+    def prompt_hidden(self, prompts: Sequence[Sequence[int]]) -> Tensor:
+        """[Q, width] mean of the last hidden states over the tokens of each prompt."""
+        _, x_QLH, real_QL = self._run_prompts(prompts, 0)
+        real_QL1 = real_QL[:, :, None]
+        summed_QH: Tensor = (self.norm(x_QLH) * real_QL1).sum(1)
+        return summed_QH / real_QL1.sum(1)
+
+    def _run_prompts(self, prompts: Sequence[Sequence[int]], pad: int) -> tuple[PromptCache, Tensor, Tensor]:
+        """The cache, the last block's output [Q, L, width], and which of its places are tokens [Q, L]."""
         length = max(map(len, prompts))
         tokens_QL = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts])
         real_QL = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts])
@@ -109,7 +120,7 @@ class Policy(nn.Module):
             x, key, value = block(x, None, mask)
             keys.append(key)
             values.append(value)
-        return PromptCache(tuple(keys), tuple(values), padding_QL)
+        return PromptCache(tuple(keys), tuple(values), padding_QL), x, real_QL
 
     def extend(self, cache: PromptCache, tokens_NT: Tensor, start: int = 0) -> tuple[Tensor, PromptCache]:
         """[N, T, vocabulary] logits after each of T further tokens, and the longer cache; see :meth:`hidden`."""

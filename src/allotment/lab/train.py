@@ -8,27 +8,30 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 
 from allotment.config import TrainConfig
 from allotment.errors import ConfigError, message
+from allotment.lab.actors import Learnt, make_actor
 from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
+from allotment.lab.learner import Learner
 from allotment.lab.planners import make_planner, make_training_selector
 from allotment.lab.recent import Recent, Visit
+from allotment.lab.rewards import named_rewards
 from allotment.lab.run_directory import RunDirectory
 from allotment.lab.scores import sketch_named
 from allotment.lab.step_rows import Metrics, rollout_rows, step_metrics
-from allotment.learning import Length, advantage_estimator, clipped_surrogate, rollout_weights, second_look_advantages
+from allotment.learning import Length, advantage_estimator, rollout_weights, second_look_advantages
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.planning import Planner
-from allotment.selection import check_selection, emptied_groups
+from allotment.selection import Selection, check_selection, emptied_groups
 from allotment.state import State
 from allotment.tasks.mixture import Mixture, Problem, load_mixture
-from allotment.types import Plan
+from allotment.types import IntArray, Plan
 
 
 @dataclass
@@ -52,7 +55,8 @@ class Trainer:
         self.lab = load_lab(config.regime) if lab is None else lab
         self.mixture = load_mixture() if mixture is None else mixture
         _check_pool(len(self.mixture.pool), config)
-        self.optimizer = torch.optim.AdamW(self.lab.policy.parameters(), lr=config.learning_rate)
+        self.learner = Learner(self.lab, config)
+        self.actor = make_actor(config, self.lab)
         self.planner: Planner = make_planner(
             config.planner,
             self.lab,
@@ -107,7 +111,7 @@ class Trainer:
             plan = self.planner.ask([p.id for p in problems])
             counts_Q = np.zeros(len(problems), dtype=np.int64)
             counts_Q[[row_of[str(i)] for i in plan.prompt_ids]] = plan.counts
-            part = self.lab.rollouts(problems, counts_Q, seeded_generator(self.config.seed, step, plan.round))
+            part = self.generate(problems, counts_Q, seeded_generator(self.config.seed, step, plan.round))
             scores_NK = None if self.sketch is None else self.sketch(problems, part)
             lengths_N = part.mask_NT.sum(1).numpy()
             groups = [problems[g].id for g in part.group_N.tolist()]
@@ -123,34 +127,37 @@ class Trainer:
         if look is None:
             learning = self.learn(Visit(step, tuple(problems), rollouts, self.totals.rollouts), plans[0])
         else:
-            advantages_N = second_look_advantages(_rewards(rollouts), rollouts.group_N, *look)
+            advantages_N = second_look_advantages(self.rewards(rollouts), rollouts.group_N, *look)
             learning = self.update(problems, rollouts, advantages_N, self.loss_weights(rollouts))
         self.totals.rollouts += len(rollouts)
         self.totals.tokens += rollouts.n_tokens
         totals = {"rollouts_total": self.totals.rollouts, "tokens_total": self.totals.tokens}
         return {"step": step, **totals, **step_metrics(plans[0], rows), **learning}, rows
 
+    def generate(self, problems: list[Problem], counts_Q: IntArray, generator: torch.Generator) -> Rollouts:
+        """Rollouts of the actor, with whole distributions where the objective wants them."""
+        actor = self.actor.lab()
+        rollouts = actor.rollouts(problems, counts_Q, generator)
+        if "distributions" not in self.learner.objective.needs:
+            return rollouts
+        with torch.no_grad():
+            drawn = actor.outputs(problems, rollouts.group_N, rollouts.tokens_NT, rollouts.mask_NT)
+        return replace(rollouts, distribution_NTV=drawn.distribution_NTV)
+
+    def rewards(self, rollouts: Rollouts) -> torch.Tensor:
+        """[N] the sum of the configured rewards."""
+        return torch.stack(list(self._named_rewards(rollouts).values())).sum(0)
+
     def learn(self, visit: Visit, plan: Plan) -> Metrics:
         """Select among the rollouts of the step (and of those before it, where the selector looks back) and update."""
-        config = self.config
         self.recent.add(visit)
         problems, rollouts = self.recent.problems, self.recent.rollouts
-        rewards_N = _rewards(rollouts)
-        advantages_N = advantage_estimator(config.estimator)(rewards_N, rollouts.group_N)
+        advantages_N = self.advantages(rollouts)
         if self.selector is None:
             return self.update(problems, rollouts, advantages_N, self.loss_weights(rollouts))
-        scored = self.recent.scored(self.lab, advantages_N, plan, visit.step / config.steps)
+        scored = self.recent.scored(self.lab, advantages_N, plan, visit.step / self.config.steps)
         selection = check_selection(self.selector.select(scored), scored)
         kept_N = torch.from_numpy(selection.is_kept)
-        advantages_N, weights_NT = selected_advantages_and_weights(
-            rewards_N,
-            rollouts.group_N,
-            rollouts.mask_NT,
-            selection,
-            estimator=config.estimator,
-            aggregation=config.aggregation,
-            length=self._length,
-        )
         metrics = {
             "trained_rollouts": int(kept_N.sum()),
             "trained_tokens": int(rollouts.mask_NT[kept_N].sum()),
@@ -158,32 +165,54 @@ class Trainer:
         }
         if not kept_N.any():
             return {**metrics, "loss": 0.0, "gradient_norm": 0.0}
+        advantages_N, weights_NT = self._selected(rollouts, selection)
         return {**metrics, **self.update(problems, rollouts.take(kept_N), advantages_N[kept_N], weights_NT[kept_N])}
+
+    def advantages(self, rollouts: Rollouts) -> torch.Tensor:
+        """[N] advantages within whole groups, by the objective of the run."""
+        objective = self.learner.objective
+        if objective.gdpo is not None:
+            return objective.gdpo.advantages(self._named_rewards(rollouts), rollouts.group_N)
+        return advantage_estimator(objective.advantage)(self.rewards(rollouts), rollouts.group_N)
 
     def loss_weights(self, rollouts: Rollouts) -> torch.Tensor:
         """[N, T] the weight of every token in the loss, all rollouts alike."""
         return rollout_weights(rollouts.group_N, rollouts.mask_NT, self.config.aggregation, length=self._length)
 
+    def update(
+        self, problems: list[Problem], rollouts: Rollouts, advantages_N: torch.Tensor, weights_NT: torch.Tensor
+    ) -> Metrics:
+        """The optimiser steps on the rollouts; groups whose rewards are all equal have zero advantage."""
+        metrics = self.learner.update(problems, rollouts, advantages_N, weights_NT)
+        return metrics | self.actor.after_step(Learnt(problems, rollouts, advantages_N, weights_NT))
+
     @property
     def _length(self) -> Length:
         return "mean" if self.config.aggregation == "token_mean" else "sum"  # "sum" keeps E[p], docs/weights.md
 
-    def update(
-        self, problems: list[Problem], rollouts: Rollouts, advantages_N: torch.Tensor, weights_NT: torch.Tensor
-    ) -> Metrics:
-        """One optimiser step on the rollouts; groups whose rewards are all equal have zero advantage."""
-        live = advantages_N != 0  # rows without advantage have no gradient: leave them out of the backward pass
-        loss = torch.zeros(())
-        self.optimizer.zero_grad()
-        if live.any():
-            mask_NT = rollouts.mask_NT[live]
-            log_probs_NT = self.lab.log_probs(problems, rollouts.group_N[live], rollouts.tokens_NT[live], mask_NT)
-            surrogate = clipped_surrogate(log_probs_NT, log_probs_NT.detach(), advantages_N[live], mask_NT)
-            loss = (weights_NT[live] * surrogate.values_NT).sum()
-            loss.backward()  # type: ignore[no-untyped-call]
-        norm = torch.nn.utils.clip_grad_norm_(self.lab.policy.parameters(), self.config.clip_norm)
-        self.optimizer.step()
-        return {"loss": loss.item(), "gradient_norm": norm.item()}
+    def _named_rewards(self, rollouts: Rollouts) -> dict[str, torch.Tensor]:
+        return named_rewards(self.config.rewards, self.lab, rollouts, self.config.length_target)
+
+    def _selected(self, rollouts: Rollouts, selection: Selection) -> tuple[torch.Tensor, torch.Tensor]:
+        """Advantages [N] and loss weights [N, T] of a selection."""
+        gdpo = self.learner.objective.gdpo
+        if gdpo is not None and selection.baseline == "kept":
+            kept_N = torch.from_numpy(selection.is_kept)
+            kept = rollouts.take(kept_N)
+            advantages_N = torch.zeros(len(rollouts))
+            advantages_N[kept_N] = gdpo.advantages(self._named_rewards(kept), kept.group_N)
+            selection = replace(selection, advantages_N=advantages_N.double().numpy())
+        elif gdpo is not None:
+            selection = replace(selection, advantages_N=self.advantages(rollouts).double().numpy())
+        return selected_advantages_and_weights(
+            self.rewards(rollouts),
+            rollouts.group_N,
+            rollouts.mask_NT,
+            selection,
+            estimator=self.learner.objective.advantage,
+            aggregation=self.config.aggregation,
+            length=self._length,
+        )
 
     def batch(self, step: int) -> list[Problem]:
         """The prompts of a step (from 1): each epoch is a new shuffle of the pool; a last, short batch is left out."""
@@ -200,15 +229,14 @@ class Trainer:
 
     def state_dict(self, step: int) -> State:
         """Everything a resumed run needs, after ``step`` steps."""
-        moments = self.optimizer.state_dict()["state"]
+        actor = self.actor.state_dict()
         return {
             "step": step,
             "rollouts": self.totals.rollouts,
             "tokens": self.totals.tokens,
             "parameters": parameters_state(self.lab.policy),
-            "optimizer": {
-                str(i): {name: tensor.numpy().copy() for name, tensor in entry.items()} for i, entry in moments.items()
-            },
+            **self.learner.state_dict(),
+            **({"actor": actor} if actor else {}),
             "planner": self.planner.state_dict(),
             **({} if self.selector is None else {"selector": self.selector.state_dict()}),
             **({"recent": recent} if (recent := self.recent.state_dict()) else {}),
@@ -217,12 +245,8 @@ class Trainer:
     def load_state_dict(self, state: State) -> None:
         """Take over what :meth:`state_dict` gave."""
         load_parameters(self.lab.policy, state["parameters"])
-        moments = {
-            int(i): {name: torch.from_numpy(np.array(array)) for name, array in entry.items()}
-            for i, entry in state["optimizer"].items()
-        }
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        self.learner.load_state_dict(state)
+        self.actor.load_state_dict(state.get("actor", {}))
         self.planner.load_state_dict(state["planner"])
         if self.selector is not None:
             self.selector.load_state_dict(state["selector"])
@@ -240,10 +264,6 @@ def _check_pool(pool_size: int, config: TrainConfig) -> None:
                 fix="lower --prompts-per-step or --candidates",
             )
         )
-
-
-def _rewards(rollouts: Rollouts) -> torch.Tensor:
-    return torch.from_numpy(rollouts.rewards_N).float()
 
 
 def _second_look(

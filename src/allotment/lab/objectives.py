@@ -1,0 +1,143 @@
+"""Which objective a run of the lab has: its places filled by name, wrong combinations refused."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from allotment.config import ObjectiveName, TrainConfig
+from allotment.errors import ConfigError, message
+from allotment.lab.generation import Lab
+from allotment.learning import AdvantageName
+from allotment.learning.gdpo import GDPO
+from allotment.learning.record import Need, TokenGate, TokenObjective
+from allotment.learning.surrogate import Surrogate
+
+ADVANTAGES: dict[ObjectiveName, AdvantageName] = {"rloo": "rloo", "dr-grpo": "dr_grpo", "grpo": "grpo"}
+LOSSES: tuple[ObjectiveName, ...] = ("divergence-ppo", "flowrl")
+GATES: tuple[ObjectiveName, ...] = ("jackpot", "capo")
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What is learnt from the rollouts: advantages, the loss of a token, gates on tokens."""
+
+    advantage: AdvantageName
+    """Estimator within groups; also where ``gdpo`` combines several rewards."""
+    gdpo: GDPO | None
+    loss: TokenObjective
+    gates: Mapping[str, TokenGate]
+
+    @property
+    def needs(self) -> frozenset[Need]:
+        """All that the parts ask of a record."""
+        return frozenset(self.loss.needs).union(*(gate.needs for gate in self.gates.values()))
+
+    @property
+    def needs_every_row(self) -> bool:
+        """Whether rollouts without advantage have a gradient too."""
+        return bool(getattr(self.loss, "needs_every_row", False))
+
+    @property
+    def module(self) -> nn.Module | None:
+        """What is trained beside the policy."""
+        return getattr(self.loss, "module", None)
+
+
+def make_objective(config: TrainConfig, lab: Lab) -> Objective:
+    """The objective of a configuration; an empty one is the policy gradient of its estimator.
+
+    Raises:
+        ConfigError: two names fill one place, cannot stand beside each other or beside the planner, or a setting is
+            of none of them.
+    """
+    names = config.objective
+    check_combination(config)
+    settings = _settings(config)
+    advantage: AdvantageName = next((ADVANTAGES[n] for n in names if n in ADVANTAGES), config.estimator)
+    loss: TokenObjective = Surrogate(**settings.get("surrogate", {}))
+    if "divergence-ppo" in names:
+        from allotment.learning.divergence import DivergencePPO
+
+        loss = _made("divergence-ppo", DivergencePPO, settings)
+    if "flowrl" in names:
+        from allotment.learning.flowrl import FlowRL
+
+        loss = _made("flowrl", FlowRL, settings, width=lab.policy.size.width)
+    gates: dict[str, TokenGate] = {}
+    if "jackpot" in names:
+        from allotment.learning.jackpot import Jackpot
+
+        gates["jackpot"] = _made("jackpot", Jackpot, settings)
+    if "capo" in names:
+        from allotment.learning.capo import CAPO
+
+        gates["capo"] = _made("capo", CAPO, settings)
+    gdpo: GDPO | None = _made("gdpo", GDPO, settings) if "gdpo" in names else None
+    return Objective(advantage, gdpo, loss, gates)
+
+
+def check_combination(config: TrainConfig) -> None:
+    """Refuse what cannot stand together, with the reason."""
+    names = config.objective
+    places = {"advantages": (*ADVANTAGES, "gdpo"), "the loss of a token": LOSSES}
+    for place, allowed in places.items():
+        both = [name for name in names if name in allowed]
+        if len(both) > 1:
+            raise _refused(config, f"{' and '.join(both)} both say {place}", "choose one of them")
+    if "flowrl" in names and (others := [n for n in names if n in GATES or n == "gdpo"]):
+        raise _refused(
+            config, f"flowrl's loss is of whole trajectories, {others[0]} is made for policy gradients", "drop one"
+        )
+    is_plain = not [n for n in names if n != config.estimator.replace("_", "-")]
+    if config.planner == "vip-second-look" and not is_plain:
+        raise _refused(config, "the loss of a second look has its own advantages", "use --planner vip")
+    if config.planner in ("optpo", "reinforce-ada", "reinforce-ada-est") and "gdpo" in names:
+        raise _refused(config, f"{config.planner} says itself what the rewards are", "use another planner")
+    if config.select == "contextual-bandit" and (config.actor != "current" or names):
+        raise _refused(config, "rollouts of earlier steps have other old policies", "leave the objective out")
+
+
+def _settings(config: TrainConfig) -> dict[str, dict[str, Any]]:
+    settings = config.objective_settings
+    allowed = [*config.objective, "surrogate"]
+    for name, values in settings.items():
+        if name not in allowed or not isinstance(values, dict):
+            raise ConfigError(
+                message(
+                    "objective_settings has an entry that is of no objective of the run",
+                    got=f"{name!r}: {values!r}",
+                    allowed=f"a table of settings for each of: {', '.join(allowed)}",
+                    fix='such as \'{"divergence-ppo": {"delta": 0.15}}\'',
+                )
+            )
+    return settings
+
+
+def _made(name: str, constructor: Any, settings: Mapping[str, dict[str, Any]], **given: Any) -> Any:
+    try:
+        return constructor(**given, **settings.get(name, {}))
+    except TypeError as error:
+        raise ConfigError(
+            message(
+                f"the objective {name!r} cannot be made with these settings",
+                got=error,
+                allowed=f"the arguments of {constructor.__module__}.{constructor.__name__}",
+                fix="correct the setting's name",
+            )
+        ) from error
+
+
+def _refused(config: TrainConfig, reason: str, fix: str) -> ConfigError:
+    return ConfigError(
+        message(
+            f"these cannot be combined: {reason}",
+            got=f"objective {' '.join(config.objective) or 'of the estimator'}, planner {config.planner}, "
+            f"select {config.select}",
+            allowed="one of grpo, dr-grpo, rloo, gdpo; one of divergence-ppo, flowrl; jackpot and capo beside them",
+            fix=fix,
+        )
+    )
