@@ -213,5 +213,13 @@ def test_root_weighting_by_hand(shares):
 def test_root_weighting_refused():
     with pytest.raises(InvalidInputError, match="epsilon"):
         RootWeighting(epsilon=0)
+    with pytest.raises(InvalidInputError, match="mean, deviation"):
+        RootWeighting(divisor="variance")
     with pytest.raises(InvalidInputError, match="rollouts, prompts"):
         RootWeighting(shares="tokens")
+
+
+def test_root_of_the_variance_is_grpos_advantage():
+    """v3's appendix: with the samplings of least variance for log p and for p."""
+    selection = RootWeighting(epsilon=1e-12, divisor="deviation").select(scored([[1, 0, 0, 0, 1, 0, 0, 0, 0, 0]]))
+    np.testing.assert_allclose(selection.advantages_N[:2], [2.0, -0.5], rtol=1e-9)

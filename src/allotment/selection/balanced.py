@@ -17,6 +17,8 @@ Baseline = Literal["pool", "log_pool", "p", "log_p"]
 """How a kept rollout is weighed; see :class:`BalancedDownSampling`."""
 Subset = Literal["first", "random"]
 """Which rollouts of a class are kept: those that came first, or some drawn by lot."""
+Divisor = Literal["mean", "deviation"]
+"""Whose root divides the advantages: the success rate, or the variance of the rewards."""
 Shares = Literal["rollouts", "prompts"]
 """Whether every rollout of a step, or every prompt, counts alike in the loss."""
 
@@ -104,14 +106,16 @@ class BalancedDownSampling:
 class RootWeighting(Stateless):
     """All rollouts, with advantages ``(r - m) / sqrt(m + epsilon)``, m the success rate of the group (v3, Est).
 
-    The sampling gives a prompt n ~ 1 / sqrt(p) rollouts and the advantage another 1 / sqrt(p), which together make the
+    Sampling gives a prompt n ~ 1 / sqrt(p) rollouts and the advantage another 1 / sqrt(p), which together make the
     gradient of log p where every rollout of the step counts alike: ``shares="rollouts"``, v3's reading. With
-    ``shares="prompts"`` every prompt counts alike, as elsewhere in this library, and the objective is that of
-    1 / sqrt(p), about 2 sqrt(p). At n rollouts the factor of grad p is
-    ``E[k (n - k) / (n^2 sqrt(k / n + epsilon))] / (p (1 - p))``, k binomial, which tends to ``1 / sqrt(p + epsilon)``.
+    ``shares="prompts"`` every prompt counts alike, as elsewhere in this library, and the objective is about 2 sqrt(p).
+    At n rollouts the weight of grad p is ``E[k (n - k) / (n^2 sqrt(k / n + epsilon))] / (p (1 - p))``, k binomial,
+    times n over the mean n with ``shares="rollouts"``; without that it tends to ``1 / sqrt(p + epsilon)``.
 
     Args:
         epsilon: > 0. The paper names it and not its value.
+        divisor: ``"deviation"`` divides by ``sqrt(m (1 - m) + epsilon)`` instead, GRPO's advantage, which belongs to
+            the samplings n ~ sqrt((1 - p) / p), for log p, and n ~ sqrt(p (1 - p)), for p (v3's appendix).
         shares: as above.
         success_threshold: a reward of at least this is correct (r = 1).
 
@@ -119,16 +123,26 @@ class RootWeighting(Stateless):
         InvalidInputError: epsilon is not positive, or an unknown name.
     """
 
-    def __init__(self, *, epsilon: float = 0.01, shares: Shares = "rollouts", success_threshold: float = 0.5) -> None:
+    def __init__(
+        self,
+        *,
+        epsilon: float = 0.01,
+        divisor: Divisor = "mean",
+        shares: Shares = "rollouts",
+        success_threshold: float = 0.5,
+    ) -> None:
+        check_name("divisor", divisor, Divisor)
         check_name("shares", shares, Shares)
         check_hyper("epsilon", epsilon, 0 < epsilon < np.inf, "a positive number")
-        self.epsilon, self.shares, self.success_threshold = float(epsilon), shares, success_threshold
+        self.epsilon, self.divisor, self.shares = float(epsilon), divisor, shares
+        self.success_threshold = success_threshold
 
     def select(self, scored: Scored) -> Selection:
         """Everything; with ``shares="rollouts"`` weighted by the size of its group over the mean size."""
         pool = Pool.of(scored, self.success_threshold)
         mean_N, size_Q = pool.means[scored.rows_N], pool.sizes
-        advantages_N = (pool.class_N - mean_N) / np.sqrt(mean_N + self.epsilon)
+        square_N = mean_N * (1.0 - mean_N) if self.divisor == "deviation" else mean_N
+        advantages_N = (pool.class_N - mean_N) / np.sqrt(square_N + self.epsilon)
         weights_N = np.ones(len(scored))
         if self.shares == "rollouts":
             weights_N = size_Q[scored.rows_N] / size_Q[size_Q > 0].mean()
