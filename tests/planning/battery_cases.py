@@ -9,11 +9,17 @@ from planning_cases import EMBEDDED, IDS
 
 from allotment import VIP, InverseAccuracy, InverseVariance, RewardVarianceVIP, RidgeVIP, Uniform
 from allotment.planning.coba_rl import CoBARL
+from allotment.planning.dapo import DAPO
 from allotment.planning.dynamic_pruning import DynamicPruning
+from allotment.planning.greso import GRESO
+from allotment.planning.gvm import GVM
 from allotment.planning.knapsack import Knapsack
-from allotment.prediction import LengthPredictor
+from allotment.planning.mopps import MoPPS
+from allotment.planning.reinforce_ada import ReinforceAda
+from allotment.prediction import DiscountedCounts, LengthPredictor
 from allotment.selection import ImportanceWeights
 from allotment.selection.completion_pruning import CompletionPruning
+from allotment.selection.contextual_bandit import ContextualBandit
 from allotment.selection.pods import PODS
 from allotment.selection.subsets import MaxReward, RandomSubset
 
@@ -40,6 +46,10 @@ class Case:
     trains_on_all: bool = True
     """Whether every rollout it asks for is trained on."""
 
+    @property
+    def budget(self):
+        return self.settings.get("budget", BUDGET)
+
     def make(self, **settings):
         return self.constructor(**{**DEFAULTS, **self.settings, **settings})
 
@@ -49,6 +59,12 @@ def tokens(**settings):
     return VIP(**settings, unit="tokens", lengths=LengthPredictor(typical_length=1.0))
 
 
+def reinforce_ada_with_prior(**settings):
+    return ReinforceAda(**settings, predictor=DiscountedCounts())
+
+
+FOUR = {"prompts": 4, "budget": 4 * 6}
+"""Of all that are asked, so many get rollouts, or are trained on."""
 CASES: dict[str, Case] = {
     "vip": Case(VIP, {}),
     "vip-second-look": Case(VIP, {"rounds": 2}),
@@ -63,18 +79,27 @@ CASES: dict[str, Case] = {
     "coba-rl": Case(CoBARL, {}),
     "dynamic-pruning": Case(DynamicPruning, {}, least=1 / len(IDS), drops=True),
     "knapsack": Case(Knapsack, {}),
+    "gvm": Case(GVM, {}),
+    "mopps": Case(MoPPS, FOUR, drops=True),
+    "dapo": Case(DAPO, FOUR, most=3, drops=True, trains_on_all=False),
+    "greso": Case(GRESO, FOUR, least=1 / 4, most=3, drops=True, trains_on_all=False),
+    "reinforce-ada": Case(ReinforceAda, {}, most=4, trains_on_all=False),
+    "reinforce-ada-positive": Case(ReinforceAda, {"exit": "positive"}, most=4, trains_on_all=False),
+    "reinforce-ada-prior": Case(reinforce_ada_with_prior, {}, most=4, trains_on_all=False),
 }
 
 
 SELECTORS: dict[str, Any] = {
     "importance": lambda seed: ImportanceWeights(),
     "completion-pruning": lambda seed: CompletionPruning(seed=seed),
+    "contextual-bandit": lambda seed: ContextualBandit(seed=seed),
+    "contextual-bandit-global": lambda seed: ContextualBandit(mode="global", window=3, seed=seed),
     "pods": lambda seed: PODS(keep=3, seed=seed),
     "max-reward": lambda seed: MaxReward(keep=3, seed=seed),
     "random": lambda seed: RandomSubset(keep=0.5, seed=seed),
 }
 """From a seed."""
-MAY_EMPTY_GROUPS: tuple[str, ...] = ()
+MAY_EMPTY_GROUPS = ("contextual-bandit-global",)
 """Selectors that choose among all rollouts at once."""
 
 

@@ -7,7 +7,7 @@ import copy
 
 import numpy as np
 import pytest
-from battery_cases import BUDGET, CASES, World, one_step, rows, total_counts
+from battery_cases import CASES, World, one_step, rows, total_counts
 from planning_cases import IDS, assert_same, snapshot
 
 from allotment.errors import RewardMismatchError
@@ -18,9 +18,9 @@ every_planner = pytest.mark.parametrize("name", CASES)
 every_new_planner = pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.is_embedded])
 
 
-def check_step(case, plans, budget=BUDGET):
+def check_step(case, plans, budget=None):
     """The promises of the method about one step; the counts by prompt."""
-    counts = total_counts(plans)
+    counts, budget = total_counts(plans), budget or case.budget
     total = sum(counts.values())
     assert case.least * budget <= total <= case.most * budget
     lower, upper = case.bounds
