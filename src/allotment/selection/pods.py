@@ -41,20 +41,26 @@ def max_variance_subset(rewards: npt.ArrayLike, m: int) -> IntArray:
             )
         )
     order = np.argsort(rewards_N, kind="stable")
-    distance_N = rewards_N[order] - rewards_N.mean()
-    distance_N /= np.abs(distance_N).max() or 1.0
+    return np.sort(order[_chosen_places(rewards_N[None, order], m)[0]])
+
+
+def _chosen_places(ascending_QN: FloatArray, m: int) -> BoolArray:
+    """[Q, n] which places of each row of ascending rewards to take: the first m - k and the last k, for the best k."""
+    distance_QN = ascending_QN - ascending_QN.mean(axis=1, keepdims=True)
+    farthest_Q1 = np.abs(distance_QN).max(axis=1, keepdims=True)
+    distance_QN /= np.where(farthest_Q1 > 0, farthest_Q1, 1.0)
+    variance_QK = _sums_of_ends(distance_QN**2, m) / m - (_sums_of_ends(distance_QN, m) / m) ** 2
+    high_Q1 = np.argmax(variance_QK >= variance_QK.max(axis=1, keepdims=True) - TIE, axis=1)[:, None]
+    places_N = np.arange(ascending_QN.shape[1])
+    return np.asarray((places_N < m - high_Q1) | (places_N >= len(places_N) - high_Q1), dtype=np.bool_)
+
+
+def _sums_of_ends(values_QN: FloatArray, m: int) -> FloatArray:
+    """[Q, m + 1] sum of the first m - k and the last k values of each row, for k from 0 to m."""
+    total_QN = np.pad(np.cumsum(values_QN, axis=1), ((0, 0), (1, 0)))
     high_K = np.arange(m + 1)
-    first_K = _ends(distance_N, m, high_K) / m
-    second_K = _ends(distance_N**2, m, high_K) / m
-    variance_K = second_K - first_K**2
-    high = int(np.argmax(variance_K >= variance_K.max() - TIE))
-    return np.sort(np.concatenate([order[: m - high], order[len(order) - high :]]))
-
-
-def _ends(values_N: FloatArray, m: int, high_K: IntArray) -> FloatArray:
-    """[K] sum of the first ``m - high`` and the last ``high`` values."""
-    total_N = np.concatenate([[0.0], np.cumsum(values_N)])
-    return np.asarray(total_N[m - high_K] + total_N[-1] - total_N[len(values_N) - high_K], dtype=np.float64)
+    ends_QK = total_QN[:, m - high_K] + total_QN[:, -1:] - total_QN[:, values_QN.shape[1] - high_K]
+    return np.asarray(ends_QK, dtype=np.float64)
 
 
 class PODS(Subset):
@@ -73,10 +79,12 @@ class PODS(Subset):
     """
 
     def _choose(self, scored: Scored, room_Q: IntArray, lots_N: FloatArray) -> BoolArray:
-        order = np.lexsort((lots_N, scored.rows_N))
-        ends_Q = np.cumsum(np.bincount(scored.rows_N, minlength=len(room_Q)))
-        kept_N = np.zeros(len(scored), dtype=bool)
-        for members, room in zip(np.split(order, ends_Q)[:-1], room_Q.tolist(), strict=True):
-            chosen = max_variance_subset(scored.rewards_N[members], room) if room < len(members) else slice(None)
-            kept_N[members[chosen]] = True
+        order = np.lexsort((lots_N, scored.rewards_N, scored.rows_N))
+        sizes_Q = np.bincount(scored.rows_N, minlength=len(room_Q))
+        starts_Q = np.cumsum(sizes_Q) - sizes_Q
+        kept_N = np.ones(len(scored), dtype=bool)
+        for size in np.unique(sizes_Q[room_Q < sizes_Q]):
+            groups = np.flatnonzero(sizes_Q == size)
+            members_QN = order[starts_Q[groups, None] + np.arange(size)]
+            kept_N[members_QN] = _chosen_places(scored.rewards_N[members_QN], int(room_Q[groups[0]]))
         return kept_N
