@@ -140,6 +140,16 @@ def test_scores_too_large_change_nothing_and_the_state_goes_on(tmp_path):
             GVM(budget=48, **other).load(tmp_path / "planner")
 
 
+def test_what_the_predictor_refuses_teaches_the_moments_nothing():
+    planner = knowing([0.5, 0.5])
+    plan = planner.ask(range(2))
+    del planner.predictor.mean[1]  # a restored planner whose predictor lacks a prompt
+    before = snapshot(planner)
+    with pytest.raises(KeyError):
+        planner.tell(plan, *rewards_for(plan, np.random.default_rng(0)), scores=np.arange(plan.budget))
+    assert_same(snapshot(planner), before)
+
+
 @pytest.mark.parametrize("setting", [{"alpha": 0.0}, {"alpha": float("nan")}, {"beta": 0.5}, {"beta": float("inf")}])
 def test_settings_without_meaning_are_refused(setting):
     with pytest.raises(InvalidInputError, match=next(iter(setting))):

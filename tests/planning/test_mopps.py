@@ -122,15 +122,15 @@ def test_a_remainder_and_a_small_pool():
 
 
 def test_state_goes_on_bit_for_bit_whatever_the_order_of_the_pool(tmp_path):
-    planner = told(MoPPS(budget=64, prompts=8, predictor=BetaCounts(forgetting=0.5, prior=(2.0, 1.0))), 0.3, 4)
+    planner = told(MoPPS(budget=67, prompts=8, predictor=BetaCounts(forgetting=0.5, prior=(2.0, 1.0))), 0.3, 4)
     planner.save(tmp_path / "planner")
-    loaded = MoPPS(budget=64, prompts=8, predictor=BetaCounts()).load(tmp_path / "planner")
+    loaded = MoPPS(budget=67, prompts=8, predictor=BetaCounts()).load(tmp_path / "planner")
     assert_same(loaded.state_dict(), planner.state_dict())
     one, other = planner.ask(POOL), loaded.ask(POOL[::-1])
     assert one.counts.tolist() == other.counts[::-1].tolist()
     for changes in ({"prompts": 9}, {"band": (0.3, 0.7)}):
         with pytest.raises(StateError, match=next(iter(changes))):
-            MoPPS(**{"budget": 64, "prompts": 8, **changes}).load(tmp_path / "planner")
+            MoPPS(**{"budget": 67, "prompts": 8, **changes}).load(tmp_path / "planner")
     broken = planner.state_dict()
     broken["predictor"]["prior_failures"] = -1.0
     before = planner.state_dict()

@@ -106,6 +106,7 @@ def test_certain_prompts_are_worth_nothing(alpha):
     p = np.array([0.0, 0.4, 1.0, 0.7])
     assert counts_of(p, alpha, 1.0, 40, 2, 17).tolist() == [3, 17, 3, 17]  # only what nobody else can take
     assert counts_of(p, alpha, 1.0, 30, 2, 17)[[0, 2]].tolist() == [2, 2]
+    assert coba_price(p, alpha, KAPPA - alpha, tau=1.0).cost(np.full(4, 5))[[0, 2]].tolist() == [0, 0]
     assert counts_of(np.array([0.0, 1.0, 1.0]), alpha, 1.0, 10, 2, 8).tolist() == [4, 3, 3]  # ties alone
 
 

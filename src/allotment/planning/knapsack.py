@@ -102,8 +102,7 @@ def _limits(
     Prompts of p = 0 need no rule: their gains are 0, so they take what is left.
     """
     lower_Q, upper_Q = (np.where(is_new_Q, even_Q, bound) for bound in bounds)
-    is_easy_Q = (p_Q == 1.0) & ~is_new_Q
-    without_easy_Q = np.where(is_easy_Q, lower_Q, upper_Q)
+    without_easy_Q = np.where(p_Q == 1.0, lower_Q, upper_Q)
     if int(without_easy_Q.sum()) >= budget:
         return lower_Q, without_easy_Q
     return without_easy_Q, upper_Q

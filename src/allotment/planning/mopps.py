@@ -16,8 +16,8 @@ from allotment.pricing import posterior_weights
 from allotment.state import State, check_state
 from allotment.types import Allocation, BetaPosterior, FloatArray, GridPosterior, Posterior, PromptId, PromptIds
 
-OPEN = 2.0**-53
-"""Draws are kept this far from 0 and 1, where quantiles are infinite."""
+LEAST = 2.0**-53
+"""The least draw; the quantile of a normal distribution at 0 is infinite."""
 
 
 class MoPPS(SuccessPlanner):
@@ -101,7 +101,7 @@ class MoPPS(SuccessPlanner):
 
 def thompson_draws(posterior: Posterior, uniform_Q: FloatArray) -> FloatArray:
     """[Q] the quantile of each prompt's success probability at ``uniform_Q``, in [0, 1)."""
-    u_Q = np.clip(uniform_Q, OPEN, 1 - OPEN)
+    u_Q = np.maximum(uniform_Q, LEAST)
     if isinstance(posterior, BetaPosterior):
         return np.asarray(betaincinv(posterior.alpha, posterior.beta, u_Q), dtype=np.float64)
     if isinstance(posterior, GridPosterior):
