@@ -16,6 +16,7 @@ from allotment.planning.gvm import GVM
 from allotment.planning.knapsack import Knapsack
 from allotment.planning.mopps import MoPPS
 from allotment.planning.reinforce_ada import ReinforceAda
+from allotment.planning.reinforce_ada_est import ReinforceAdaEst
 from allotment.prediction import DiscountedCounts, LengthPredictor
 from allotment.selection import ImportanceWeights
 from allotment.selection.completion_pruning import CompletionPruning
@@ -23,7 +24,8 @@ from allotment.selection.contextual_bandit import ContextualBandit
 from allotment.selection.pods import PODS
 from allotment.selection.subsets import MaxReward, RandomSubset
 
-BUDGET, LOWER, UPPER = 6 * len(IDS), 3, 10
+BUDGET, LOWER, UPPER = 6 * len(IDS) + 3, 3, 10
+"""A few are left over when it is split evenly."""
 DEFAULTS: dict[str, Any] = {"budget": BUDGET, "bounds": (LOWER, UPPER)}
 
 
@@ -63,8 +65,10 @@ def reinforce_ada_with_prior(**settings):
     return ReinforceAda(**settings, predictor=DiscountedCounts())
 
 
-FOUR = {"prompts": 4, "budget": 4 * 6}
+FOUR = {"prompts": 4, "budget": 4 * 6 + 2}
 """Of all that are asked, so many get rollouts, or are trained on."""
+MANY_ROUNDS = {"bounds": (3, 28)}
+IN_ROUNDS: dict[str, Any] = {"most": 4, "bounds": (3, 28), "trains_on_all": False}
 CASES: dict[str, Case] = {
     "vip": Case(VIP, {}),
     "vip-second-look": Case(VIP, {"rounds": 2}),
@@ -82,10 +86,11 @@ CASES: dict[str, Case] = {
     "gvm": Case(GVM, {}),
     "mopps": Case(MoPPS, FOUR, drops=True),
     "dapo": Case(DAPO, FOUR, most=3, drops=True, trains_on_all=False),
-    "greso": Case(GRESO, FOUR, least=1 / 4, most=3, drops=True, trains_on_all=False),
-    "reinforce-ada": Case(ReinforceAda, {}, most=4, trains_on_all=False),
-    "reinforce-ada-positive": Case(ReinforceAda, {"exit": "positive"}, most=4, trains_on_all=False),
-    "reinforce-ada-prior": Case(reinforce_ada_with_prior, {}, most=4, trains_on_all=False),
+    "greso": Case(GRESO, FOUR, least=0.2, most=3, drops=True, trains_on_all=False),
+    "reinforce-ada": Case(ReinforceAda, MANY_ROUNDS, **IN_ROUNDS),
+    "reinforce-ada-positive": Case(ReinforceAda, {**MANY_ROUNDS, "exit": "positive"}, **IN_ROUNDS),
+    "reinforce-ada-prior": Case(reinforce_ada_with_prior, MANY_ROUNDS, **IN_ROUNDS),
+    "reinforce-ada-est": Case(ReinforceAdaEst, {}),
 }
 
 
