@@ -146,6 +146,8 @@ def test_two_comparisons_in_one_folder(capsys, whole):
         (("--processes", 0), "--processes"),
         (("--planners", "vip", "vip"), "each planner"),
         (("--budgets", 8, 8), "each budget"),
+        (("--gpus-per-run", 1), "only with --ray"),
+        (("--gpus-per-run", -1, "--ray", "local"), "0 or more"),
         (("--budgets", 64), "upper"),
         (("--learning-rate", 0.01), "other settings: learning_rate"),
         (("--steps", 3), "other settings: steps"),
@@ -185,9 +187,20 @@ def test_on_ray_a_killed_worker_costs_its_own_run_only(tmp_path, capsys, whole):
 
 
 def test_a_ray_cluster_that_is_not_there(tmp_path, capsys):
+    """Not ``auto``: that would find, or wait for, whatever cluster the machine has or had."""
     pytest.importorskip("ray")
-    assert main(["compare", str(tmp_path / "out"), *FLAGS, "--ray", "auto"]) == 2
-    assert "no Ray cluster" in capsys.readouterr().err
+    assert main(["compare", str(tmp_path / "out"), *FLAGS, "--ray", "nowhere"]) == 2
+    said = capsys.readouterr().err
+    assert "no Ray cluster" in said
+    assert "RAY_AUTH_MODE=token" in said
+    assert not list((tmp_path / "out").glob("*/"))
+
+
+def test_more_gpus_than_the_cluster_has(tmp_path, capsys):
+    pytest.importorskip("ray")
+    assert main(["compare", str(tmp_path / "out"), *FLAGS, "--ray", "local", "--gpus-per-run", "1000"]) == 2
+    assert "fewer GPUs than a run asks for" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*/"))
 
 
 def test_every_setting_of_the_trl_trainer_can_be_compared(tmp_path):
@@ -195,6 +208,32 @@ def test_every_setting_of_the_trl_trainer_can_be_compared(tmp_path):
     jobs = parse(["compare", str(tmp_path), *words, "--planners", "vip", "ridge", "--seeds", "1"]).comparison().jobs
     assert [job.path.name for job in jobs] == ["uniform-s5", "vip-s5", "ridge-s5", "uniform-b16-s5"]
     assert {(type(job.config), job.config.max_completion_tokens) for job in jobs} == {(TRLTrainConfig, 7)}
+
+
+def test_runs_of_trl_are_compared_and_one_that_is_killed_goes_on(tmp_path, capsys):
+    pytest.importorskip("trl")
+    hugging_face = pytest.importorskip("allotment.lab.hugging_face")
+    numbers = [row for row in hugging_face.rows("pool") if row["answer"].isdigit()][:20]
+    (tmp_path / "numbers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in numbers))
+    words = f"--trainer trl --model {hugging_face.model_folder()} --dataset {tmp_path / 'numbers.jsonl'}"
+    words += " --prompt-id-column prompt_id --extract last_number --prompts-per-step 4 --rollouts-per-prompt 4"
+    words += (
+        " --micro-batch 8 --max-completion-tokens 17 --held-out 4 --evaluate-every 6 --checkpoint-every 2 --steps 6"
+    )
+    out = tmp_path / "out"
+    killed = kill_a_worker_when((out / "vip-s0" / "checkpoint-2" / "trainer_state.json").exists)
+    flags = ("--planners", "vip", "--seeds", "1", "--no-yardsticks", "--processes", "1", "--json")
+    assert main(["compare", str(out), *words.split(), *flags]) == 0
+    assert killed
+    result = json.loads(capsys.readouterr().out)
+    assert [(line["label"], line["seeds"], line["rollouts"]) for line in result["table"]] == [
+        ("uniform", [0], 96),
+        ("vip", [0], 96),
+    ]
+    assert result["wall_time"][1]["pool_success"]["verdict"] == "one pair"
+    timing = [json.loads(line) for line in (out / "vip-s0" / "timing.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in timing if "seconds" in row] == [1, 2, 3, 4, 5, 6]
+    assert len([row for row in timing if "resumed" in row]) == 1
 
 
 def test_without_ray_it_says_what_to_install(tmp_path):

@@ -57,6 +57,8 @@ class _Compare:
     """Processes on this machine, one run at a time in each; a Ray cluster decides by its cores."""
     ray: Annotated[str | None, tyro.conf.arg(metavar="ADDRESS")] = None
     """Run on the Ray cluster at this address (auto: the one this machine belongs to; local: a new one here)."""
+    gpus_per_run: float = 0.0
+    """GPUs of a run on Ray, a fraction shares one; Ray hides the others from it. Local processes share them all."""
     json: bool = False
     """Print one JSON object instead of tables."""
 
@@ -90,6 +92,15 @@ class _Compare:
         for name, value in (("seeds", self.seeds), ("processes", self.processes)):
             if value < 1:
                 raise ConfigError(message(f"--{name} is too small", got=value, allowed="1 or more", fix="raise it"))
+        if self.gpus_per_run < 0 or (self.gpus_per_run > 0 and self.ray is None):
+            raise ConfigError(
+                message(
+                    "--gpus-per-run cannot be had",
+                    got=f"--gpus-per-run {self.gpus_per_run:g}, --ray {self.ray}",
+                    allowed="0 or more, and only with --ray",
+                    fix="leave it out, or name a cluster with --ray",
+                )
+            )
         form, values = type(self)._form, self.settings.model_dump()  # type: ignore[attr-defined]
         settings: AnyTrainConfig = form.from_values(values, "the command line")
         seeds = tuple(range(settings.seed, settings.seed + self.seeds))
@@ -119,7 +130,9 @@ class _Compare:
         return failed
 
     def _ends(self, jobs: Sequence[Job]) -> Generator[Ended]:
-        return on_processes(jobs, self.processes) if self.ray is None else on_ray(jobs, self.ray, self.processes)
+        if self.ray is None:
+            return on_processes(jobs, self.processes)
+        return on_ray(jobs, self.ray, self.processes, self.gpus_per_run)
 
 
 @dataclass(frozen=True)
