@@ -1,0 +1,197 @@
+"""The parts between verl and a session: order, keys, configuration, estimators, versions."""
+
+from itertools import permutations
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hydra import compose, initialize_config_dir, initialize_config_module
+from hypothesis import given
+from hypothesis import strategies as st
+from tensordict import TensorDict
+from verl.trainer.ppo import core_algos
+from verl.trainer.ppo.v1 import get_trainer_cls
+
+from allotment.errors import ConfigError, MissingExtraError
+from allotment.integrations.verl import session as session_module
+from allotment.integrations.verl import versions
+from allotment.integrations.verl.config import planner_of, read, resume_folder
+from allotment.integrations.verl.dispatch import balanced_order
+from allotment.integrations.verl.prompts import prompt_key
+from allotment.integrations.verl.session import Session
+from allotment.planning import VIP, Uniform
+
+ROOT = Path(__file__).parents[3]
+OVERRIDES = ["data.train_batch_size=16", "actor_rollout_ref.rollout.n=8", "algorithm.adv_estimator=allotment_rloo"]
+
+
+def config_of(*overrides: str):
+    with initialize_config_module("verl.trainer.config", version_base=None):
+        return compose("ppo_trainer", [*OVERRIDES, *overrides])
+
+
+def planner_from(*overrides: str):
+    config = config_of(*overrides)
+    return planner_of(config, *read(config))
+
+
+def chunk_sums(counts: list[int], order: list[int], workers: int) -> list[int]:
+    batch = TensorDict({"n": torch.tensor([counts[q] for q in order])}, batch_size=len(counts))
+    return [int(chunk["n"].sum()) for chunk in batch.chunk(workers)]
+
+
+@given(st.lists(st.integers(0, 32), min_size=1, max_size=60), st.integers(1, 9))
+def test_workers_get_equal_shares_of_the_rollouts(counts, workers) -> None:
+    order = balanced_order(counts, workers)
+    assert sorted(order) == list(range(len(counts)))
+    sums = chunk_sums(counts, order, workers)
+    if len(counts) % workers == 0:
+        assert max(sums) - min(sums) <= max(counts)
+
+
+@given(st.lists(st.integers(0, 20), min_size=6, max_size=6))
+def test_shares_are_close_to_the_best_there_are(counts) -> None:
+    best = min(max(chunk_sums(counts, list(order), 2)) for order in permutations(range(6)) if order[0] < order[3])
+    assert max(chunk_sums(counts, balanced_order(counts, 2), 2)) <= 4 / 3 * best
+
+
+def test_keys_stay_from_fetch_to_fetch() -> None:
+    prompt = [{"role": "user", "content": "1 + 1"}]
+    row = {"raw_prompt": prompt, "data_source": "sums", "extra_info": {"index": 7, "name": "one"}}
+    assert prompt_key(row) == "sums/7"
+    assert prompt_key(row, "name") == "sums/one"
+    hashed = [prompt_key({**row, "extra_info": info}) for info in ({}, None, {"split": "train"})]
+    assert len(set(hashed)) == 1
+    assert hashed[0] != prompt_key({**row, "extra_info": {}, "raw_prompt": [{"role": "user", "content": "1 + 2"}]})
+
+
+def test_the_documented_yaml_and_the_overrides_are_one_configuration() -> None:
+    with initialize_config_dir(str(ROOT / "examples"), version_base=None):
+        by_file = compose("verl_vip")
+    settings, _ = read(by_file)
+    by_override = config_of("+allotment.planner=vip", "+allotment.planner_kwargs.bounds=[3,32]")
+    assert read(by_override)[0].model_dump() == settings.model_dump()
+    planner = planner_of(by_file, *read(by_file))
+    assert isinstance(planner, VIP)
+    assert planner.bounds == (3, 32)
+
+
+def test_the_planner_fits_verls_batch() -> None:
+    planner = planner_from()
+    assert (planner.budget, planner.bounds, planner.estimator) == (128, (3, 32), "rloo")
+    assert planner_from("algorithm.adv_estimator=allotment_dr_grpo").estimator == "dr_grpo"
+    assert isinstance(planner_from("+allotment.planner=uniform"), Uniform)
+    assert planner_from("+allotment.planner='allotment.planning:VIP'").budget == 128
+    assert planner_from("actor_rollout_ref.rollout.n=16").bounds == (3, 64)
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["trainer.use_v1=false"], "legacy trainer"),
+        (["actor_rollout_ref.rollout.n=1"], "group of one"),
+        (["algorithm.filter_groups.enable=true"], "filtered groups"),
+        (["algorithm.adv_estimator=grpo"], "nothing tells the planner"),
+        (["algorithm.use_kl_in_reward=true"], "KL penalty"),
+        (["+allotment.trained_prompts=17"], "does not fit the batch"),
+        (["+allotment.trained_prompts=4", "trainer.v1.trainer_mode=colocate_async"], "does not fit the batch"),
+        (["+allotment.plannner=vip"], "did you mean 'planner'"),
+        (["+allotment.planner=best"], "unknown planner"),
+        (["+allotment.planner='nowhere:make'"], "cannot be imported"),
+        (["+allotment.planner_kwargs.bounds=[1,32]"], "lower"),
+        (["+allotment.planner_kwargs.bounds=[9,32]"], "does not fit verl's batch"),
+        (["+allotment.planner_kwargs.budget=100"], "budget 128 rollouts"),
+        (["+allotment.planner_kwargs.rounds=2"], "a planner of one round"),
+        (["+allotment.trained_prompts=2"], "mean over 2 prompts"),
+    ],
+)
+def test_what_cannot_be_is_refused_at_the_start(overrides, words) -> None:
+    with pytest.raises((ConfigError, ValueError), match=words):
+        planner_from(*overrides)
+
+
+def test_the_checkpoint_is_the_one_verl_resumes_from(tmp_path) -> None:
+    local = f"trainer.default_local_dir={tmp_path}"
+    assert resume_folder(config_of(local)) is None
+    (tmp_path / "global_step_3").mkdir()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("3")
+    assert resume_folder(config_of(local)) == tmp_path / "global_step_3"
+    assert resume_folder(config_of(local, "trainer.resume_mode=disable")) is None
+    by_path = f"trainer.resume_from_path={tmp_path}/global_step_1"
+    assert resume_folder(config_of(local, "trainer.resume_mode=resume_path", by_path)) == tmp_path / "global_step_1"
+
+
+@pytest.fixture
+def session(tmp_path, monkeypatch) -> Session:
+    config = config_of()
+    session = Session(planner_from(), *read(config), tmp_path)
+    monkeypatch.setattr(session_module, "_current", session)
+    return session
+
+
+@pytest.mark.parametrize("name", ["rloo", "dr_grpo", "grpo"])
+def test_estimators_on_ragged_groups_with_padding(session, name) -> None:
+    uids = [f"{q:x}" for q in range(16)]
+    counts = session.plan(uids, [f"d/{q}" for q in range(16)], 1)
+    index = np.array([*np.repeat(uids, counts), "pad1", "pad1"], dtype=object)
+    random = np.random.default_rng(0).permutation(len(index))
+    index = index[random]
+    rewards = torch.zeros(len(index), 5)
+    rewards[:, 2] = torch.from_numpy((np.random.default_rng(1).random(len(index)) < 0.5).astype(np.float32))
+    mask = torch.ones(len(index), 5)
+    mask[:, 3:] = 0
+    rewards[index == "pad1"], mask[index == "pad1"] = 0, 0
+    advantages, returns = core_algos.get_adv_estimator_fn(f"allotment_{name}")(
+        token_level_rewards=rewards, response_mask=mask, index=index, config=None
+    )
+    assert torch.equal(advantages, returns)
+    assert (advantages[mask == 0] == 0).all()
+    assert (advantages[index == "pad1"] == 0).all()
+    for uid, count in zip(uids, counts, strict=True):
+        own = advantages[index == uid]
+        assert len(own) == count
+        assert own[:, 0].sum().abs() < 1e-6 * (1 if name != "grpo" else 10)
+        assert (own[:, 0] == own[:, 2]).all()
+    assert session.take_figures()["budget"] == 128
+
+
+def test_equal_groups_are_verls_own_rloo(session) -> None:
+    index = np.repeat([f"{q:x}" for q in range(4)], 8).astype(object)
+    rewards, mask = torch.zeros(32, 3), torch.ones(32, 3)
+    rewards[:, 1] = torch.rand(32, generator=torch.Generator().manual_seed(0))
+    keywords = {"token_level_rewards": rewards, "response_mask": mask, "index": index, "config": None}
+    for own, stock in (("allotment_rloo", "rloo"), ("allotment_rloo", "rloo_vectorized")):
+        ours, theirs = (core_algos.get_adv_estimator_fn(name)(**keywords)[0] for name in (own, stock))
+        torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=1e-5)
+
+
+def test_a_group_of_one_has_no_advantage_unlike_verls(session) -> None:
+    rewards, mask, index = torch.ones(1, 1), torch.ones(1, 1), np.array(["a"], dtype=object)
+    stock, _ = core_algos.compute_grpo_outcome_advantage(rewards, mask, index)
+    ours, _ = core_algos.get_adv_estimator_fn("allotment_grpo")(
+        token_level_rewards=rewards, response_mask=mask, index=index
+    )
+    assert stock.item() > 0.9
+    assert ours.item() == 0
+
+
+def test_trainers_are_registered_by_name() -> None:
+    for mode in ("sync", "colocate_async", "separate_async"):
+        assert issubclass(get_trainer_cls(f"allotment_{mode}"), get_trainer_cls(mode))
+
+
+@pytest.mark.parametrize(("installed", "fits"), [("0.9.1", True), ("0.9.0", False), ("0.9.2", True), ("1.0.0", True)])
+def test_an_older_verl_is_refused_and_a_newer_one_tried(monkeypatch, installed, fits) -> None:
+    monkeypatch.setattr(versions, "version", lambda name: installed)
+    if not fits:
+        with pytest.raises(MissingExtraError, match=r"pip install 'verl==0.9.1'"):
+            versions.check_verl()
+    else:
+        warning = versions.check_verl()
+        assert (warning is None) == (installed == "0.9.1")
+
+
+def test_a_verl_of_another_make_is_refused() -> None:
+    with pytest.raises(MissingExtraError, match="without no_such_method"):
+        versions.check_methods(get_trainer_cls("sync"), ("fit", "no_such_method"))
