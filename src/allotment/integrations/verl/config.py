@@ -82,7 +82,7 @@ def planner_of(config: DictConfig, settings: AllotmentSettings, batch: Batch) ->
     """
     own = settings.planner_kwargs
     if ":" in settings.planner:
-        planner = _imported(settings.planner)(budget=batch.budget, **own)
+        planner: Planner = _imported(settings.planner)(budget=batch.budget, **own)
     else:
         # VIP and the ablations of it; the price of Dr. GRPO needs groups of 3
         is_rloo = "rloo" in config.algorithm.adv_estimator or batch.mean < 3

@@ -21,7 +21,7 @@ ROLLOUTS = "__rollout_n__"
 check_methods(AgentLoopManagerTQ, ("create", "generate_sequences"))
 
 
-class AllotmentAgentLoopManager(AgentLoopManagerTQ):  # type: ignore[misc]
+class AllotmentAgentLoopManager(AgentLoopManagerTQ):
     """Named by ``actor_rollout_ref.rollout.agent.agent_loop_manager_class``; lives in the trainer's process.
 
     Starts the :class:`~allotment.integrations.verl.Session` of the run, and restores it where verl resumes.
