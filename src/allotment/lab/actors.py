@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import deque
+from copy import deepcopy
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
+import torch
 from torch import Tensor
 
 from allotment.config import TrainConfig
 from allotment.errors import ConfigError, message
+from allotment.lab.checkpoint import load_parameters, parameters_state
 from allotment.lab.generation import Lab, Rollouts
 from allotment.lab.step_rows import Metrics
 from allotment.state import State, Stateful
@@ -60,13 +64,84 @@ class CurrentActor:
         """Nothing to restore."""
 
 
+class StaleActor:
+    """The trained policy of ``lag`` steps ago; before that many steps are made, that of the start."""
+
+    def __init__(self, trained: Lab, lag: int = 8) -> None:
+        if lag < 0:
+            raise _refused("stale", f"lag={lag}", "lag >= 0")
+        self._trained, self._copy = trained, deepcopy(trained)
+        self._versions = deque([parameters_state(trained.policy)], maxlen=lag + 1)
+
+    def lab(self) -> Lab:
+        """The oldest policy that is kept."""
+        load_parameters(self._copy.policy, self._versions[0])
+        return self._copy
+
+    def after_step(self, learnt: Learnt) -> Metrics:
+        """Keeps a copy of the trained policy."""
+        self._versions.append(parameters_state(self._trained.policy))
+        return {}
+
+    def state_dict(self) -> State:
+        """Parameters of every policy that is kept, oldest first."""
+        return {"versions": {str(i): version for i, version in enumerate(self._versions)}}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        versions = state["versions"]
+        self._versions.clear()
+        self._versions.extend(versions[str(i)] for i in range(len(versions)))
+
+
+class QuantisedActor:
+    """The trained policy with every matrix rounded to ``bits`` bits; biases and norms are left as they are.
+
+    A weight becomes the nearest of ``2**bits - 1`` equidistant values around 0, the outermost of which is the largest
+    weight of its row or tensor. 32 bits are no rounding.
+    """
+
+    def __init__(self, trained: Lab, bits: int = 4, per: Literal["row", "tensor"] = "row") -> None:
+        if not 2 <= bits <= 32 or per not in ("row", "tensor"):
+            raise _refused("quantised", f"bits={bits}, per={per!r}", "bits from 2 to 32, per row or tensor")
+        self._trained, self._copy, self._bits, self._per_row = trained, deepcopy(trained), bits, per == "row"
+
+    @torch.no_grad()
+    def lab(self) -> Lab:
+        """The trained policy as it is now, rounded."""
+        for own, trained in zip(self._copy.policy.parameters(), self._trained.policy.parameters(), strict=True):
+            own.copy_(trained if trained.ndim < 2 else rounded(trained, self._bits, per_row=self._per_row))
+        return self._copy
+
+    def after_step(self, learnt: Learnt) -> Metrics:
+        """Nothing: the copy is made when it is asked for."""
+        return {}
+
+    def state_dict(self) -> State:
+        """Nothing of its own."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Nothing to restore."""
+
+
+def rounded(weight: Tensor, bits: int, *, per_row: bool) -> Tensor:
+    """The matrix with its entries rounded, symmetrically around 0; see :class:`QuantisedActor`."""
+    if bits == 32:
+        return weight
+    largest = weight.abs().amax(1, keepdim=True) if per_row else weight.abs().max()
+    spacing = (largest / (2 ** (bits - 1) - 1)).clamp(min=torch.finfo(weight.dtype).tiny)
+    steps: Tensor = (weight / spacing).round()
+    return steps * spacing
+
+
 def make_actor(config: TrainConfig, trained: Lab) -> Actor:
     """The actor of a configuration.
 
     Raises:
         ConfigError: there is no such actor, or it does not know a setting.
     """
-    makers: dict[str, Any] = {"current": CurrentActor}
+    makers: dict[str, Any] = {"current": CurrentActor, "stale": StaleActor, "quantised": QuantisedActor}
     try:
         return makers[config.actor](trained, **config.actor_settings)  # type: ignore[no-any-return]
     except (KeyError, TypeError) as error:
@@ -78,3 +153,8 @@ def make_actor(config: TrainConfig, trained: Lab) -> Actor:
                 fix="correct the setting's name",
             )
         ) from error
+
+
+def _refused(actor: str, got: str, allowed: str) -> ConfigError:
+    wrong = f"the actor {actor!r} cannot be made with these settings"
+    return ConfigError(message(wrong, got=got, allowed=allowed, fix="correct --actor-settings"))
