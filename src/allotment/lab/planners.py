@@ -14,7 +14,14 @@ from allotment.lab.embeddings import prompt_embeddings
 from allotment.lab.generation import Lab
 from allotment.planning import VIP, Planner
 from allotment.planning.named import make_planner as named_planner
-from allotment.prediction import HierarchicalRegression, LengthPredictor, text_features
+from allotment.prediction import (
+    DiscountedCounts,
+    HierarchicalRegression,
+    LengthPredictor,
+    Predictor,
+    default_predictor,
+    text_features,
+)
 from allotment.selection import ImportanceWeights, Selector
 from allotment.selection.named import make_selector
 from allotment.state import State
@@ -87,6 +94,8 @@ def make_planner(
     def described() -> dict[str, Any]:
         return {"embeddings": prompt_embeddings(questions), "ids": ids, "features": text_features(questions)}
 
+    if isinstance(method.get("predictor"), str):
+        method["predictor"] = _predictor_named(method["predictor"], described())
     match name:
         case "vip-second-look":
             return VIP(**settings, **described(), rounds=2, seed=seed, **method)
@@ -110,6 +119,17 @@ def make_planner(
             allowed=f"{', '.join(NAMES)}, {', '.join(METHODS)}, vip-second-look, vip-tokens",
             fix="choose one of them",
         )
+    )
+
+
+def _predictor_named(name: str, described: dict[str, Any]) -> Predictor:
+    """The belief that a planner starts from, where its settings name one."""
+    if name == "vip":
+        return default_predictor(*described.values())
+    if name == "counts":
+        return DiscountedCounts()
+    raise ConfigError(
+        message("unknown predictor", got=repr(name), allowed="vip, counts", fix="choose one, or leave it out")
     )
 
 

@@ -7,18 +7,38 @@ from typing import Any, Literal, get_args
 from allotment.errors import ConfigError, message
 from allotment.planning.base import Planner
 from allotment.planning.baselines import InverseAccuracy, InverseVariance, Uniform
+from allotment.planning.coba_rl import CoBARL
+from allotment.planning.dapo import DAPO
+from allotment.planning.dynamic_pruning import DynamicPruning
+from allotment.planning.greso import GRESO
+from allotment.planning.gvm import GVM
+from allotment.planning.knapsack import Knapsack
+from allotment.planning.mopps import MoPPS
+from allotment.planning.reinforce_ada import ReinforceAda
+from allotment.planning.reinforce_ada_est import ReinforceAdaEst
 from allotment.planning.vip import VIP, RidgeVIP
 
-NamedPlanner = Literal["vip", "vip-moments", "vip-paper", "uniform", "inverse-accuracy", "inverse-variance", "ridge"]
+NamedPlanner = Literal[
+    "vip",
+    "vip-moments",
+    "vip-paper",
+    "uniform",
+    "inverse-accuracy",
+    "inverse-variance",
+    "ridge",
+    "coba-rl",
+    "knapsack",
+    "gvm",
+]
 NAMES: tuple[NamedPlanner, ...] = get_args(NamedPlanner)
-"""Planners that need nothing but what they observe and, some of them, embeddings."""
+"""Planners that spend their budget exactly, in one round, and train on all of it."""
 
 
 def make_planner(name: str, **settings: Any) -> Planner:
     """The planner of that name.
 
     Args:
-        name: one of :data:`NAMES`.
+        name: one of :data:`NAMES`, or of the methods in ``docs/methods.md``.
         settings: what its constructor takes. ``embeddings``, ``ids`` and ``features`` may be given to all; a planner
             that makes no use of them passes over them.
 
@@ -34,10 +54,19 @@ def make_planner(name: str, **settings: Any) -> Planner:
         "uniform": Uniform,
         "inverse-accuracy": InverseAccuracy,
         "inverse-variance": InverseVariance,
+        "coba-rl": CoBARL,
+        "knapsack": Knapsack,
+        "gvm": GVM,
+        "dynamic-pruning": DynamicPruning,
+        "reinforce-ada": ReinforceAda,
+        "reinforce-ada-est": ReinforceAdaEst,
+        "dapo": DAPO,
+        "greso": GRESO,
+        "mopps": MoPPS,
     }
     if name not in constructors:
         raise ConfigError(
-            message("unknown planner", got=repr(name), allowed=", ".join(NAMES), fix="choose one of them")
+            message("unknown planner", got=repr(name), allowed=", ".join(constructors), fix="choose one of them")
         )
     takes = {"vip": _ABOUT, "vip-moments": _ABOUT, "vip-paper": _ABOUT[:2], "ridge": _ABOUT[:2]}.get(name, ())
     if name in _NEED_EMBEDDINGS and settings.get("embeddings") is None:
