@@ -130,9 +130,9 @@ def rounded(weight: Tensor, bits: int, *, per_row: bool) -> Tensor:
     if bits == 32:
         return weight
     largest = weight.abs().amax(1, keepdim=True) if per_row else weight.abs().max()
-    spacing = (largest / (2 ** (bits - 1) - 1)).clamp(min=torch.finfo(weight.dtype).tiny)
-    steps: Tensor = (weight / spacing).round()
-    return steps * spacing
+    steps: int = 2 ** (bits - 1) - 1
+    spacing = (largest / steps).clamp(min=torch.finfo(weight.dtype).tiny)
+    return (weight / spacing).round() * spacing
 
 
 def make_actor(config: TrainConfig, trained: Lab) -> Actor:
