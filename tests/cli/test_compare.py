@@ -10,12 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from allotment.cli.main import main, parse
 from allotment.compare.running import locked
-from allotment.config import TRLTrainConfig
+from allotment.config import TrainedName, TRLTrainConfig
 
 PLANNERS, SEEDS = ("uniform", "vip"), (0, 1)
 RUNS = [f"{planner}-s{seed}" for seed in SEEDS for planner in PLANNERS]
@@ -201,6 +202,12 @@ def test_more_gpus_than_the_cluster_has(tmp_path, capsys):
     assert main(["compare", str(tmp_path / "out"), *FLAGS, "--ray", "local", "--gpus-per-run", "1000"]) == 2
     assert "fewer GPUs than a run asks for" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*/"))
+
+
+def test_every_planner(tmp_path):
+    jobs = parse(["compare", str(tmp_path), "--planners", "all", "vip+pods", "--seeds", "1"]).comparison().jobs
+    named = {*get_args(TrainedName), "vip+pods", "uniform-b16"}
+    assert {job.path.name.removesuffix("-s0") for job in jobs} == named
 
 
 def test_every_setting_of_the_trl_trainer_can_be_compared(tmp_path):

@@ -21,6 +21,12 @@ def test_names_and_settings(tmp_path):
     assert jobs["uniform-b16-s3"].rollouts_per_prompt == 16
 
 
+def test_a_planner_with_a_selector(tmp_path):
+    jobs = {job.path.name: job.config for job in comparison(tmp_path, planners=("vip", "vip+pods")).jobs}
+    assert (jobs["vip-s3"].select, jobs["vip+pods-s3"].select) == (None, "pods")
+    assert jobs["vip+pods-s3"].planner == "vip"
+
+
 def test_a_run_that_two_blocks_share_is_made_once(tmp_path):
     names = [job.path.name for job in comparison(tmp_path, budgets=(8, 16), seeds=(0,)).jobs]
     each = ("uniform", "uniform-b16", "uniform-b32", "vip", "vip-b16", "oracle", "oracle-b16")
@@ -52,6 +58,7 @@ def test_twice_the_budget_may_pass_the_upper_bound(tmp_path):
         ({"budgets": (8, 8)}, "--budgets"),
         ({"budgets": (64,)}, "64"),
         ({"planners": ("vipp",)}, "planner"),
+        ({"planners": ("vip+pod",)}, "select"),
     ],
 )
 def test_what_cannot_be_compared(tmp_path, changed, said):

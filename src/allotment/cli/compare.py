@@ -8,7 +8,7 @@ from collections.abc import Generator, Sequence
 from contextlib import closing, redirect_stdout
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import tyro
 from rich.console import Console
@@ -22,6 +22,11 @@ from allotment.compare.table import WIDTH
 from allotment.config import AnyTrainConfig, TrainConfig, TrainedName, TRLTrainConfig
 from allotment.errors import AllotmentError, ConfigError, message
 from allotment.planning.named import NamedPlanner
+
+EVERY_PLANNER: tuple[TrainedName, ...] = tuple(
+    name for name in get_args(TrainedName) if name not in ("uniform", "oracle")
+)
+"""What `--planners all` stands for; the reference and the yardstick run anyway."""
 
 
 class RunsFailedError(AllotmentError):
@@ -106,6 +111,7 @@ class _Compare:
         seeds = tuple(range(settings.seed, settings.seed + self.seeds))
         budgets = self.budgets or (settings.rollouts_per_prompt,)
         planners: tuple[str, ...] = self.planners  # type: ignore[attr-defined]
+        planners = tuple(name for given in planners for name in (EVERY_PLANNER if given == "all" else (given,)))
         return Comparison(self.out, settings, planners, budgets, seeds, self.yardsticks)
 
     def _train(self, jobs: Sequence[Job], total: int) -> list[Ended]:
@@ -140,8 +146,9 @@ class CompareLab(_Compare):
     """Compare planners with uniform over paired seeds; every run is one of allotment train."""
 
     _form = TrainConfig
-    planners: tuple[TrainedName, ...] = ("vip",)
-    """Planners; uniform, the reference, always runs."""
+    planners: tuple[str, ...] = ("vip",)
+    """Planners, as `allotment train --planner` takes them; PLANNER+SELECTOR, such as vip+pods, trains on a selection;
+    all stands for every planner. uniform, the reference, always runs."""
     settings: Annotated[LabSettings, tyro.conf.arg(name="")] = field(default_factory=LabSettings)
 
 

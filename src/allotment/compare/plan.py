@@ -21,6 +21,7 @@ class Entry:
     """A line of the table: a planner at a budget, which is its own or, as a yardstick, twice the block's."""
 
     planner: str
+    """Its name; ``PLANNER+SELECTOR`` where it trains on a selection of its rollouts."""
     rollouts_per_prompt: int
     role: Role
     label: str
@@ -86,7 +87,10 @@ class Comparison:
         mean = entry.rollouts_per_prompt
         suffix = "" if mean == self.settings.rollouts_per_prompt else f"-b{mean}"
         upper = self.settings.upper if mean in self.budgets else max(self.settings.upper, mean)
-        changed = {"planner": entry.planner, "seed": seed, "rollouts_per_prompt": mean, "upper": upper}
+        planner, _, selector = entry.planner.partition("+")
+        changed = {"planner": planner, "seed": seed, "rollouts_per_prompt": mean, "upper": upper}
+        if selector:
+            changed["select"] = selector
         config = type(self.settings).from_values(self.settings.model_dump() | changed, f"the {entry.label} runs")
         return Job(self.out / f"{entry.planner}{suffix}-s{seed}", config)
 
