@@ -4,8 +4,8 @@
     python benchmarks/verl_scale.py --actors 64 --prompts 1000000 --rollouts 4096 --steps 50
 
 64 actors serve a million prompts by turns, 512 a step; the driver asks VIP for 4,096 rollouts, hands each actor its
-counts, gets the rewards back (Bernoulli, a success probability for each prompt) and tells them: what verl's driver does,
-without the model. Then the same planner alone: larger steps, until it takes longer than a second; and prompts that are
+counts, gets the rewards back (Bernoulli, a success probability for each prompt), tells them: what a driver of
+verl does. Then the same planner alone: larger steps, until it takes longer than a second; and prompts that are
 asked one by one, as an asynchronous trainer's refills are. ``CPU`` is processor time of the driver, which others on the
 machine disturb less. One thread.
 """

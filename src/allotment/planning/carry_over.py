@@ -84,7 +84,8 @@ class CarryOver:
 
     def _demand(self, piece: tuple[PromptId, ...]) -> int:
         """Rollouts the piece would get in a block with the prompts asked last; its even share if they are too few."""
-        company = [prompt for prompt in dict.fromkeys(reversed(self._recent)) if prompt not in set(piece)]
+        own = set(piece)
+        company = [prompt for prompt in dict.fromkeys(reversed(self._recent)) if prompt not in own]
         company = company[: self.prompts - len(piece)]
         if len(company) + len(piece) < self.prompts:
             return round(self._left[0] * len(piece) / self._left[1])

@@ -2,6 +2,7 @@
 
 from itertools import permutations
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -13,13 +14,14 @@ from tensordict import TensorDict
 from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.v1 import get_trainer_cls
 
-from allotment.errors import ConfigError, MissingExtraError
+from allotment.errors import ConfigError, InvalidInputError, MissingExtraError
 from allotment.integrations.verl import session as session_module
 from allotment.integrations.verl import versions
 from allotment.integrations.verl.config import planner_of, read, resume_folder
 from allotment.integrations.verl.dispatch import balanced_order
 from allotment.integrations.verl.prompts import prompt_key
 from allotment.integrations.verl.session import Session
+from allotment.integrations.verl.trainers import _final_keys
 from allotment.planning import VIP, Uniform
 
 ROOT = Path(__file__).parents[3]
@@ -64,6 +66,17 @@ def test_keys_stay_from_fetch_to_fetch() -> None:
     hashed = [prompt_key({**row, "extra_info": info}) for info in ({}, None, {"split": "train"})]
     assert len(set(hashed)) == 1
     assert hashed[0] != prompt_key({**row, "extra_info": {}, "raw_prompt": [{"role": "user", "content": "1 + 2"}]})
+
+
+def test_a_prompt_that_no_hash_can_name_is_refused() -> None:
+    with pytest.raises(InvalidInputError, match=r"add extra_info\.index"):
+        prompt_key({"raw_prompt": [{"role": "user", "content": [object()]}]})
+
+
+def test_of_several_outputs_the_last_counts_and_padding_does_not() -> None:
+    keys = ["a_0_0", "a_0_10", "a_0_2", "a_1_0", "b_0_0", "padf_0_0"]
+    tags = [{"is_padding": key.startswith("pad")} for key in keys]
+    assert _final_keys(SimpleNamespace(keys=keys, tags=tags)) == ["a_0_10", "a_1_0", "b_0_0"]
 
 
 def test_the_documented_yaml_and_the_overrides_are_one_configuration() -> None:

@@ -66,9 +66,8 @@ class AllotmentAgentLoopManager(AgentLoopManagerTQ):
             self._watch.sent(worker, map(str, tu.get(chunk, "uid")), partition)
 
     def _planned(self, prompts: TensorDict) -> TensorDict:
-        columns = [tu.get(prompts, name) for name in ("raw_prompt", "data_source", "extra_info")]
-        names = ("raw_prompt", "data_source", "extra_info")
-        rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+        columns = {name: tu.get(prompts, name) for name in ("raw_prompt", "data_source", "extra_info")}
+        rows = [{name: v[q] for name, v in columns.items() if v is not None} for q in range(len(prompts))]
         keys = [prompt_key(row, self.session.settings.prompt_id) for row in rows]
         counts = self.session.plan([str(uid) for uid in tu.get(prompts, "uid")], keys, tu.get(prompts, "global_steps"))
         order = balanced_order(counts, len(self.agent_loop_workers))

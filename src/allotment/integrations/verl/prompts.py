@@ -7,14 +7,34 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from allotment.errors import InvalidInputError, message
+
 
 def prompt_key(row: Mapping[str, Any], name: str = "index") -> str:
     """``data_source/extra_info[name]``, else ``data_source/`` and a hash of the prompt.
 
     verl's own column ``index`` is not used: it is 0 for every row without one.
+
+    Raises:
+        InvalidInputError: the prompt has no name, and holds images or other things than text.
     """
     index = (row.get("extra_info") or {}).get(name)
     if index is None:
-        prompt = json.dumps(row["raw_prompt"], sort_keys=True, default=str)
-        index = hashlib.blake2b(prompt.encode(), digest_size=16).hexdigest()
-    return f"{row.get('data_source', '')}/{index}"
+        index = _hash(row["raw_prompt"], name)
+    return f"{row.get('data_source') or ''}/{index}"
+
+
+def _hash(prompt: object, name: str) -> str:
+    """32 hexadecimal digits."""
+    try:
+        text = json.dumps(prompt, sort_keys=True)
+    except TypeError as error:
+        raise InvalidInputError(
+            message(
+                "a prompt cannot be told from others",
+                got=f"no {name!r} in extra_info, and {error}",
+                allowed="a name for each row, or a prompt of text alone",
+                fix=f"add extra_info.{name} to the data set, or set allotment.prompt_id to a key it has",
+            )
+        ) from error
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

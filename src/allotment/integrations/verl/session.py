@@ -107,9 +107,10 @@ class Session:
             for uid, key in new:
                 first.setdefault(key, uid)
             for asked in self._ask(list(first)):
-                waiting = {first[key]: key for key in first if key in set(asked.prompt_ids)}
-                count_of.update(zip(waiting, counts_of(asked, waiting.values()), strict=True))
-                waiting = {uid: key for uid, key in waiting.items() if count_of[uid]}
+                uid_of = {key: first[str(key)] for key in asked.prompt_ids}
+                own = {uid_of[key]: count for key, count in zip(asked.prompt_ids, asked.counts.tolist(), strict=True)}
+                count_of.update(own)
+                waiting = {uid: str(key) for key, uid in uid_of.items() if own[uid]}
                 self._open[asked.step] = _Open(asked, self.step, len(first), waiting)
             taken = set(first.values())
             count_of.update({uid: 0 for uid in taken if uid not in count_of})
