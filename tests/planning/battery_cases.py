@@ -15,6 +15,7 @@ from allotment.planning.greso import GRESO
 from allotment.planning.gvm import GVM
 from allotment.planning.knapsack import Knapsack
 from allotment.planning.mopps import MoPPS
+from allotment.planning.optpo import OptPO
 from allotment.planning.reinforce_ada import ReinforceAda
 from allotment.planning.reinforce_ada_est import ReinforceAdaEst
 from allotment.prediction import DiscountedCounts, LengthPredictor
@@ -91,6 +92,8 @@ CASES: dict[str, Case] = {
     "reinforce-ada-positive": Case(ReinforceAda, {**MANY_ROUNDS, "exit": "positive"}, **IN_ROUNDS),
     "reinforce-ada-prior": Case(reinforce_ada_with_prior, MANY_ROUNDS, **IN_ROUNDS),
     "reinforce-ada-est": Case(ReinforceAdaEst, {}),
+    "optpo": Case(OptPO, MANY_ROUNDS, least=0.4, bounds=(3, 28)),
+    "optpo-long": Case(OptPO, {**MANY_ROUNDS, "budget": 24 * len(IDS), "votes": 2}, least=0.1, bounds=(3, 28)),
 }
 
 
