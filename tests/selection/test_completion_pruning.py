@@ -12,7 +12,7 @@ from selection_cases import kept_of, permuted, random_scored, scored
 from allotment.errors import InvalidInputError
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.selection.base import Selector, check_selection
-from allotment.selection.completion_pruning import CompletionPruning
+from allotment.selection.completion_pruning import CompletionPruning, prune
 
 SCORED = scored([[1, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 1, 1], [1, 0], [0, 0, 0], [1]])
 AT_RISK = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13]  # the majority of a mixed group; groups of equal |A| have none
@@ -127,3 +127,17 @@ def test_the_lots_change_with_step_and_seed_and_an_empty_step_is_fine():
 def test_a_rate_that_keeps_nothing_is_refused(rate):
     with pytest.raises(InvalidInputError, match="0 <= rate < 1"):
         CompletionPruning(rate=rate)
+
+
+def test_equal_values_are_not_below_their_mean():
+    """The mean of three times 0.1 is above 0.1 in floating point."""
+    is_kept_N, keep_probability_N = prune(np.full(3, 0.1), np.zeros(3, dtype=np.int64), np.zeros(3), 0.5)
+    assert is_kept_N.all()
+    assert (keep_probability_N == 1).all()
+
+
+def test_the_deterministic_variant_drops_whole_numbers_in_spite_of_rounding():
+    """0.29 * 100 is a little below 29 in floating point."""
+    values_N = np.array([*[1.0] * 100, 9.0])
+    is_kept_N, _ = prune(values_N, np.zeros(101, dtype=np.int64), np.arange(101) / 101, 0.29, random=False)
+    assert (~is_kept_N).sum() == 29
