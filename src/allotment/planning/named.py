@@ -14,6 +14,7 @@ from allotment.planning.greso import GRESO
 from allotment.planning.gvm import GVM
 from allotment.planning.knapsack import Knapsack
 from allotment.planning.mopps import MoPPS
+from allotment.planning.optpo import OptPO
 from allotment.planning.reinforce_ada import ReinforceAda
 from allotment.planning.reinforce_ada_est import ReinforceAdaEst
 from allotment.planning.vip import VIP, RidgeVIP
@@ -58,6 +59,7 @@ def make_planner(name: str, **settings: Any) -> Planner:
         "knapsack": Knapsack,
         "gvm": GVM,
         "dynamic-pruning": DynamicPruning,
+        "optpo": OptPO,
         "reinforce-ada": ReinforceAda,
         "reinforce-ada-est": ReinforceAdaEst,
         "dapo": DAPO,
