@@ -56,7 +56,7 @@ CHOOSE_PROMPTS = {"dapo": 4, "mopps": 4, "greso": 2}
 class Config(BaseModel):
     """Base of all configurations: frozen, unknown keys refused."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     @classmethod
     def from_values(cls, values: dict[str, Any], source: str) -> Self:
