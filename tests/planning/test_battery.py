@@ -10,7 +10,7 @@ import pytest
 from battery_cases import CASES, World, one_step, rows, total_counts
 from planning_cases import IDS, assert_same, snapshot
 
-from allotment.errors import RewardMismatchError
+from allotment.errors import InfeasibleBudgetError, RewardMismatchError
 from allotment.lab.toy import Policy, Toy
 from allotment.planning import Planner
 
@@ -50,6 +50,18 @@ def test_budget_and_bounds(name):
         assert planner.done
         assert not planner.open_plans
     assert planner.missing_rollouts == 0
+
+
+@every_planner
+def test_a_budget_below_the_least_counts_is_refused_and_changes_nothing(name):
+    case, world = CASES[name], World()
+    planner = case.make()
+    one_step(planner, IDS, world)
+    before = snapshot(planner)
+    with pytest.raises(InfeasibleBudgetError, match=r"allowed: (.|\n)*fix: "):
+        planner.ask(IDS, budget=2)
+    assert_same(snapshot(planner), before)
+    check_step(case, one_step(planner, IDS, world))
 
 
 @every_planner
