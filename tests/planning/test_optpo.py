@@ -147,6 +147,7 @@ def test_rounds_most_and_least():
     planner = OptPO(budget=44, bounds=(3, 64), threshold=19, p0=0.7, classes=4, votes=2)
     answers = [["A"] * 11, ["A", "B", "A", "B", "A", "A", "A"] + ["B"] * 4, ["A", "B"] * 6, [None] * 11]
     assert play(planner, answers).tolist() == [3, 7, 11, 11]
+    assert play(OptPO(budget=44, p0=0.7, classes=4, votes=5), answers).tolist() == [5, 11, 11, 11]
 
 
 @pytest.mark.parametrize("votes_", [1, 3])
@@ -223,11 +224,11 @@ def test_a_step_goes_on_where_it_was_saved(tmp_path):
     planner.save(tmp_path / "state")
     restored = OptPO(budget=64).load(tmp_path / "state")
     for one in (planner, restored):
-        for counts in ([1, 1], [1, 0]):
+        for counts, told in [([1, 1], ["x", "x"]), ([1, 0], ["y"])]:
             plan = one.ask(["a", "b"])
             assert plan.counts.tolist() == counts
-            one.tell(plan, np.zeros(sum(counts)), plan.group_ids(), answers=["x"] * sum(counts))
-        assert one.done  # five votes, the budget of this step
+            one.tell(plan, np.zeros(sum(counts)), plan.group_ids(), answers=told)
+        assert one.done  # two votes each, and the five of this step's budget are spent
     assert_same(restored.state_dict(), planner.state_dict())
     for other in ({"p0": 0.8}, {"threshold": 9.0}, {"classes": 4}, {"votes": 2}, {"evidence": "posterior"}):
         with pytest.raises(StateError, match="settings"):

@@ -202,7 +202,7 @@ def test_refused(settings, text):
 @pytest.mark.parametrize("shares", ["rollouts", "prompts"])
 def test_root_weighting_by_hand(shares):
     """v3, Est: A = (r - m) / sqrt(m + epsilon); every rollout of the step counts alike, or every prompt."""
-    one = scored([[1, 0, 0, 0], [0, 0]])
+    one = scored([[1, 0, 0, 0], [], [0, 0]])
     selection = RootWeighting(epsilon=0.11, shares=shares).select(one)
     np.testing.assert_allclose(selection.advantages_N, np.array([0.75, -0.25, -0.25, -0.25, 0, 0]) / 0.6, rtol=1e-14)
     expected = [4 / 3] * 4 + [2 / 3] * 2 if shares == "rollouts" else [1] * 6

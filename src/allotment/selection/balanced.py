@@ -184,8 +184,7 @@ def balanced_counts(counts_Q2: IntArray, group_size: int) -> IntArray:
 
 
 def balanced_advantages(counts_Q2: IntArray, kept_Q2: IntArray, baseline: Baseline) -> FloatArray:
-    """[Q, 2] the advantage of a wrong and a correct kept rollout; 0 where the pool has one class only."""
-    is_mixed_Q = counts_Q2.min(axis=1) > 0
+    """[Q, 2] the advantage of a wrong and a correct kept rollout; 0 for the only class of a pool."""
     size_Q = counts_Q2.sum(axis=1)
     mean_Q = counts_Q2[:, 1] / np.maximum(size_Q, 1)
     if baseline in ("pool", "log_pool"):
@@ -197,8 +196,8 @@ def balanced_advantages(counts_Q2: IntArray, kept_Q2: IntArray, baseline: Baseli
             variance_Q = variance_Q * size_Q / np.maximum(size_Q - 1, 1)
         advantages_Q2 = variance_Q[:, None] * np.array([-1.0, 1.0]) / np.where(share_Q2 > 0, share_Q2, 1.0)
     if baseline in ("log_pool", "log_p"):
-        advantages_Q2 = advantages_Q2 / np.where(is_mixed_Q, mean_Q, 1.0)[:, None]
-    return np.where(is_mixed_Q[:, None], advantages_Q2, 0.0)
+        advantages_Q2 = advantages_Q2 / np.where(mean_Q > 0, mean_Q, 1.0)[:, None]
+    return advantages_Q2
 
 
 def check_name(setting: str, name: object, names: object) -> None:
