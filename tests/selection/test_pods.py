@@ -79,7 +79,10 @@ def test_one_more_rollout_never_lowers_the_variance(rewards, further, data):
 )
 def test_binary_rewards_keep_half_successes_or_as_near_as_there_are(ones, zeros, m):
     chosen = max_variance_subset([1.0] * ones + [0.0] * zeros, m)
-    assert (chosen < ones).sum() == np.clip(m // 2, m - zeros, ones)  # odd m: fewer successes, as the released code
+    kept = np.clip(m // 2, m - zeros, ones)  # odd m: fewer successes, as the released code
+    assert (chosen < ones).sum() == kept
+    one = scored([[1] * ones + [0] * zeros])
+    assert kept_of(PODS(keep=m).select(one), one) == [[0] * (m - kept) + [1] * kept]
 
 
 @pytest.mark.parametrize("unit", [1e8, 1e-150, 1e150])

@@ -16,7 +16,7 @@ CLASSES = [MaxReward, RandomSubset, PODS]
 
 @pytest.mark.parametrize(
     ("keep", "sizes", "kept"),
-    [(4, [64, 4, 3, 1, 0], [4, 4, 3, 1, 0]), (0.25, [64, 30, 8, 3, 1, 0], [16, 8, 2, 2, 1, 0]), (0.1, [30], [3])],
+    [(4, [64, 4, 3, 1, 0], [4, 4, 3, 1, 0]), (0.25, [64, 30, 8, 3, 1, 0], [16, 8, 2, 2, 1, 0]), (0.07, [100], [7])],
 )
 def test_kept_counts_by_hand(keep, sizes, kept):
     assert kept_counts(keep, np.array(sizes)).tolist() == kept

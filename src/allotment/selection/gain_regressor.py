@@ -38,18 +38,23 @@ class GainRegressor:
         self._steps_A = np.empty(0)
 
     def predict(self, features_NF: FloatArray) -> FloatArray:
-        """[N] predicted gains, in standard deviations; all 0 before the first round."""
+        """[N] predicted gains, in standard deviations; all 0 before the second round."""
         return self._perceptron.predict(self._standardised(features_NF))
 
     def observe(self, step: int, features_AF: FloatArray, gain: float) -> None:
-        """Learn that training on rollouts with these features at ``step`` brought ``gain``."""
+        """Learn that training on rollouts with these features at ``step`` brought ``gain``.
+
+        As long as all gains are equal there is nothing to tell rollouts apart by, and predictions stay as they are.
+        """
         recent_A = self._steps_A > step - ROUNDS
         new = features_AF[:ARMS]
         self._features_AF = np.concatenate([self._features_AF[recent_A], new])
         self._gains_A = np.concatenate([self._gains_A[recent_A], np.full(len(new), gain)])
         self._steps_A = np.concatenate([self._steps_A[recent_A], np.full(len(new), float(step))])
+        if not np.ptp(self._gains_A):
+            return
         inputs_AF = self._standardised(self._features_AF)
-        targets_A = self._gains_A / (self._gains_A.std() or 1.0)
+        targets_A = self._gains_A / self._gains_A.std()
         random = np.random.default_rng([self._seed, step])
         for _ in range(UPDATES):
             drawn = random.integers(len(targets_A), size=BATCH)
@@ -58,8 +63,8 @@ class GainRegressor:
     def _standardised(self, features_NF: FloatArray) -> FloatArray:
         if not len(self._features_AF):
             return features_NF
-        spread_F = self._features_AF.std(axis=0)
-        spread_F[spread_F == 0] = 1.0
+        varies_F = np.ptp(self._features_AF, axis=0) > 0  # the standard deviation of equal numbers need not be 0
+        spread_F = np.where(varies_F, self._features_AF.std(axis=0), 1.0)
         standard_NF = (features_NF - self._features_AF.mean(axis=0)) / spread_F
         return np.asarray(np.clip(standard_NF, -OUTLIER, OUTLIER), dtype=np.float64)
 

@@ -28,7 +28,7 @@ def kept_counts(keep: float, sizes_Q: IntArray) -> IntArray:
 
 
 def ceil_share(share: float, sizes_Q: IntArray) -> IntArray:
-    """[Q] ``ceil(share * size)``; 0.1 of 30 is 3, although the floating-point product lies above it."""
+    """[Q] ``ceil(share * size)``; 0.07 of 100 is 7, although the floating-point product lies above it."""
     return np.ceil(np.round(share * sizes_Q, 9)).astype(np.int64)
 
 
