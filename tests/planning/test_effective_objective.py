@@ -1,0 +1,61 @@
+"""What every method optimises: measured weights of prompts against the formulas that docs/methods.md gives."""
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from allotment.lab.toy import measured_weights
+from allotment.planning.dynamic_pruning import DynamicPruning
+from allotment.selection import ImportanceWeights
+from allotment.selection.chain import Chain
+from allotment.selection.completion_pruning import CompletionPruning
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from method_rows import COPIES, METHODS, P, full
+
+GRID = np.linspace(0.1, 0.9, len(P))
+SETTINGS = {"steps": 4, "warm_up": 2, "runs": 32, "copies": COPIES}
+KNOWN = [name for name, method in METHODS.items() if method.curve is not None]
+ROUNDING = 1e-3
+"""Where hardly anything is trained on, few of the runs saw it."""
+
+
+@pytest.mark.parametrize("name", KNOWN)
+def test_measured_weights_are_those_of_the_formula(name):
+    """Four standard errors, at every p."""
+    method = METHODS[name]
+    measured = measured_weights(method.make, GRID, make_selector=method.make_selector, **SETTINGS)
+    difference_P = np.abs(measured.weights_P - method.curve(measured))
+    assert np.all(difference_P < 4 * measured.errors_P + ROUNDING)
+    assert measured.errors_P.max() < 0.5
+    assert measured.errors_P[len(P) // 2] < 0.15
+
+
+@pytest.mark.parametrize("name", ["vip", "coba-rl", "knapsack", "inverse-accuracy"])
+def test_if_rollouts_counted_alike_prompts_would_count_by_their_rollouts(name):
+    """What keeps the objective of these methods is that prompts count alike; the measurement sees the difference."""
+    measured = measured_weights(METHODS[name].make, GRID, aggregation="sequence_mean", **SETTINGS)
+    share_P = measured.generated_P / measured.generated_P.mean()
+    assert np.all(np.abs(measured.weights_P - share_P) < 4 * measured.errors_P)
+    assert np.any(np.abs(measured.weights_P - 1) > 4 * measured.errors_P)
+
+
+@pytest.mark.parametrize(
+    ("planner", "make_selector"),
+    [
+        ("vip", lambda seed: CompletionPruning(seed=seed)),
+        ("dynamic-pruning", lambda seed: Chain(ImportanceWeights(), CompletionPruning(seed=seed))),
+    ],
+)
+def test_combinations_that_keep_the_objective(planner, make_selector):
+    measured = measured_weights(METHODS[planner].make, GRID, make_selector=make_selector, **SETTINGS)
+    assert np.all(np.abs(measured.weights_P - 1) < 4 * measured.errors_P)
+    assert np.all(measured.trained_P < measured.generated_P)
+
+
+def test_pruning_by_size_instead_of_by_lot_fails_this_test():
+    """The deterministic variant that the paper's appendix describes: the weights are not 1."""
+    measured = measured_weights(full(DynamicPruning, random=False), GRID, **SETTINGS)
+    assert np.any(np.abs(measured.weights_P - 1) > 4 * measured.errors_P)
