@@ -38,6 +38,8 @@ class Rollouts:
     """[N] the answer in each completion; None where the form is broken or the end is missing."""
     distribution_NTV: Tensor | None = None
     """[N, T, V] log-probabilities of the whole vocabulary under the policy that drew, where an objective wants them."""
+    uniforms_NT: Tensor | None = None
+    """[N, T] random numbers in [0, 1) of the tokens, where an objective decides by them."""
 
     def __len__(self) -> int:
         return len(self.group_N)
@@ -54,6 +56,7 @@ class Rollouts:
             torch.cat([p.entropies_NT for p in parts]),
             tuple(answer for p in parts for answer in p.answers_N),
             _all_or_none([p.distribution_NTV for p in parts]),
+            _all_or_none([p.uniforms_NT for p in parts]),
         )
 
     def take(self, chosen_N: Tensor) -> Rollouts:
@@ -68,6 +71,7 @@ class Rollouts:
             self.entropies_NT[rows],
             tuple(self.answers_N[row] for row in rows.tolist()),
             None if self.distribution_NTV is None else self.distribution_NTV[rows],
+            None if self.uniforms_NT is None else self.uniforms_NT[rows],
         )
 
     def of_prompt(self, row: int) -> Rollouts:

@@ -93,6 +93,7 @@ class Learner:
             mask_NT=mask_NT,
             group_ids_N=rollouts.group_N,
             rollout_log_probs_NT=rollouts.log_probs_NT,
+            uniforms_NT=rollouts.uniforms_NT,
             reference_log_probs_NT=reference_NT,
             head=self._head() if "head_moments" in needs else None,
             **extra,

@@ -135,14 +135,16 @@ class Trainer:
         return {"step": step, **totals, **step_metrics(plans[0], rows), **learning}, rows
 
     def generate(self, problems: list[Problem], counts_Q: IntArray, generator: torch.Generator) -> Rollouts:
-        """Rollouts of the actor, with whole distributions where the objective wants them."""
-        actor = self.actor.lab()
+        """Rollouts of the actor, with what the objective wants besides: whole distributions, random numbers."""
+        actor, needs = self.actor.lab(), self.learner.objective.needs
         rollouts = actor.rollouts(problems, counts_Q, generator)
-        if "distributions" not in self.learner.objective.needs:
-            return rollouts
-        with torch.no_grad():
-            drawn = actor.outputs(problems, rollouts.group_N, rollouts.tokens_NT, rollouts.mask_NT)
-        return replace(rollouts, distribution_NTV=drawn.distribution_NTV)
+        if "distributions" in needs:
+            with torch.no_grad():
+                drawn = actor.outputs(problems, rollouts.group_N, rollouts.tokens_NT, rollouts.mask_NT)
+            rollouts = replace(rollouts, distribution_NTV=drawn.distribution_NTV)
+        if "uniforms" in needs:
+            rollouts = replace(rollouts, uniforms_NT=torch.rand(rollouts.tokens_NT.shape, generator=generator))
+        return rollouts
 
     def rewards(self, rollouts: Rollouts) -> torch.Tensor:
         """[N] the sum of the configured rewards."""

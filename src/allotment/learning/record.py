@@ -18,7 +18,7 @@ from allotment.errors import InvalidInputError, message
 from allotment.learning.groups import checked_mask
 from allotment.learning.losses import TokenLoss
 
-Need = Literal["rollout", "reference", "distributions", "hidden", "prompt_hidden", "head_moments"]
+Need = Literal["rollout", "reference", "distributions", "uniforms", "hidden", "prompt_hidden", "head_moments"]
 """What an objective asks for beyond log-probabilities of the current and the old policy."""
 
 
@@ -63,6 +63,8 @@ class TokenRecord:
     """[N, T, V] the same under the policy that drew the tokens; -inf where it logged none (only its top k)."""
     tokens_NT: Tensor | None = None
     """[N, T] int64, the tokens; with the distributions."""
+    uniforms_NT: Tensor | None = None
+    """[N, T] random numbers in [0, 1) that belong to the tokens, the same at every update on them."""
     hidden_NTH: Tensor | None = None
     """[N, T, H] what the output matrix is multiplied with, no gradient."""
     prompt_hidden_NH: Tensor | None = None
@@ -97,6 +99,7 @@ _WHO: dict[Need, tuple[str, str]] = {
     "rollout": ("rollout_log_probs_NT", _LOGGED_BY["rollout_log_probs_NT"]),
     "reference": ("reference_log_probs_NT", "the reference policy"),
     "distributions": ("distribution_NTV", "the trainer, and the rollout engine its top k,"),
+    "uniforms": ("uniforms_NT", "the trainer, from its seed and step,"),
     "hidden": ("hidden_NTH", "the trainer"),
     "prompt_hidden": ("prompt_hidden_NH", "the trainer"),
     "head_moments": ("head", "the optimiser"),
