@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -16,11 +17,13 @@ from allotment.lab.tokenizer import Tokenizer
 from allotment.state import State, decode_json, encode_json, load_state, save_state
 
 KIND = "lab-policy"
+SizeName = Literal["normal", "small"]
 
 
-def shipped_policy(regime: str) -> Path:
+def shipped_policy(regime: str, size: SizeName = "normal") -> Path:
     """Where the warm-started policy of a regime lies inside the package."""
-    return Path(__file__).parent / "data" / f"{regime_named(regime).name}.safetensors"
+    suffix = "" if size == "normal" else f"-{size}"
+    return Path(__file__).parent / "data" / f"{regime_named(regime).name}{suffix}.safetensors"
 
 
 def save_lab(path: Path, lab: Lab) -> None:
