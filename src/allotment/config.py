@@ -22,7 +22,7 @@ MethodName = Literal["dynamic-pruning", "optpo", "reinforce-ada", "reinforce-ada
 TrainedName = Literal[PlannerName, "vip-second-look", "vip-tokens", MethodName]
 EstimatorName = Literal["rloo", "dr_grpo"]
 MeasuredName = Literal[PlannerName, "uniform-2x", "neyman"]
-RegimeName = Literal["scratchpad", "short"]
+RegimeName = Literal["scratchpad", "short", "countdown"]
 ObjectiveName = Literal["grpo", "dr-grpo", "rloo", "gdpo", "divergence-ppo", "jackpot", "flowrl", "capo"]
 RewardName = Literal["correctness", "format", "length"]
 ActorName = Literal["current", "stale", "quantised", "small"]
@@ -211,11 +211,12 @@ class TrainConfig(RunConfig):
     length_target: int = Field(10, ge=1)
     """Most tokens of a completion that the reward `length` accepts."""
     actor: ActorName = "current"
-    """Who generates: the policy that is trained, or one that has fallen behind it."""
+    """Who generates: the policy that is trained, one that has fallen behind it, or a smaller one."""
     actor_settings: JSONObject = Field(default_factory=dict)
     """Further settings of the actor, such as '{"lag": 8}'."""
     regime: RegimeName = "scratchpad"
-    """Form of a completion: free characters before the answer, or the answer alone."""
+    """Form of a completion: free characters before the answer, or the answer alone; countdown is a task of its own,
+    with many right answers to a prompt."""
     aggregation: Literal["prompt_mean", "sequence_mean", "token_mean"] = "prompt_mean"
     """How token losses become one number; see docs/weights.md before changing it."""
     learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)

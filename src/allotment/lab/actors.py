@@ -1,4 +1,4 @@
-"""Who generates the rollouts: the policy that is trained, or one that has fallen behind it."""
+"""Who generates the rollouts: the policy that is trained, one that has fallen behind it, or a smaller one."""
 
 from __future__ import annotations
 
@@ -141,7 +141,14 @@ def make_actor(config: TrainConfig, trained: Lab) -> Actor:
     Raises:
         ConfigError: there is no such actor, or it does not know a setting.
     """
-    makers: dict[str, Any] = {"current": CurrentActor, "stale": StaleActor, "quantised": QuantisedActor}
+    from allotment.lab.small_actor import SmallActor
+
+    makers: dict[str, Any] = {
+        "current": CurrentActor,
+        "stale": StaleActor,
+        "quantised": QuantisedActor,
+        "small": SmallActor,
+    }
     try:
         return makers[config.actor](trained, **config.actor_settings)  # type: ignore[no-any-return]
     except (KeyError, TypeError) as error:

@@ -73,3 +73,17 @@ def parameters_state(policy: nn.Module) -> State:
 def load_parameters(policy: nn.Module, state: State) -> None:
     """Take over what :func:`parameters_state` gave."""
     policy.load_state_dict({name: torch.from_numpy(np.array(array)) for name, array in state.items()})
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> State:
+    """The moments as arrays, by number of the parameter and name; settings such as the learning rate are not kept."""
+    moments = optimizer.state_dict()["state"]
+    return {str(i): {name: tensor.numpy().copy() for name, tensor in entry.items()} for i, entry in moments.items()}
+
+
+def load_optimizer(optimizer: torch.optim.Optimizer, state: State) -> None:
+    """Take over what :func:`optimizer_state` gave."""
+    moments = {
+        int(i): {name: torch.from_numpy(np.array(array)) for name, array in entry.items()} for i, entry in state.items()
+    }
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})

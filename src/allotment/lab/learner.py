@@ -5,12 +5,11 @@ from __future__ import annotations
 from copy import deepcopy
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from allotment.config import TrainConfig
-from allotment.lab.checkpoint import load_parameters, parameters_state
+from allotment.lab.checkpoint import load_optimizer, load_parameters, optimizer_state, parameters_state
 from allotment.lab.generation import Lab, Rollouts
 from allotment.lab.objectives import make_objective
 from allotment.lab.step_rows import Metrics
@@ -114,22 +113,14 @@ class Learner:
 
     def state_dict(self) -> State:
         """Optimiser moments, and what is trained beside the policy."""
-        moments = self.optimizer.state_dict()["state"]
         module = self.objective.module
         return {
-            "optimizer": {
-                str(i): {name: tensor.numpy().copy() for name, tensor in entry.items()} for i, entry in moments.items()
-            },
+            "optimizer": optimizer_state(self.optimizer),
             **({} if module is None else {"objective": parameters_state(module)}),
         }
 
     def load_state_dict(self, state: State) -> None:
         """Take over what :meth:`state_dict` gave."""
-        moments = {
-            int(i): {name: torch.from_numpy(np.array(array)) for name, array in entry.items()}
-            for i, entry in state["optimizer"].items()
-        }
-        groups = self.optimizer.state_dict()["param_groups"]
-        self.optimizer.load_state_dict({"state": moments, "param_groups": groups})
+        load_optimizer(self.optimizer, state["optimizer"])
         if self.objective.module is not None:
             load_parameters(self.objective.module, state["objective"])

@@ -57,7 +57,7 @@ def make_objective(config: TrainConfig, lab: Lab) -> Objective:
     names = config.objective
     check_combination(config)
     settings = _settings(config)
-    advantage: AdvantageName = next((ADVANTAGES[n] for n in names if n in ADVANTAGES), config.estimator)
+    advantage: AdvantageName = next((ADVANTAGES[n] for n in names if n in ADVANTAGES), _default_advantage(config))
     loss: TokenObjective = Surrogate(**settings.get("surrogate", {}))
     if "divergence-ppo" in names:
         from allotment.learning.divergence import DivergencePPO
@@ -66,18 +66,26 @@ def make_objective(config: TrainConfig, lab: Lab) -> Objective:
     if "flowrl" in names:
         from allotment.learning.flowrl import FlowRL
 
-        loss = _made("flowrl", FlowRL, settings, width=lab.policy.size.width)
+        loss = _made("flowrl", FlowRL, settings, width=lab.policy.size.width, seed=config.seed)
     gates: dict[str, TokenGate] = {}
     if "jackpot" in names:
         from allotment.learning.jackpot import Jackpot
 
         gates["jackpot"] = _made("jackpot", Jackpot, settings)
+        if getattr(loss, "anchor", "old") == "rollout":
+            reason = "divergence-ppo and jackpot both weigh by the ratio to the rollout policy"
+            raise _refused(config, reason, 'give divergence-ppo the setting "anchor": "old"')
     if "capo" in names:
         from allotment.learning.capo import CAPO
 
         gates["capo"] = _made("capo", CAPO, settings)
-    gdpo: GDPO | None = _made("gdpo", GDPO, settings) if "gdpo" in names else None
+    gdpo: GDPO | None = _made("gdpo", GDPO, settings, rewards=config.rewards) if "gdpo" in names else None
     return Objective(advantage, gdpo, loss, gates)
+
+
+def _default_advantage(config: TrainConfig) -> AdvantageName:
+    """FlowRL's reward is the standardised one."""
+    return "grpo" if "flowrl" in config.objective else config.estimator
 
 
 def check_combination(config: TrainConfig) -> None:
@@ -91,6 +99,10 @@ def check_combination(config: TrainConfig) -> None:
     if "flowrl" in names and (others := [n for n in names if n in GATES or n == "gdpo"]):
         raise _refused(
             config, f"flowrl's loss is of whole trajectories, {others[0]} is made for policy gradients", "drop one"
+        )
+    if "flowrl" in names and config.aggregation == "token_mean":
+        raise _refused(
+            config, "flowrl's loss is of whole trajectories, token_mean divides it by tokens", "use prompt_mean"
         )
     is_plain = not [n for n in names if n != config.estimator.replace("_", "-")]
     if config.planner == "vip-second-look" and not is_plain:
