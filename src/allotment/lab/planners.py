@@ -23,6 +23,7 @@ from allotment.prediction import (
     text_features,
 )
 from allotment.selection import ImportanceWeights, Selector
+from allotment.selection.chain import Chain
 from allotment.selection.named import make_selector
 from allotment.state import State
 from allotment.tasks.mixture import Problem
@@ -148,8 +149,6 @@ def make_training_selector(planner: Planner, config: TrainConfig) -> Selector | 
     elif own is None:
         return chosen
     elif isinstance(own, ImportanceWeights) and chosen.window == 1:
-        from allotment.selection.chain import Chain
-
         return Chain(own, chosen)
     else:
         reason = f"{config.planner} says itself which rollouts are trained on and how they count"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
 import numpy as np
@@ -103,9 +103,13 @@ class Recent:
         self.visits = [_visit_from_state(int(step), state[step], by_id) for step in sorted(state, key=int)]
 
 
+_ARRAYS = [f.name for f in fields(Rollouts) if f.name != "answers_N" and f.default is MISSING]
+"""Columns that every rollout has; the others are an objective's, which looks at no earlier step."""
+
+
 def _visit_state(visit: Visit) -> State:
-    values = {field.name: getattr(visit.rollouts, field.name) for field in fields(Rollouts)}
-    arrays = {n: v.numpy().copy() if isinstance(v, Tensor) else v for n, v in values.items() if n != "answers_N"}
+    values = {name: getattr(visit.rollouts, name) for name in _ARRAYS}
+    arrays = {name: v.numpy().copy() if isinstance(v, Tensor) else v for name, v in values.items()}
     return {
         "problems": encode_json([p.id for p in visit.problems]),
         "first_number": visit.first_number,
@@ -115,7 +119,7 @@ def _visit_state(visit: Visit) -> State:
 
 
 def _visit_from_state(step: int, state: State, by_id: Mapping[str, Problem]) -> Visit:
-    arrays = {f.name: np.array(state[f.name]) for f in fields(Rollouts) if f.name != "answers_N"}
+    arrays = {name: np.array(state[name]) for name in _ARRAYS}
     columns: dict[str, Any] = {n: a if n == "rewards_N" else torch.from_numpy(a) for n, a in arrays.items()}
     rollouts = Rollouts(**columns, answers_N=tuple(decode_json(state["answers_N"])))
     problems = tuple(by_id[i] for i in decode_json(state["problems"]))

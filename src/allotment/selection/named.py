@@ -6,6 +6,10 @@ from typing import Any, Literal, get_args
 
 from allotment.errors import ConfigError, message
 from allotment.selection.base import Selector
+from allotment.selection.completion_pruning import CompletionPruning
+from allotment.selection.contextual_bandit import ContextualBandit
+from allotment.selection.pods import PODS
+from allotment.selection.subsets import MaxReward, RandomSubset
 
 SelectorName = Literal["pods", "max-reward", "random", "completion-pruning", "contextual-bandit"]
 NAMES: tuple[SelectorName, ...] = get_args(SelectorName)
@@ -16,7 +20,7 @@ def make_selector(name: str, **settings: Any) -> Selector:
 
     Args:
         name: one of :data:`NAMES`.
-        settings: what its constructor takes. ``seed`` may be given to all; one that draws nothing passes over it.
+        settings: what its constructor takes.
 
     Raises:
         ConfigError: there is no selector of that name, or it does not know a setting.
@@ -26,17 +30,13 @@ def make_selector(name: str, **settings: Any) -> Selector:
         raise ConfigError(
             message("unknown selector", got=repr(name), allowed=", ".join(NAMES), fix="choose one of them")
         )
-    from allotment.selection import completion_pruning, contextual_bandit, pods, subsets
-
     constructors: dict[str, Any] = {
-        "pods": pods.PODS,
-        "max-reward": subsets.MaxReward,
-        "random": subsets.RandomSubset,
-        "completion-pruning": completion_pruning.CompletionPruning,
-        "contextual-bandit": contextual_bandit.ContextualBandit,
+        "pods": PODS,
+        "max-reward": MaxReward,
+        "random": RandomSubset,
+        "completion-pruning": CompletionPruning,
+        "contextual-bandit": ContextualBandit,
     }
-    if name in ("pods", "max-reward"):
-        settings.pop("seed", None)
     try:
         return constructors[name](**settings)  # type: ignore[no-any-return]
     except TypeError as error:
