@@ -93,8 +93,10 @@ BEFORE = "before generation"
 AFTER = "after verification"
 EXACT = "exactly C"
 UNBIASED = "the mean success probability: 1"
-ALIKE = "the mean success probability with `rloo` and `prompt_mean`: 1; under token or sequence means `n / mean n`"
-SHEET = "section 6 of the fact sheet"
+ALIKE = (
+    "the mean success probability with `rloo` and `prompt_mean`: 1; where rollouts count alike (token or sequence "
+    "means) `n / mean n`"
+)
 
 PLANNERS: dict[str, Method] = {
     "uniform": Method(
@@ -260,8 +262,8 @@ PLANNERS: dict[str, Method] = {
         BEFORE,
         "exactly C on the chosen prompts",
         "a prompt counts by how often it is chosen: prompts near p = 1/2",
-        f"arXiv 2507.04632, {SHEET}",
-        "how the band fills up",
+        "arXiv 2507.04632, code thu-rllab/MoPPS",
+        "a visit discounts only prompts that were rolled out; how a band fills up",
         choosing(MoPPS),
         curve=as_often_as_drawn,
         formula="in proportion to how often a prompt is chosen",
@@ -271,7 +273,7 @@ PLANNERS: dict[str, Method] = {
         BEFORE,
         EXACT,
         ALIKE,
-        f"Knapsack RL, arXiv 2509.25849, {SHEET}",
+        "Knapsack RL, arXiv 2509.25849, from secondary sources (no official code)",
         "exact without dynamic programming (the value is concave); rule for batches of new and known prompts",
         full(Knapsack, bounds=(2, 128)),
     ),
@@ -280,7 +282,7 @@ PLANNERS: dict[str, Method] = {
         BEFORE,
         EXACT,
         ALIKE + "; RAFT's own loss weighs by 1/p",
-        f"GVM-RAFT, arXiv 2505.02391, {SHEET}",
+        "GVM-RAFT, arXiv 2505.02391, code RLHFlow/GVM",
         "beliefs instead of a pilot of 8; p = 0 gets the lower bound, not nothing",
         full(GVM),
     ),
@@ -326,8 +328,8 @@ SELECTORS: dict[str, Method] = {
         "gain of a rollout: perceptron on ten features, learnt from the change of the mean reward",
         AFTER,
         "a share of every group, or K rollouts of the last L steps",
-        "what the perceptron has learnt; no closed form, no importance weights. Here, where nothing is to be gained "
-        "(the policy stands still), it is nearly random",
+        "what the perceptron has learnt; no closed form, no importance weights. The toy has nothing to gain: each run "
+        "comes to prefer successes or failures, by chance, and the plot is the mean over runs",
         "CBS, arXiv 2602.08499",
         "seven of ten features are the paper's; network, exploration, defaults are a reconstruction",
         counted,

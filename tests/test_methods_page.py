@@ -1,0 +1,52 @@
+"""docs/methods.md has a row for every planner and selector, and says what benchmarks/method_rows.py says."""
+
+import json
+import re
+import runpy
+import sys
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from allotment.config import TrainedName
+from allotment.selection.named import NAMES as SELECTORS
+
+ROOT = Path(__file__).parents[1]
+PAGE = ROOT / "docs" / "methods.md"
+ONLY_IN_THE_LAB = {"oracle"}  # knows every p: a bound, not a method
+
+
+@pytest.fixture(scope="module")
+def benchmark():
+    sys.path.append(str(ROOT / "benchmarks"))
+    return runpy.run_path(str(ROOT / "benchmarks" / "methods.py"))
+
+
+def rows(text):
+    """The cells of every row of a method, by its name."""
+    table = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in text.splitlines() if line[:3] == "| `"]
+    return {cells[0].strip("`"): cells for cells in table}
+
+
+def test_every_name_of_the_command_line_has_a_row():
+    names = set(get_args(TrainedName)) - ONLY_IN_THE_LAB | set(SELECTORS)
+    assert set(rows(PAGE.read_text())) == names
+
+
+def test_every_row_has_every_column_and_its_plot():
+    for name, cells in rows(PAGE.read_text()).items():
+        assert len(cells) == 7
+        assert all(cells), name
+        plot = re.search(r"\((images/methods/.+\.svg)\)", cells[4])
+        assert (ROOT / "docs" / plot[1]).read_text().lstrip().startswith("<?xml")
+
+
+def test_the_page_is_current(benchmark):
+    numbers = json.loads((ROOT / "docs" / "images" / "methods.json").read_text())
+    assert PAGE.read_text() == benchmark["page"](numbers), "run: python benchmarks/methods.py --write docs --missing"
+
+
+def test_the_figure_names_every_method(benchmark):
+    figure = (ROOT / "docs" / "images" / "methods-weights.svg").read_text()
+    assert all(f">{name}</text>" in figure for name in benchmark["METHODS"])
