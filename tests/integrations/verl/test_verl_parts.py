@@ -12,12 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tensordict import TensorDict
 from verl.trainer.ppo import core_algos
+from verl.trainer.ppo.utils import need_critic
 from verl.trainer.ppo.v1 import get_trainer_cls
+from verl.utils.config import validate_config
 
 from allotment.errors import ConfigError, InvalidInputError, MissingExtraError
 from allotment.integrations.verl import session as session_module
 from allotment.integrations.verl import versions
-from allotment.integrations.verl.config import planner_of, read, resume_folder
+from allotment.integrations.verl.config import planner_of, read, resume_folder, set_values
 from allotment.integrations.verl.dispatch import balanced_order
 from allotment.integrations.verl.prompts import prompt_key
 from allotment.integrations.verl.session import Session
@@ -80,10 +82,16 @@ def test_of_several_outputs_the_last_counts_and_padding_does_not() -> None:
 
 
 def test_the_documented_yaml_and_the_overrides_are_one_configuration() -> None:
+    needed = ["actor_rollout_ref.rollout.name=vllm", "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu=8"]
+    needed += ["actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu=8"]
     with initialize_config_dir(str(ROOT / "examples"), version_base=None):
-        by_file = compose("verl_vip")
+        by_file = compose("verl_vip", needed)
+    validate_config(by_file, use_reference_policy=False, use_critic=need_critic(by_file))
+    assert get_trainer_cls(by_file.trainer.v1.trainer_mode).verl_mode == "sync"
+    set_values(by_file, {"allotment.trainer_hook": True})
     settings, _ = read(by_file)
-    by_override = config_of("+allotment.planner=vip", "+allotment.planner_kwargs.bounds=[3,32]")
+    own = ["+allotment.planner=vip", "+allotment.planner_kwargs.bounds=[3,32]", "+allotment.trainer_hook=true"]
+    by_override = config_of(*own)
     assert read(by_override)[0].model_dump() == settings.model_dump()
     planner = planner_of(by_file, *read(by_file))
     assert isinstance(planner, VIP)
@@ -116,6 +124,7 @@ def test_the_planner_fits_verls_batch() -> None:
         (["+allotment.planner_kwargs.bounds=[9,32]"], "does not fit verl's batch"),
         (["+allotment.planner_kwargs.budget=100"], "budget 128 rollouts"),
         (["+allotment.planner_kwargs.rounds=2"], "a planner of one round"),
+        (["+allotment.planner=vip-moments"], "told rewards alone"),
         (["+allotment.trained_prompts=2"], "mean over 2 prompts"),
     ],
 )

@@ -91,7 +91,9 @@ def test_an_asynchronous_plan_waits_for_its_parts_and_for_no_longer_than_patienc
     third = session.plan(names(4, 8), keys, 4)
     come_back(session, names(4, 8), third, keys)
     assert not session.planner.open_plans  # the first was given up: one row of it is missing
-    assert session.take_figures()["unscored"] == first[7]
+    figures = session.take_figures()
+    assert figures["unscored"] == first[7]
+    assert figures["zero_count"] == 0
     come_back(session, names(1, 8)[7:], first[7:], keys[7:])  # too late: passed over
     assert sum(row["n"] for row in lines(tmp_path)) == 3 * 64 - first[7]
 
@@ -112,6 +114,10 @@ def test_a_reward_that_is_no_number_is_not_told(tmp_path) -> None:
     told = [uid for uid, count in zip(uids, counts, strict=True) for _ in range(count)]
     session.tell(told, [np.nan, *[1.0] * 63], [1] * 64)
     assert session.take_figures()["unscored"] == 1
+    counts = session.plan(names(2, 8), keys, 2)
+    told = [uid for uid, count in zip(names(2, 8), counts, strict=True) for _ in range(count)]
+    session.tell(told, [np.nan] * 64, [1] * 64)
+    assert session.take_figures()["unscored"] == 64
 
 
 def test_more_rollouts_than_planned_are_refused_and_nothing_is_learnt(tmp_path) -> None:

@@ -167,14 +167,15 @@ def _check_planner(planner: object, settings: AllotmentSettings, batch: Batch) -
     kept = settings.trained_prompts or batch.prompts
     is_fit = isinstance(planner, Planner) and budget == batch.budget and lower >= 2
     is_plain = getattr(planner, "rounds", 1) == 1 and getattr(planner, "unit", "rollouts") == "rollouts"
+    is_plain = is_plain and getattr(planner, "moments", None) is None  # nothing tells it scores
     if is_fit and is_plain and lower <= batch.mean and lower * kept <= batch.budget <= upper * kept:
         return
     raise ConfigError(
         message(
             "the planner does not fit verl's batch",
             got=f"{type(planner).__name__}, budget {budget}, bounds ({lower}, {upper})",
-            allowed=f"a planner of one round, budget {batch.budget} rollouts = train_batch_size x n, bounds around "
-            f"{batch.budget / kept:g}, the mean over {kept} prompts, from 2 on",
+            allowed=f"a planner of one round, told rewards alone, budget {batch.budget} = train_batch_size x n, "
+            f"bounds around {batch.budget / kept:g}, the mean over {kept} prompts, from 2 on",
             fix="correct allotment.planner_kwargs",
         )
     )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -85,7 +86,7 @@ class Session:
         self._carry = CarryOver(planner, prompts=batch.prompts)
         self._open: dict[int, _Open] = {}
         self._log = RolloutLog(folder / "rollouts.jsonl")
-        self._figures: list[dict[str, float]] = []
+        self._figures: deque[dict[str, float]] = deque(maxlen=64)  # nobody takes them without the trainer hook
         self._seconds = 0.0
         self.step = 0
         """Training step of the newest request."""
@@ -111,7 +112,8 @@ class Session:
                 own = {uid_of[key]: count for key, count in zip(asked.prompt_ids, asked.counts.tolist(), strict=True)}
                 count_of.update(own)
                 waiting = {uid: str(key) for key, uid in uid_of.items() if own[uid]}
-                self._open[asked.step] = _Open(asked, self.step, len(first), waiting)
+                candidates = len(own) if self.settings.trained_prompts is None else len(first)
+                self._open[asked.step] = _Open(asked, self.step, candidates, waiting)
             taken = set(first.values())
             count_of.update({uid: 0 for uid in taken if uid not in count_of})
             new = [(uid, key) for uid, key in new if uid not in taken]
@@ -145,7 +147,8 @@ class Session:
 
     def take_figures(self) -> dict[str, float]:
         """Figures of the plans closed since the last call, as one; empty if none was."""
-        taken, self._figures = self._figures, []
+        taken = list(self._figures)
+        self._figures.clear()
         if not taken:
             return {}
         names = dict.fromkeys(name for figures in taken for name in figures)
