@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from allotment.lab.checkpoint import load_lab, parameters_state
-from allotment.lab.regime import REGIMES
+from allotment.lab.warm_start import STAGES
 from allotment.lab.warm_start import main as make_policies
 from allotment.tasks.mixture import LEVELS, load_mixture
 
@@ -27,7 +27,7 @@ def main() -> None:
         started = time.perf_counter()
         make_policies(Path(folder))
         print(f"\nre-made in {time.perf_counter() - started:.0f} s\n")
-        for regime in REGIMES:
+        for regime in (stage.regime.name for stage in STAGES):
             labs = load_lab(regime), load_lab(regime, Path(folder) / f"{regime}.safetensors")
             shipped, remade = (lab.success_probability(pool) for lab in labs)
             states = [parameters_state(lab.policy) for lab in labs]

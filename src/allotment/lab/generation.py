@@ -11,6 +11,7 @@ from torch import Tensor
 
 from allotment.lab.policy import Policy, PromptCache
 from allotment.lab.regime import Regime
+from allotment.lab.solutions import solution_chances
 from allotment.lab.tokenizer import Tokenizer
 from allotment.learning import SketchDirections, last_layer_scores, layer_scores
 from allotment.tasks.mixture import Problem
@@ -160,7 +161,10 @@ class Lab:
         Exact in the ``short`` regime: the answer is one string, so its probability is one forward pass. In the
         ``scratchpad`` regime the answer's probability is exact given the free characters, and averaged over
         ``scratchpads`` draws of these from the policy with a fixed seed: unbiased, and a function of the policy alone.
+        Where there are many answers, exact: the sum over all of them.
         """
+        if self.regime.has_many_answers:
+            return np.array([sum(chances.values()) for chances in solution_chances(self, problems)])
         regime, draws = self.regime, scratchpads if self.regime.scratchpad else 1
         chunks = []
         for first in range(0, len(problems), 256):

@@ -27,7 +27,8 @@ from allotment.lab.planners import NAMES, make_planner
 from allotment.lab.scores import random_directions, scores, sketch_named
 from allotment.planning.success import SuccessPlanner
 from allotment.pricing import TablePrice
-from allotment.tasks.mixture import Problem, load_mixture
+from allotment.tasks.countdown import mixture_of
+from allotment.tasks.mixture import Problem
 from allotment.types import FloatArray, IntArray
 
 
@@ -84,7 +85,7 @@ def measure(config: GradientVarianceConfig, progress: Callable[[str], None] = la
         ConfigError: more prompts than the pool holds, or a batch in which no prompt has any variance.
     """
     torch.set_num_threads(1)
-    lab, pool = load_lab(config.regime), load_mixture().pool
+    lab, pool = load_lab(config.regime), mixture_of(config.regime).pool
     _check(config, len(pool))
     random = np.random.default_rng(config.seed)
     batches = random.permutation(len(pool))[: config.batches * config.prompts].reshape(config.batches, config.prompts)

@@ -16,6 +16,8 @@ MAX_ANSWER = 10
 class Regime:
     """The form of a completion: ``scratchpad`` free characters and ``=`` before the answer, or the answer alone.
 
+    The regime ``countdown`` is answers alone on a task of its own, where a prompt has many right ones.
+
     The free characters stand for the free-form reasoning of a language model: they carry score-function variance that
     is independent of the reward, as VIP's variance model assumes. How far the model is off in either regime is in
     docs/experiments.md.
@@ -23,6 +25,9 @@ class Regime:
 
     name: str
     scratchpad: int
+    max_answer: int = MAX_ANSWER
+    has_many_answers: bool = False
+    """Whether a prompt has many right answers; the task is then countdown."""
 
     @property
     def answer_start(self) -> int:
@@ -32,7 +37,7 @@ class Regime:
     @property
     def max_tokens(self) -> int:
         """Longest completion that is generated, end token included."""
-        return self.answer_start + MAX_ANSWER + 1
+        return self.answer_start + self.max_answer + 1
 
     def target(self, answer: str, random: np.random.Generator) -> str:
         """A completion to imitate in the warm start: random letters, ``=``, the answer."""
@@ -47,7 +52,14 @@ class Regime:
         return completion[self.answer_start :] if completion[self.scratchpad : self.answer_start] == "=" else None
 
 
-REGIMES = {regime.name: regime for regime in (Regime("scratchpad", 5), Regime("short", 0))}
+REGIMES = {
+    regime.name: regime
+    for regime in (
+        Regime("scratchpad", 5),
+        Regime("short", 0),
+        Regime("countdown", 0, max_answer=11, has_many_answers=True),
+    )
+}
 
 
 def regime_named(name: str) -> Regime:

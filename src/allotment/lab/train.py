@@ -24,13 +24,15 @@ from allotment.lab.recent import Recent, Visit
 from allotment.lab.rewards import named_rewards
 from allotment.lab.run_directory import RunDirectory
 from allotment.lab.scores import sketch_named
+from allotment.lab.solutions import many_answers
 from allotment.lab.step_rows import Metrics, rollout_rows, step_metrics
-from allotment.learning import Length, advantage_estimator, rollout_weights, second_look_advantages
+from allotment.learning import Length, advantage_estimator, group, rollout_weights, second_look_advantages
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.planning import Planner
 from allotment.selection import Selection, check_selection, emptied_groups
 from allotment.state import State
-from allotment.tasks.mixture import Mixture, Problem, load_mixture
+from allotment.tasks.countdown import mixture_of
+from allotment.tasks.mixture import Mixture, Problem
 from allotment.types import IntArray, Plan
 
 
@@ -53,7 +55,7 @@ class Trainer:
         torch.set_num_threads(1)
         self.config = config
         self.lab = load_lab(config.regime) if lab is None else lab
-        self.mixture = load_mixture() if mixture is None else mixture
+        self.mixture = mixture_of(config.regime) if mixture is None else mixture
         _check_pool(len(self.mixture.pool), config)
         self.learner = Learner(self.lab, config)
         self.actor = make_actor(config, self.lab)
@@ -132,7 +134,8 @@ class Trainer:
         self.totals.rollouts += len(rollouts)
         self.totals.tokens += rollouts.n_tokens
         totals = {"rollouts_total": self.totals.rollouts, "tokens_total": self.totals.tokens}
-        return {"step": step, **totals, **step_metrics(plans[0], rows), **learning}, rows
+        shown = {**step_metrics(plans[0], rows), **self._reward_metrics(rollouts), **learning}
+        return {"step": step, **totals, **shown}, rows
 
     def generate(self, problems: list[Problem], counts_Q: IntArray, generator: torch.Generator) -> Rollouts:
         """Rollouts of the actor, with what the objective wants besides: whole distributions, random numbers."""
@@ -174,7 +177,8 @@ class Trainer:
         """[N] advantages within whole groups, by the objective of the run."""
         objective = self.learner.objective
         if objective.gdpo is not None:
-            return objective.gdpo.advantages(self._named_rewards(rollouts), rollouts.group_N)
+            lengths_N = rollouts.mask_NT.sum(1)
+            return objective.gdpo.advantages(self._named_rewards(rollouts), rollouts.group_N, lengths_N)
         return advantage_estimator(objective.advantage)(self.rewards(rollouts), rollouts.group_N)
 
     def loss_weights(self, rollouts: Rollouts) -> torch.Tensor:
@@ -195,14 +199,21 @@ class Trainer:
     def _named_rewards(self, rollouts: Rollouts) -> dict[str, torch.Tensor]:
         return named_rewards(self.config.rewards, self.lab, rollouts, self.config.length_target)
 
+    def _reward_metrics(self, rollouts: Rollouts) -> Metrics:
+        """The mean of each reward where there are several: over the prompts that got rollouts, as ``success`` is."""
+        if len(self.config.rewards) == 1:
+            return {}
+        groups = group(rollouts.group_N)
+        rewards = self._named_rewards(rollouts)
+        return {f"reward_{name}": groups.means(reward_N).mean().item() for name, reward_N in rewards.items()}
+
     def _selected(self, rollouts: Rollouts, selection: Selection) -> tuple[torch.Tensor, torch.Tensor]:
         """Advantages [N] and loss weights [N, T] of a selection."""
         gdpo = self.learner.objective.gdpo
         if gdpo is not None and selection.baseline == "kept":
             kept_N = torch.from_numpy(selection.is_kept)
-            kept = rollouts.take(kept_N)
             advantages_N = torch.zeros(len(rollouts))
-            advantages_N[kept_N] = gdpo.advantages(self._named_rewards(kept), kept.group_N)
+            advantages_N[kept_N] = self.advantages(rollouts.take(kept_N))
             selection = replace(selection, advantages_N=advantages_N.double().numpy())
         elif gdpo is not None:
             selection = replace(selection, advantages_N=self.advantages(rollouts).double().numpy())
@@ -224,7 +235,14 @@ class Trainer:
         return [pool[i] for i in order[place * size : (place + 1) * size]]
 
     def evaluate(self) -> Metrics:
-        """Mean exact success probability on the whole pool and on the held-out prompts."""
+        """Mean exact success probability on the whole pool and on the held-out prompts.
+
+        Where prompts have many answers, also how many different ones 16 rollouts of a prompt are expected to find.
+        """
+        if self.lab.regime.has_many_answers:
+            return many_answers(self.lab, "pool", self.mixture.pool) | many_answers(
+                self.lab, "held_out", self.mixture.held_out
+            )
         pool = self.lab.success_probability(self.mixture.pool)
         held_out = self.lab.success_probability(self.mixture.held_out)
         return {"pool_success": float(pool.mean()), "held_out_success": float(held_out.mean())}

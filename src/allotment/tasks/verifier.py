@@ -8,6 +8,7 @@ from typing import Any
 
 import reasoning_gym
 
+from allotment.tasks.countdown import solutions_of
 from allotment.tasks.mixture import Problem
 
 
@@ -17,8 +18,11 @@ def is_correct(problem: Problem, answer: str) -> bool:
     reasoning-gym's scores alone are too generous to learn from: almost every task gives partial credit, some accept
     trailing text or other spellings of a number, and spell_backward scores a right answer followed by junk at
     0.9999999999999998 and ignores case. All tasks of the mixture have one right answer, so exact equality is a fair
-    rule.
+    rule. Countdown has many: those of :func:`~allotment.tasks.countdown.solutions`, to all of which its own verifier
+    gives the full score.
     """
+    if problem.dataset == "countdown":
+        return answer in solutions_of(problem)
     if answer != problem.answer:
         return False
     return float(_scorer(problem.dataset)(answer, dict(problem.entry))) == 1.0
