@@ -127,10 +127,10 @@ class _Told(EnvGroupBuilder):  # type: ignore[misc]
         scale = self._tell(totals)
         return [(scale * t - step, metrics) for t, step, (_, metrics) in zip(totals, steps, own, strict=True)]
 
-    async def cleanup(self) -> None:  # noqa: D102
+    async def cleanup(self) -> None:
         await self.builder.cleanup()
 
-    def logging_tags(self) -> list[str]:  # noqa: D102
+    def logging_tags(self) -> list[str]:
         return list(self.builder.logging_tags())
 
 
