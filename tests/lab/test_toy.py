@@ -40,10 +40,10 @@ def test_answers_come_with_their_chances():
 
 @pytest.mark.parametrize("estimator", ["rloo", "dr_grpo", "grpo"])
 def test_measured_weights_of_equal_groups_are_the_exact_ones(estimator):
-    measured = measured_weights(uniform, P, 30, warm_up=0, estimator=estimator)
+    measured = measured_weights(uniform, P, 12, warm_up=0, estimator=estimator)
     exact_P = effective_weights(P, np.full(len(P), 8), estimator) * len(P)
     assert np.all(np.abs(measured.weights_P - exact_P) < 4 * measured.errors_P)
-    assert measured.errors_P.max() < 0.15
+    assert measured.errors_P.max() < 0.2
     np.testing.assert_array_equal(measured.generated_P, 8)
     np.testing.assert_array_equal(measured.trained_P, 8)
 
@@ -52,7 +52,7 @@ def test_batch_means_weight_a_prompt_by_its_rollouts():
     def vip(seed):
         return VIP(budget=8 * 16, seed=seed, predictor=DiscountedCounts())
 
-    measured = measured_weights(vip, P, 20, aggregation="sequence_mean")
+    measured = measured_weights(vip, P, 8, warm_up=5, aggregation="sequence_mean")
     assert np.ptp(measured.generated_P) > 3
     error_P = np.abs(measured.weights_P - measured.generated_P / measured.generated_P.mean())
     assert np.all(error_P < 4 * measured.errors_P)
@@ -92,7 +92,7 @@ def test_two_rounds_are_unbiased_with_their_own_advantages():
     def vip(seed):
         return VIP(budget=6 * 16, seed=seed, rounds=2, predictor=DiscountedCounts())
 
-    measured = measured_weights(vip, P, 20, warm_up=3)
+    measured = measured_weights(vip, P, 8, warm_up=2)
     assert np.all(np.abs(measured.weights_P - 1) < 4 * measured.errors_P)
     assert measured.generated_P.mean() == pytest.approx(6)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binom
 
 from allotment.lab.toy import measured_weights
 from allotment.planning.dynamic_pruning import DynamicPruning
@@ -13,6 +14,7 @@ from allotment.selection.chain import Chain
 from allotment.selection.completion_pruning import CompletionPruning
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from method_curves import max_variance_share
 from method_rows import COPIES, METHODS, P, full
 
 GRID = np.linspace(0.1, 0.9, len(P))
@@ -31,6 +33,15 @@ def test_measured_weights_are_those_of_the_formula(name):
     assert np.all(difference_P < 4 * measured.errors_P + ROUNDING)
     assert measured.errors_P.max() < 0.5
     assert measured.errors_P[len(P) // 2] < 0.15
+
+
+def test_pods_with_the_standardised_advantages_of_the_paper():
+    """The other formula of its docstring, for GRPO: ``E[sqrt(f (1 - f) (m - 1) / m)] / (p (1 - p))``."""
+    method, n, m = METHODS["pods"], 16, 4
+    measured = measured_weights(method.make, GRID, make_selector=method.make_selector, estimator="grpo", **SETTINGS)
+    share_K = max_variance_share(np.arange(n + 1.0), n, m)
+    step_P = binom.pmf(np.arange(n + 1), n, GRID[:, None]) @ np.sqrt(share_K * (1 - share_K) * (m - 1) / m)
+    assert np.all(np.abs(measured.weights_P - step_P / (GRID * (1 - GRID))) < 4 * measured.errors_P)
 
 
 @pytest.mark.parametrize("name", ["vip", "coba-rl", "knapsack", "inverse-accuracy"])
