@@ -32,6 +32,7 @@ from allotment.learning.effective import effective_weights
 from allotment.learning.groups import Groups, group
 from allotment.learning.losses import TokenLoss, clipped_surrogate
 from allotment.learning.second_look import SecondLookName, second_look_advantages
+from allotment.learning.selected import selected_advantages_and_weights
 from allotment.learning.sketches import SketchDirections, last_layer_scores, layer_scores
 
 __all__ = [
@@ -55,4 +56,5 @@ __all__ = [
     "rloo_advantages",
     "rollout_weights",
     "second_look_advantages",
+    "selected_advantages_and_weights",
 ]
