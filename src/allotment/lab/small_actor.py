@@ -44,7 +44,6 @@ class SmallActor:
         own = load_lab(trained.regime, shipped_policy(trained.regime.name, "small"))
         if own.tokenizer.vocabulary != trained.tokenizer.vocabulary:
             raise _refused("a trained policy with another vocabulary", "the shipped policies")
-        own.policy.to(trained.policy.head.weight.dtype)
         self._trained, self._own, self._distill, self._weight_cap = trained, own, distill, weight_cap
         self._optimizer = torch.optim.AdamW(own.policy.parameters(), lr=learning_rate)
 
