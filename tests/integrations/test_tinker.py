@@ -1,4 +1,7 @@
-"""The data set of a planner in the Tinker cookbook's own rollout loop, with a policy that needs no service."""
+"""The data set of a planner in the Tinker cookbook's own rollout loop, with a policy that needs no service.
+
+Skipped without the cookbook, which is part of no extra: pip install tinker-cookbook==0.6.1
+"""
 
 import asyncio
 import pickle
