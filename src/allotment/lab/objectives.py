@@ -58,7 +58,7 @@ def make_objective(config: TrainConfig, lab: Lab) -> Objective:
     check_combination(config)
     settings = _settings(config)
     advantage: AdvantageName = next((ADVANTAGES[n] for n in names if n in ADVANTAGES), _default_advantage(config))
-    loss: TokenObjective = Surrogate(**settings.get("surrogate", {}))
+    loss: TokenObjective = _made("surrogate", Surrogate, settings)
     if "divergence-ppo" in names:
         from allotment.learning.divergence import DivergencePPO
 
@@ -104,18 +104,29 @@ def check_combination(config: TrainConfig) -> None:
         raise _refused(
             config, "flowrl's loss is of whole trajectories, token_mean divides it by tokens", "use prompt_mean"
         )
-    is_plain = not [n for n in names if n != config.estimator.replace("_", "-")]
-    if config.planner == "vip-second-look" and not is_plain:
-        raise _refused(config, "the loss of a second look has its own advantages", "use --planner vip")
-    if config.planner in ("optpo", "reinforce-ada", "reinforce-ada-est") and "gdpo" in names:
-        raise _refused(config, f"{config.planner} says itself what the rewards are", "use another planner")
-    if config.select == "contextual-bandit" and (config.actor != "current" or names):
+    _check_beside_planner(config)
+    if config.select == "contextual-bandit" and (config.actor != "current" or {*names} & {*LOSSES, *GATES}):
         raise _refused(config, "rollouts of earlier steps have other old policies", "leave the objective out")
+
+
+def _check_beside_planner(config: TrainConfig) -> None:
+    """Refuse other advantages or rewards where the planner's method brings its own."""
+    names, planner = config.objective, config.planner
+    others = [n for n in names if n in (*ADVANTAGES, "gdpo", "flowrl") and n != config.estimator.replace("_", "-")]
+    if planner == "vip-second-look" and others:
+        raise _refused(config, f"the loss of a second look has its own advantages, not {others[0]}'s", "use vip")
+    if planner in ("reinforce-ada", "reinforce-ada-est") and others:
+        raise _refused(config, f"{planner} has its own advantages, not {others[0]}'s", "use another planner")
+    if planner not in ("optpo", "reinforce-ada", "reinforce-ada-est"):
+        return
+    if "gdpo" in names or config.rewards != ("correctness",):
+        raise _refused(config, f"{planner} says itself what the rewards are", "use another planner")
 
 
 def _settings(config: TrainConfig) -> dict[str, dict[str, Any]]:
     settings = config.objective_settings
-    allowed = [*config.objective, "surrogate"]
+    has_loss = any(name in LOSSES for name in config.objective)
+    allowed = [*config.objective, *([] if has_loss else ["surrogate"])]
     for name, values in settings.items():
         if name not in allowed or not isinstance(values, dict):
             raise ConfigError(
@@ -132,7 +143,7 @@ def _settings(config: TrainConfig) -> dict[str, dict[str, Any]]:
 def _made(name: str, constructor: Any, settings: Mapping[str, dict[str, Any]], **given: Any) -> Any:
     try:
         return constructor(**given, **settings.get(name, {}))
-    except TypeError as error:
+    except (TypeError, AttributeError) as error:
         raise ConfigError(
             message(
                 f"the objective {name!r} cannot be made with these settings",
