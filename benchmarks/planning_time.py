@@ -19,11 +19,23 @@ from typing import Any
 
 import numpy as np
 
-from allotment import VIP, InverseAccuracy, InverseVariance, RidgeVIP, Uniform
-from allotment.planning.coba_rl import CoBARL
-from allotment.planning.gvm import GVM
-from allotment.planning.knapsack import Knapsack
-from allotment.planning.mopps import MoPPS
+from allotment import (
+    DAPO,
+    GRESO,
+    GVM,
+    VIP,
+    CoBARL,
+    DynamicPruning,
+    InverseAccuracy,
+    InverseVariance,
+    Knapsack,
+    MoPPS,
+    OptPO,
+    ReinforceAda,
+    ReinforceAdaEst,
+    RidgeVIP,
+    Uniform,
+)
 from allotment.prediction import DiscountedCounts, default_predictor
 
 PROMPTS, BUDGET, POOL, SKETCHES = 512, 4096, 4096, 4
@@ -64,6 +76,12 @@ CASES = [
     Case("Knapsack", lambda: Knapsack(budget=BUDGET)),
     Case("GVM", lambda: GVM(budget=BUDGET), told=("scores",)),
     Case("MoPPS", lambda: MoPPS(budget=BUDGET, prompts=PROMPTS), asked=POOL),
+    Case("DynamicPruning", lambda: DynamicPruning(budget=BUDGET)),
+    Case("ReinforceAda", lambda: ReinforceAda(budget=BUDGET)),
+    Case("ReinforceAdaEst", lambda: ReinforceAdaEst(budget=BUDGET)),
+    Case("DAPO", lambda: DAPO(budget=BUDGET, prompts=PROMPTS), asked=4 * PROMPTS),
+    Case("GRESO", lambda: GRESO(budget=BUDGET, prompts=PROMPTS), asked=2 * PROMPTS),
+    Case("OptPO", lambda: OptPO(budget=BUDGET), told=("answers",)),
 ]
 
 
