@@ -231,6 +231,12 @@ class TrainConfig(RunConfig):
     sketches: int = Field(16, ge=1, le=16)
     """Numbers of a sketch."""
 
+    @model_validator(mode="after")
+    def _rewards_are_different(self) -> Self:
+        if len(set(self.rewards)) < len(self.rewards):
+            raise ValueError(f"each reward once, got {', '.join(self.rewards)}")
+        return self
+
     @property
     def asked_prompts(self) -> int:
         """Prompts that the planner is asked for at each step."""
