@@ -28,7 +28,7 @@ test-trl:
 		--editable '.[train,trl,report]' trl==$(VERSION) requests pytest hypothesis
 	$(TRL)/bin/python -m pytest tests/integrations tests/cli/test_train_trl.py
 
-# The adapter for verl, in an environment of its own: 2 GB, then ten to twenty minutes on two cores.
+# The adapter for verl, in an environment of its own: 2 GB; 40 minutes on two cores that others use too.
 VERL := .venv-verl
 test-verl: $(VERL)/installed
 	$(VERL)/bin/python -W ignore -m pytest tests/integrations/verl
