@@ -61,7 +61,9 @@ class Arguments:
     out: Annotated[Path, tyro.conf.Positional]
     """Where runs and results go."""
     parts: tuple[Part, ...] = ("gradient", "learning", "step")
-    seeds: int = 4
+    arms: tuple[str, ...] = tuple(ARMS)
+    """Of ``learning``."""
+    seeds: tuple[int, ...] = (0, 1, 2, 3)
     steps: int = 100
     batches: int = 48
     """Batches of 512 rollouts, for the gradient."""
@@ -153,11 +155,10 @@ def flat(parts: Sequence[Tensor]) -> Tensor:
 def learning(arguments: Arguments) -> list[dict[str, Any]]:
     """Every arm at every seed; seeds outermost, so that what is there is always paired."""
     rows = []
-    for seed in range(arguments.seeds):
-        for arm, changes in ARMS.items():
-            config = TrainConfig(
-                planner="uniform", seed=seed, steps=arguments.steps, evaluate_every=arguments.steps // 2, **changes
-            )
+    for seed in arguments.seeds:
+        for arm in arguments.arms:
+            steps = {"steps": arguments.steps, "evaluate_every": arguments.steps // 2}
+            config = TrainConfig(planner="uniform", seed=seed, **steps, **ARMS[arm])
             path = arguments.out / f"{arm.replace(' ', '_')}-s{seed}"
             is_new = not (path / "config.json").exists()
             directory = RunDirectory.create(path, config) if is_new else RunDirectory.resume(path, config)
@@ -230,7 +231,7 @@ def show_gradients(rows: list[dict[str, Any]]) -> None:
 
 def show_learning(rows: list[dict[str, Any]]) -> None:
     """A line an arm, differences paired by seed."""
-    by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in ARMS}
+    by_arm = {arm: [row for row in rows if row["arm"] == arm] for arm in dict.fromkeys(row["arm"] for row in rows)}
     print(
         "\n| arm | pool, middle | pool, end | to no correction | to TIS | held out | of the actor | KL before | after |"
     )
@@ -238,8 +239,9 @@ def show_learning(rows: list[dict[str, Any]]) -> None:
     for arm, mine in by_arm.items():
         cells = [_mean_se([row[name] for row in mine]) for name in ("middle_pool_success", "pool_success")]
         for other in ("no correction", "TIS"):
-            differences = [a["pool_success"] - b["pool_success"] for a, b in zip(mine, by_arm[other], strict=True)]
-            cells.append("" if arm == other else _mean_se(differences, sign="+"))
+            pairs = [] if arm == other else zip(mine, by_arm.get(other, []), strict=True)
+            differences = [a["pool_success"] - b["pool_success"] for a, b in pairs]
+            cells.append(_mean_se(differences, sign="+") if differences else "")
         cells += [_mean_se([row[name] for row in mine]) for name in ("held_out_success", "success")]
         for name in ("jackpot_kl_before", "jackpot_kl_after"):
             cells.append(_mean_se([row[name] for row in mine]) if name in mine[0] else "")

@@ -262,6 +262,23 @@ def test_truncated_importance_sampling_is_lambda_zero():
         assert factors.metrics["truncated"].item() == pytest.approx((ratio_NT > c1).double().mean().item())
 
 
+@pytest.mark.parametrize("lam", [0.2, 1.0, 2.0, 5.0])
+def test_over_its_masks_the_factor_has_the_mean_of_truncated_importance_sampling(lam):
+    """Up to lambda = c1; above, every weight is c1 and what is kept is the target thinned out."""
+    record = drawn_record(*pairs(18, n=20), n=5)
+    uniforms = (torch.arange(2000, dtype=torch.float64) + 0.5) / 2000
+    masked = [
+        Jackpot(lam=lam, c1=2.0)
+        .factors(replace(record, uniforms_NT=torch.full((100, 1), u, dtype=torch.float64)))
+        .values_NT
+        for u in uniforms.tolist()
+    ]
+    mean_NT = torch.stack(masked).mean(0)
+    tis_NT = (record.log_probs_NT - record.rollout_log_probs_NT).exp().clamp(max=2.0)
+    is_equal = torch.isclose(mean_NT, tis_NT, atol=2e-3, rtol=0)
+    assert is_equal.all() == (lam <= 2.0)
+
+
 def test_the_target_and_the_second_cap():
     """After an update old and current policy differ: the product of weights leads from the actor to the old one."""
     log_p, log_q = pairs(11, n=100)

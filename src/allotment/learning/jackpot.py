@@ -39,8 +39,9 @@ class Jackpot:
     several, each counts in proportion to its Z, less where the two policies differ.
 
     What is corrected is each token given what stands before it; prefixes remain those of the actor. ``lam=0`` keeps
-    all tokens: truncated importance sampling (TIS) of single tokens. With ``rate < 1`` some are rejected even where
-    the two policies are equal.
+    all tokens: truncated importance sampling (TIS) of single tokens, min(p/q, c1). Where lambda <= c1 that is also the
+    mean of Jackpot's factor over its random masks, so that over all tokens it has the expectation of TIS with the same
+    cap, and more variance. With ``rate < 1`` some tokens are rejected even where the two policies are equal.
 
     Whether a token is kept is decided by ``uniforms_NT`` of the record, which the trainer draws from its seed and step
     together with the rollouts: every update of a step decides by the same numbers.
