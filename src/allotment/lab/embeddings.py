@@ -10,6 +10,7 @@ import numpy as np
 
 from allotment.prediction import embed
 from allotment.state import load_state, save_state
+from allotment.tasks.countdown import load_countdown
 from allotment.tasks.mixture import load_mixture
 from allotment.types import FloatArray
 
@@ -18,23 +19,26 @@ SHIPPED = Path(__file__).parent / "data" / "embeddings.safetensors"
 
 
 def prompt_embeddings(questions: Sequence[str]) -> FloatArray:
-    """[M, 384] all-MiniLM-L6-v2 embeddings; read from the package if all are questions of the pool, else computed."""
+    """[M, 384] all-MiniLM-L6-v2 embeddings; read from the package if it has them all, else computed."""
     shipped = load_state(SHIPPED, kind=KIND)
-    pool = {problem.question: row for row, problem in enumerate(load_mixture().pool)}
-    if shipped["questions"] == _fingerprint(tuple(pool)) and pool.keys() >= set(questions):
-        return np.asarray(shipped["embeddings"], dtype=np.float64)[[pool[question] for question in questions]]
+    row_of = {key: row for row, key in enumerate(shipped["questions"].tolist())}
+    rows = [row_of.get(_fingerprint(question)) for question in questions]
+    if None not in rows:
+        return np.asarray(shipped["embeddings"], dtype=np.float64)[rows]
     return embed(questions, progress=True).astype(np.float64)
 
 
 def make(path: Path = SHIPPED) -> None:
-    """Compute the pool's embeddings and write them, in half precision."""
-    questions = [problem.question for problem in load_mixture().pool]
+    """Compute the embeddings of all pools and write them, in half precision."""
+    questions = [problem.question for problem in (*load_mixture().pool, *load_countdown().pool)]
     half = embed(questions, progress=True).astype(np.float16)
-    save_state(path, {"questions": _fingerprint(questions), "embeddings": half}, kind=KIND)
+    keys = np.array([_fingerprint(question) for question in questions])
+    save_state(path, {"questions": keys, "embeddings": half}, kind=KIND)
 
 
-def _fingerprint(questions: Sequence[str]) -> str:
-    return hashlib.sha256("\0".join(questions).encode()).hexdigest()
+def _fingerprint(question: str) -> int:
+    """Eight bytes of a hash."""
+    return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big", signed=True)
 
 
 if __name__ == "__main__":
