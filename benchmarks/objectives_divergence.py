@@ -36,10 +36,13 @@ ARMS: dict[str, dict[str, Any]] = {
     "binary TV .15": gate(),
     "binary KL .05": gate(gate="binary_kl"),
 }
-ACTORS: dict[str, dict[str, Any]] = {
+STALE = {"actor": "stale", "actor_settings": {"lag": 8}}
+CASES: dict[str, dict[str, Any]] = {
     "current": {},
-    "stale": {"actor": "stale", "actor_settings": {"lag": 8}},
-    "quantised": {"actor": "quantised", "actor_settings": {"bits": 3}},
+    "stale": STALE,
+    "stale-1e-3": {**STALE, "learning_rate": 1e-3},
+    "quantised-3": {"actor": "quantised", "actor_settings": {"bits": 3}},
+    "quantised-5": {"actor": "quantised", "actor_settings": {"bits": 5}},
 }
 
 
@@ -92,7 +95,10 @@ def table(results: Mapping[str, list[dict[str, float]]], shares: Sequence[str]) 
 
 
 def closed_shares(steps: int = 8) -> dict[str, dict[str, float]]:
-    """[bits][gate] share of tokens whose gate is closed at the first update, mean over steps at the shipped policy."""
+    """[bits][gate] share of tokens whose gate is closed at the first update, and the mean of ``|mu - pi|``.
+
+    Means over steps at the shipped policy, with its weights rounded to these bits as the rollout policy.
+    """
     shares: dict[str, dict[str, float]] = {}
     for bits in (2, 3, 4, 5, 6, 8, 32):
         of_gate = {}
@@ -100,7 +106,10 @@ def closed_shares(steps: int = 8) -> dict[str, dict[str, float]]:
             actor = {"actor": "quantised", "actor_settings": {"bits": bits}}
             config = TrainConfig(**SETTINGS | {"updates": 1, "learning_rate": 1e-12}, **actor, **gate(gate=name))
             trainer = Trainer(config)
-            of_gate[name] = float(np.mean([trainer.step(step)[0]["gate_fraction"] for step in range(1, steps + 1)]))
+            rows = [trainer.step(step)[0] for step in range(1, steps + 1)]
+            of_gate[name] = float(np.mean([row["gate_fraction"] for row in rows]))
+            if name == "binary_tv":
+                of_gate["|mu - pi|"] = float(np.mean([row["mean_divergence"] for row in rows]))
         shares[str(bits)] = of_gate
         print(f"  {bits} bits: " + ", ".join(f"{name} {share:.4f}" for name, share in of_gate.items()), flush=True)
     return shares
@@ -136,12 +145,12 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--parts", nargs="+", default=[*ACTORS, "closed", "times"])
+    parser.add_argument("--parts", nargs="+", default=[*CASES, "closed", "times"])
     arguments = parser.parse_args()
     shares, made = ["gate_fraction", "clip_fraction"], {}
     for part in arguments.parts:
-        if part in ACTORS:
-            common = {**SETTINGS, **ACTORS[part], "steps": arguments.steps}
+        if part in CASES:
+            common = {**SETTINGS, **CASES[part], "steps": arguments.steps}
             made[part] = paired(ARMS, common, arguments.seeds, shares)
             print(f"\n**{part}**\n\n{table(made[part], ['best_pool_success', *shares])}\n", flush=True)
         else:
