@@ -20,9 +20,10 @@ class CarryOver:
     counted from the first prompt on: any k W prompts from there cost k C rollouts.
 
     Args:
-        planner: its ``budget`` is C, its ``bounds`` are kept for every prompt. Plans are told to it as usual; its
+        planner: its ``bounds`` are kept for every prompt. Plans are told to it as usual; its
             steps also count the plans that are only looked at.
         prompts: W, prompts of a block.
+        budget: C, if not the planner's own budget.
 
     Raises:
         InvalidInputError: the bounds do not admit the budget.
@@ -30,9 +31,9 @@ class CarryOver:
 
     KIND = "CarryOver"
 
-    def __init__(self, planner: Planner, *, prompts: int) -> None:
+    def __init__(self, planner: Planner, *, prompts: int, budget: int | None = None) -> None:
         self.planner, self.prompts = planner, prompts
-        self.budget: int = planner.budget  # type: ignore[attr-defined]
+        self.budget: int = planner.budget if budget is None else budget  # type: ignore[attr-defined]
         self.bounds: tuple[int, int] = planner.bounds  # type: ignore[attr-defined]
         lower, upper = self.bounds
         if not lower * prompts <= self.budget <= upper * prompts:
@@ -41,7 +42,7 @@ class CarryOver:
                     "the bounds do not admit the budget",
                     got=f"budget {self.budget} for {prompts} prompts, bounds ({lower}, {upper})",
                     allowed=f"a budget from {lower * prompts} to {upper * prompts}",
-                    fix="change the budget of the planner, or the number of prompts",
+                    fix="change the budget, or the number of prompts",
                 )
             )
         self._left: tuple[int, int] = (self.budget, prompts)

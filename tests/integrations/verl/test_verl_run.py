@@ -209,6 +209,9 @@ def test_asynchronous_training_spends_the_budget_over_all_prompts(tmp_path) -> N
         assert not seen & set(rows)
         seen |= set(rows)
         assert all(abs(sum(step["advantages"][row] for row in of_prompt)) < 1e-6 for of_prompt in rows.values())
+    whole = [step for step in steps if sum(map(len, groups(step).values())) == PROMPTS * MEAN]
+    assert len(whole) > len(steps) / 2  # complete blocks were there, and were taken
+    assert not any(any(step["padding"]) for step in whole)
     rollouts = sum(len(rows) for step in steps for rows in groups(step).values())
     assert abs(rollouts - 9 * PROMPTS * MEAN) < 2 * PROMPTS * MEAN
     logged = Counter(row["n"] for row in lines(out / "rollouts.jsonl"))

@@ -153,6 +153,23 @@ def test_resuming_gives_the_same_plans(tmp_path, is_sync) -> None:
         assert resumed.plan(uids, keys[: len(uids)], 6) == session.plan(uids, keys[: len(uids)], 6)
 
 
+def test_complete_blocks_are_trained_on_first(tmp_path) -> None:
+    session = session_in(tmp_path, prompts=4, is_sync=False)
+    keys = [f"d/{i}" for i in range(12)]
+    uids = names(1, 6) + names(2, 6)
+    counts = session.plan(uids[:6], keys[:6], 1) + session.plan(uids[6:], keys[6:], 2)  # blocks of rows 0-3, 4-7, 8-11
+    assert [sum(counts[i : i + 4]) for i in (0, 4, 8)] == [32] * 3
+    ready = [uids[i] for i in (10, 0, 7, 6, 1, 5, 4, 2)]
+    assert session.whole_blocks_first(ready) == [uids[i] for i in (7, 6, 5, 4, 10, 0, 1, 2)]
+    assert session.whole_blocks_first(["unknown", *ready[:3]]) == ["unknown", *ready[:3]]
+    everything = session.whole_blocks_first(uids[::-1])
+    assert [sorted(map(uids.index, everything[i : i + 4])) for i in (0, 4, 8)] == [
+        list(range(i, i + 4)) for i in (0, 4, 8)
+    ]
+    come_back(session, uids[:1], counts[:1], keys[:1])
+    assert session.whole_blocks_first(uids[1:])[:4] == uids[4:8]  # a block that was begun is not whole
+
+
 def test_the_log_goes_on_from_the_checkpoint(tmp_path) -> None:
     keys, session = [f"d/{i}" for i in range(8)], session_in(tmp_path)
     for step in range(1, 5):

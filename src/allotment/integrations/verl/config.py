@@ -53,11 +53,18 @@ class Batch:
     """Mean rollouts of a prompt, actor_rollout_ref.rollout.n."""
     is_sync: bool
     """Whether a step trains on exactly the prompts it fetched."""
+    updates: int = 1
+    """Parts in which an asynchronous trainer trains on a batch, parameter_sync_step."""
 
     @property
     def budget(self) -> int:
         """Rollouts of a batch."""
         return self.prompts * self.mean
+
+    @property
+    def block(self) -> int:
+        """Prompts that are trained on at a time."""
+        return self.prompts // self.updates
 
 
 def read(config: DictConfig) -> tuple[AllotmentSettings, Batch]:
@@ -69,7 +76,8 @@ def read(config: DictConfig) -> tuple[AllotmentSettings, Batch]:
     block = OmegaConf.to_container(config.get("allotment") or OmegaConf.create(), resolve=True)
     settings = AllotmentSettings.from_values(cast(dict[str, Any], block), "allotment")
     rollout, mode = config.actor_rollout_ref.rollout, str(config.trainer.v1.trainer_mode)
-    batch = Batch(int(config.data.train_batch_size), int(rollout.n), mode == "sync")
+    updates = int(config.trainer.v1.get(mode, {}).get("parameter_sync_step", 1))
+    batch = Batch(int(config.data.train_batch_size), int(rollout.n), mode == "sync", updates)
     _check(config, settings, batch)
     return settings, batch
 

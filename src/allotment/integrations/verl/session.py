@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -52,6 +52,8 @@ class _Open:
     """Training step of the request."""
     candidates: int
     """Distinct prompts that could have been planned for."""
+    block: int
+    """Number of the block of prompts it is part of."""
     waiting: dict[str, str]
     """uid of each group that has not come back, and its prompt."""
     tokens: dict[str, int] = field(default_factory=dict)
@@ -83,7 +85,8 @@ class Session:
         self.planner, self.settings, self.batch = planner, settings, batch
         self._estimator, self._patience = estimator, patience
         self._threshold = getattr(planner, "success_threshold", settings.success_threshold)
-        self._carry = CarryOver(planner, prompts=batch.prompts)
+        self._carry = CarryOver(planner, prompts=batch.block, budget=batch.block * batch.mean)
+        self._asked = 0
         self._open: dict[int, _Open] = {}
         self._log = RolloutLog(folder / "rollouts.jsonl")
         self._figures: deque[dict[str, float]] = deque(maxlen=64)  # nobody takes them without the trainer hook
@@ -113,7 +116,8 @@ class Session:
                 count_of.update(own)
                 waiting = {uid: str(key) for key, uid in uid_of.items() if own[uid]}
                 candidates = len(own) if self.settings.trained_prompts is None else len(first)
-                self._open[asked.step] = _Open(asked, self.step, candidates, waiting)
+                self._open[asked.step] = _Open(asked, self.step, candidates, self._asked // self.batch.block, waiting)
+                self._asked += len(own)
             taken = set(first.values())
             count_of.update({uid: 0 for uid in taken if uid not in count_of})
             new = [(uid, key) for uid, key in new if uid not in taken]
@@ -145,6 +149,14 @@ class Session:
         self._close_due(is_told=bool(rows_of))
         self._seconds += time.perf_counter() - started
 
+    def whole_blocks_first(self, uids: Sequence[str]) -> list[str]:
+        """The rows of complete blocks, block by block, then the others, in the order they stand in."""
+        block_of = {uid: entry.block for entry in self._open.values() for uid in entry.waiting}
+        ready = Counter(block_of[uid] for uid in uids if uid in block_of)
+        last = len(ready) and max(ready) + 1
+        rank = {block: block if count == self.batch.block else last for block, count in ready.items()}
+        return sorted(uids, key=lambda uid: rank.get(block_of.get(uid, -1), last))
+
     def take_figures(self) -> dict[str, float]:
         """Figures of the plans closed since the last call, as one; empty if none was."""
         taken = list(self._figures)
@@ -164,12 +176,18 @@ class Session:
                 "plan": number,
                 "asked_at": o.asked_at,
                 "candidates": o.candidates,
+                "block": o.block,
                 "waiting": o.waiting,
                 "tokens": o.tokens,
             }
             for number, o in self._open.items()
         ]
-        state = {"planner": self.planner.state_dict(), "carry": self._carry.state_dict(), "step": self.step}
+        state = {
+            "planner": self.planner.state_dict(),
+            "carry": self._carry.state_dict(),
+            "step": self.step,
+            "asked": self._asked,
+        }
         save_state(folder / PLANNER_FILE, {**state, "under_way": encode_json(under_way)}, kind=KIND)
 
     def load(self, folder: Path) -> None:
@@ -183,7 +201,7 @@ class Session:
             return
         state = load_state(file, kind=KIND)
         try:
-            under_way, step = decode_json(state["under_way"]), int(state["step"])
+            under_way, step, self._asked = decode_json(state["under_way"]), int(state["step"]), int(state["asked"])
             self._carry.load_state_dict(state["carry"])
             self.planner.load_state_dict(state["planner"])
             plans = {p.step: p for p in getattr(self.planner, "open_plans", ())}

@@ -20,6 +20,7 @@ else:
     _Trainer = object
 
 check_methods(PPOTrainer, ("_compute_advantage", "_save_checkpoint"))
+SAMPLER = "trainer.v1.sampler.custom_sampler"
 MANAGER = "actor_rollout_ref.rollout.agent.agent_loop_manager_class"
 
 
@@ -33,6 +34,9 @@ class AllotmentTrainerMixin(_Trainer):
         values = {"trainer.v1.trainer_mode": self.verl_mode, f"allotment.{HOOK}": True}
         if not config.actor_rollout_ref.rollout.agent.get("agent_loop_manager_class"):
             values[MANAGER] = "allotment.integrations.verl.AllotmentAgentLoopManager"
+        if self.verl_mode != "sync" and not config.trainer.v1.sampler.custom_sampler.path:
+            values[f"{SAMPLER}.path"] = "pkg://allotment.integrations.verl.sampler"
+            values[f"{SAMPLER}.name"] = "WholeBlocks"
         set_values(config, values)
         super().__init__(config)
 
