@@ -107,6 +107,7 @@ def closed_shares(steps: int = 8) -> dict[str, dict[str, float]]:
             config = TrainConfig(**SETTINGS | {"updates": 1, "learning_rate": 1e-12}, **actor, **gate(gate=name))
             trainer = Trainer(config)
             rows = [trainer.step(step)[0] for step in range(1, steps + 1)]
+            rows = [row for row in rows if "gate_fraction" in row]  # not where no group has both outcomes
             of_gate[name] = float(np.mean([row["gate_fraction"] for row in rows]))
             if name == "binary_tv":
                 of_gate["|mu - pi|"] = float(np.mean([row["mean_divergence"] for row in rows]))
