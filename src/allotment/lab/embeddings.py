@@ -22,9 +22,9 @@ def prompt_embeddings(questions: Sequence[str]) -> FloatArray:
     """[M, 384] all-MiniLM-L6-v2 embeddings; read from the package if it has them all, else computed."""
     shipped = load_state(SHIPPED, kind=KIND)
     row_of = {key: row for row, key in enumerate(shipped["questions"].tolist())}
-    rows = [row_of.get(_fingerprint(question)) for question in questions]
-    if None not in rows:
-        return np.asarray(shipped["embeddings"], dtype=np.float64)[rows]
+    keys = [_fingerprint(question) for question in questions]
+    if all(key in row_of for key in keys):
+        return np.asarray(shipped["embeddings"], dtype=np.float64)[[row_of[key] for key in keys]]
     return embed(questions, progress=True).astype(np.float64)
 
 
