@@ -35,6 +35,7 @@ INFINITE = float("inf")
 CORRECTIONS: dict[str, Jackpot | None] = {
     "none": None,
     "TIS, c1 = 2": Jackpot(lam=0),
+    "importance sampling, not truncated": Jackpot(lam=0, c1=INFINITE),
     "Jackpot, rate .95, c1 = 2": Jackpot(normaliser="exact"),
     "Jackpot, rate .95, not truncated": Jackpot(c1=INFINITE, normaliser="exact"),
     "Jackpot, rate .8, not truncated": Jackpot(rate=0.8, c1=INFINITE, normaliser="exact"),

@@ -1,20 +1,21 @@
 """Re-makes the shipped policies and compares them: ``python benchmarks/warm_start.py``.
 
-Prints, per regime, the mean success of shipped and re-made policy by level, and whether the parameters are equal to the
-bit (same machine and torch) or how far the success probabilities are apart.
+Prints, per size and regime, the mean success of shipped and re-made policy by level, and whether the parameters are
+equal to the bit (same machine and torch) or how far the success probabilities are apart.
 """
 
 from __future__ import annotations
 
 import tempfile
 import time
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from allotment.lab.checkpoint import load_lab, parameters_state
-from allotment.lab.warm_start import STAGES
+from allotment.lab.checkpoint import load_lab, parameters_state, shipped_policy
+from allotment.lab.warm_start import SIZES, STAGES
 from allotment.lab.warm_start import main as make_policies
 from allotment.tasks.mixture import LEVELS, load_mixture
 
@@ -27,12 +28,13 @@ def main() -> None:
         started = time.perf_counter()
         make_policies(Path(folder))
         print(f"\nre-made in {time.perf_counter() - started:.0f} s\n")
-        for regime in (stage.regime.name for stage in STAGES):
-            labs = load_lab(regime), load_lab(regime, Path(folder) / f"{regime}.safetensors")
+        for size, regime in product(SIZES, [stage.regime.name for stage in STAGES]):
+            path = shipped_policy(regime, size)
+            labs = load_lab(regime, path), load_lab(regime, Path(folder) / path.name)
             shipped, remade = (lab.success_probability(pool) for lab in labs)
             states = [parameters_state(lab.policy) for lab in labs]
             equal = all(np.array_equal(states[0][name], states[1][name]) for name in states[0])
-            print(f"### {regime}: parameters {'equal to the bit' if equal else 'differ'}; ", end="")
+            print(f"### {size}, {regime}: parameters {'equal to the bit' if equal else 'differ'}; ", end="")
             print(f"success {shipped.mean():.4f} shipped, {remade.mean():.4f} re-made, ", end="")
             print(f"mean absolute difference {np.abs(shipped - remade).mean():.4f}\n")
             print("| level | shipped | re-made |\n|---|--:|--:|")

@@ -8,6 +8,7 @@ from allotment.errors import ConfigError
 from allotment.lab.actors import Learnt
 from allotment.lab.checkpoint import load_lab, shipped_policy
 from allotment.lab.generation import Lab
+from allotment.lab.regime import REGIMES
 from allotment.lab.run_directory import RunDirectory
 from allotment.lab.small_actor import SmallActor
 from allotment.lab.tokenizer import Tokenizer
@@ -152,6 +153,12 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, small, stop_after):
 def test_settings_that_it_does_not_have_are_refused(small, settings):
     with pytest.raises(ConfigError, match=next(iter(settings))):
         Trainer(config(settings), mixture=small)
+
+
+def test_a_regime_without_a_small_policy_is_refused(short):
+    other = Lab(short.policy, short.tokenizer, REGIMES["countdown"])
+    with pytest.raises(ConfigError, match="scratchpad, short"):
+        SmallActor(other)
 
 
 def test_another_vocabulary_is_refused(short):

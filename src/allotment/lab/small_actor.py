@@ -41,7 +41,10 @@ class SmallActor:
                 f"distill={distill}, learning_rate={learning_rate}, weight_cap={weight_cap}",
                 "distill and learning_rate >= 0, weight_cap > 0",
             )
-        own = load_lab(trained.regime, shipped_policy(trained.regime.name, "small"))
+        path = shipped_policy(trained.regime.name, "small")
+        if not path.exists():
+            raise _refused(f"regime {trained.regime.name}", "a regime with a small policy: scratchpad, short")
+        own = load_lab(trained.regime, path)
         if own.tokenizer.vocabulary != trained.tokenizer.vocabulary:
             raise _refused("a trained policy with another vocabulary", "the shipped policies")
         self._trained, self._own, self._distill, self._weight_cap = trained, own, distill, weight_cap
