@@ -1,6 +1,6 @@
 """verl's V1 trainer on a CPU: its own Ray workers, queue, buffer, advantages; the lab's tiny policy for its engines.
 
-    python tests/integrations/verl/lab_verl.py OUT [--steps 20] [lab.kill=agent|reward lab.kill_at=STEP] [verl's overrides]
+    python tests/integrations/verl/lab_verl.py OUT [--steps 20] [lab.kill=agent|reward lab.kill_at=N] [verl's overrides]
 
 Real: Ray, TransferQueue, agent-loop and reward-loop workers, replay buffer, padding, advantage code, checkpoints of the
 data loader, the trainers' loops. Replaced, because they need a GPU: the language-model servers and the actor's engine,
