@@ -108,9 +108,9 @@ def main(words: Sequence[str] | None = None) -> None:
     """Run everything, write, print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
-    parser.add_argument("--betas", type=float, nargs="+", default=[15.0, 1.0, 0.3])
-    parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument("--every", type=int, default=50)
+    parser.add_argument("--betas", type=float, nargs="+", default=[15.0, 3.0, 1.0, 0.3])
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--every", type=int, default=40)
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--out", type=Path, default=Path("runs/objectives_flowrl.json"))
