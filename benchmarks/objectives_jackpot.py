@@ -161,13 +161,18 @@ def learning(arguments: Arguments) -> list[dict[str, Any]]:
             steps = {"steps": arguments.steps, "evaluate_every": arguments.steps // 2}
             config = TrainConfig(planner="uniform", seed=seed, **steps, **ARMS[arm])
             path = arguments.out / f"{arm.replace(' ', '_')}-s{seed}"
-            is_new = not (path / "config.json").exists()
-            directory = RunDirectory.create(path, config) if is_new else RunDirectory.resume(path, config)
-            Trainer(config).run(directory)
+            if not _is_finished(path, arguments.steps):
+                is_new = not (path / "config.json").exists()
+                directory = RunDirectory.create(path, config) if is_new else RunDirectory.resume(path, config)
+                Trainer(config).run(directory)
             log = read_log(path / "metrics.jsonl")
             rows.append({"arm": arm, "seed": seed, **_last(log)})
             print(f"learning: {arm}, seed {seed}: {rows[-1]['pool_success']:.4f}", flush=True)
     return rows
+
+
+def _is_finished(path: Path, steps: int) -> bool:
+    return (path / "checkpoint.safetensors").exists() and read_log(path / "metrics.jsonl")[-1]["step"] == steps
 
 
 def _last(log: Sequence[dict[str, Any]]) -> dict[str, float]:
