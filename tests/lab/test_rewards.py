@@ -38,7 +38,8 @@ def test_rewards_by_hand(scratchpad):
     cases = {
         "abcde=7$": (1.0, 1, 1),  # eight tokens, the end counts
         "abcde=42$": (0.0, 1, 0),
-        "abcda=7$": (1.0, 0, 1),  # a letter twice
+        "bcddf=7$": (1.0, 0, 1),  # no vowel
+        "bcdff=a$": (0.0, 0, 1),  # only in the answer
         "abcde7$": (0.0, 0, 1),  # no answer
         "abcde=7777777777": (0.0, 0, 0),  # no end
         "abcde=a$": (0.0, 1, 1),  # the answer is none of the scratchpad's business
