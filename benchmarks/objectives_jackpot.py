@@ -245,8 +245,8 @@ def show_learning(rows: list[dict[str, Any]]) -> None:
     for arm, mine in by_arm.items():
         cells = [_mean_se([row[name] for row in mine]) for name in ("middle_pool_success", "pool_success")]
         for other in ("no correction", "TIS"):
-            pairs = [] if arm == other else zip(mine, by_arm.get(other, []), strict=True)
-            differences = [a["pool_success"] - b["pool_success"] for a, b in pairs]
+            other_S = {row["seed"]: row["pool_success"] for row in by_arm.get(other, []) if arm != other}
+            differences = [r["pool_success"] - other_S[r["seed"]] for r in mine if r["seed"] in other_S]
             cells.append(_mean_se(differences, sign="+") if differences else "")
         cells += [_mean_se([row[name] for row in mine]) for name in ("held_out_success", "success")]
         for name in ("jackpot_kl_before", "jackpot_kl_after"):
