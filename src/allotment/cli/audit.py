@@ -22,8 +22,9 @@ from allotment.audit.reading import read_source
 from allotment.audit.replaying import Replay, Settings, replay
 from allotment.audit.summary import Summary, summarise
 from allotment.cli.audit_tables import predictor_figures, print_predictors, print_summary, summary_figures
-from allotment.config import EstimatorName
-from allotment.errors import InvalidInputError, MissingExtraError, message
+from allotment.config import EstimatorName, TrainConfig
+from allotment.errors import AllotmentError, InvalidInputError, MissingExtraError, message
+from allotment.lab.run_directory import saved_config
 from allotment.prediction import distinct_parts, text_features
 from allotment.report.audit_page import Audited, write_audit
 
@@ -202,9 +203,13 @@ def _with_texts_of_the_lab(log: Log, path: Path) -> Log:
     if log.texts is not None or not (path.parent / "config.json").exists():
         return log
     try:
-        from allotment.tasks.mixture import load_mixture
-    except ImportError:
+        from allotment.tasks.countdown import mixture_of
+
+        config = saved_config(path.parent)
+    except (ImportError, AllotmentError):
         return log
-    questions = {problem.id: problem.question for problem in load_mixture().pool}
+    if not isinstance(config, TrainConfig):
+        return log
+    questions = {problem.id: problem.question for problem in mixture_of(config.regime).pool}
     texts = tuple(questions[prompt] for prompt in map(str, log.ids) if prompt in questions)
     return replace(log, texts=texts) if len(texts) == len(log.ids) else log

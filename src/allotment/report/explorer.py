@@ -109,7 +109,7 @@ def _texts(configs: Sequence[AnyTrainConfig], ids: set[str]) -> dict[str, str]:
     length = min(MOST_CHARACTERS, MOST_TEXT // len(ids))
     for config in {_source(config): config for config in configs}.values():
         try:
-            rows = _trl_rows(config) if isinstance(config, TRLTrainConfig) else _lab_rows(ids)
+            rows = _trl_rows(config) if isinstance(config, TRLTrainConfig) else _lab_rows(config.regime, ids)
         except (AllotmentError, ImportError, OSError):
             continue
         found |= {name: text[:length] for name, text in rows.items() if name in ids}
@@ -117,15 +117,15 @@ def _texts(configs: Sequence[AnyTrainConfig], ids: set[str]) -> dict[str, str]:
 
 
 def _source(config: AnyTrainConfig) -> str:
-    return config.dataset if isinstance(config, TRLTrainConfig) else "lab"
+    return config.dataset if isinstance(config, TRLTrainConfig) else config.regime
 
 
-def _lab_rows(ids: set[str]) -> dict[str, str]:
+def _lab_rows(regime: str, ids: set[str]) -> dict[str, str]:
     if not any(name.rpartition("/")[2].isdigit() for name in ids):  # LEVEL/NUMBER; making the prompts takes seconds
         return {}
-    from allotment.tasks.mixture import load_mixture
+    from allotment.tasks.countdown import mixture_of
 
-    return {problem.id: problem.question for problem in load_mixture().pool}
+    return {problem.id: problem.question for problem in mixture_of(regime).pool}
 
 
 def _trl_rows(config: TRLTrainConfig) -> dict[str, str]:
