@@ -23,12 +23,17 @@ import numpy as np
 from allotment.lab.toy import MeasuredWeights, measured_weights
 from method_plots import draw_all
 from method_rows import ASKED, CHOSEN, COPIES, METHODS, PLANNERS, SELECTORS, Method, P
+from objective_rows import table
 
 STEPS, WARM_UP, RUNS = 20, 10, 32
 FIGURES = Path("images")
+BESIDE = (
+    "`allotment train --objective NAME [NAME...]`, beside any planner; places, combinations and the contract are in "
+    "[objectives](objectives.md),\nwhat came of each paper's claim in [experiments](experiments.md)."
+)
 HEAD = """# Methods
 
-<!-- Generated: nice python benchmarks/methods.py --write docs. Edit benchmarks/method_rows.py instead. -->
+<!-- Generated: nice python benchmarks/methods.py --write docs. Edit the rows in benchmarks instead. -->
 
 Every planner (`allotment train --planner NAME`) and selector (`--select NAME`) of the neighbouring papers on one line,
 at the same budget. The last question of each row is what a method optimises: the expected step of a prompt, divided by
@@ -87,6 +92,7 @@ def page(numbers: dict[str, Any]) -> str:
     for title, methods in (("Planners: before or during generation", PLANNERS), ("Selectors: after it", SELECTORS)):
         rows = "\n".join(row(name, method, from_numbers(numbers[name])) for name, method in methods.items())
         text += f"## {title}\n\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n{rows}\n\n"
+    text += f"## Objectives: what is learnt\n\n{BESIDE}\n\n{table()}\n\n"
     sizes = {"copies": COPIES, "points": len(P), "asked": ASKED, "chosen": CHOSEN}
     return text.rstrip() + "\n" + FOOT.format(**sizes, runs=RUNS, steps=STEPS, warm_up=WARM_UP)
 
