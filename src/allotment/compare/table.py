@@ -64,7 +64,7 @@ def as_text(comparison: Comparison, blocks: Blocks, width: int = WIDTH) -> str:
 def as_json(comparison: Comparison, blocks: Blocks) -> dict[str, Any]:
     """``table`` is a function of the settings alone, ``wall_time`` is not."""
     return {
-        "settings": comparison.settings.model_dump(exclude={"planner", "seed", "rollouts_per_prompt"}),
+        "settings": comparison.settings.model_dump(mode="json", exclude={"planner", "seed", "rollouts_per_prompt"}),
         "seeds": list(comparison.seeds),
         "table": [
             {
