@@ -28,7 +28,13 @@ FILES = ("config.json", "metrics.jsonl", "rollouts.jsonl", "checkpoint.safetenso
 def start(out, *more):
     """The command in a process and a process group of its own."""
     words = [sys.executable, "-m", "allotment.cli.main", "compare", str(out), *FLAGS, *more]
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+    return subprocess.Popen(words, **pipes, start_new_session=True, preexec_fn=_heed_interrupts)
+
+
+def _heed_interrupts():
+    """A shell that runs the tests in the background has its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def exact(text):

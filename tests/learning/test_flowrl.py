@@ -220,9 +220,9 @@ def test_log_z_follows_the_prompt_and_the_head_is_three_layers():
     objective = FlowRL(width=8, dropout=0.0)
     assert [tuple(p.shape) for p in objective.module.parameters() if p.ndim == 2] == [(8, 8), (8, 8), (1, 8)]
     assert objective.beta == 15
-    log_z_N = objective.module(torch.randn(3, 8).repeat(2, 1))
+    log_z_N = objective.module(torch.eye(3, 8).repeat(2, 1))
     torch.testing.assert_close(log_z_N[:3], log_z_N[3:])
-    assert len(set(log_z_N.tolist())) == 3
+    assert len({round(log_z, 4) for log_z in log_z_N.tolist()}) == 3
 
 
 def test_dropout_repeats_after_a_restore_and_leaves_other_random_numbers_alone():

@@ -3,7 +3,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from allotment.errors import ConfigError, InvalidInputError
@@ -102,9 +102,11 @@ def test_units_of_a_reward_do_not_matter_within_a_group(batch, data):
         draw = st.lists(st.floats(0.1, 10), min_size=5, max_size=5)
         scale, shift = f64(*data.draw(draw))[groups], f64(*data.draw(draw))[groups]
         moved[name] = scale * reward - shift
-    for whiten in ("none", "rollouts"):
-        gdpo = GDPO(whiten=whiten, epsilon=TINY)
-        close(gdpo.advantages(moved, groups), gdpo.advantages(rewards, groups))
+    plain = GDPO(whiten="none", epsilon=TINY)
+    close(plain.advantages(moved, groups), plain.advantages(rewards, groups))
+    assume(plain.advantages(rewards, groups).abs().max() > 1e-6)  # else whitening blows up what rounding left
+    whitened = GDPO(whiten="rollouts", epsilon=TINY)
+    close(whitened.advantages(moved, groups), whitened.advantages(rewards, groups))
 
 
 def test_units_of_a_reward_matter_to_the_sum():
