@@ -56,6 +56,15 @@ def test_no_pair_across_different_settings(write_run, other):
     assert row.difference == {"pool_success": None, "held_out_success": None}
 
 
+@pytest.mark.parametrize("method", [{"select": "pods"}, {"planner_settings": {"kappa": 7}}, {"candidates": 2}])
+def test_a_method_with_its_settings_is_paired_with_plain_uniform(write_run, method):
+    plain = write_run("u", planner="uniform", held_out=(0.1, 0.2, 0.3))
+    selected = write_run("w", planner="uniform", select="random", held_out=(0.1, 0.2, 0.9))
+    found = rows([selected, plain, write_run("v", planner="vip", held_out=(0.1, 0.2, 0.5), **method)])
+    (row,) = [row for label, row in found.items() if label.startswith("vip")]
+    assert row.difference["held_out_success"].mean == pytest.approx(0.2)
+
+
 def test_runs_of_different_length_are_paired_at_the_same_step(write_run):
     uniform = write_run("u", planner="uniform", held_out=(0.1, 0.2, 0.3))
     vip = write_run("v", planner="vip", steps=10, held_out=(0.1, 0.25))

@@ -15,6 +15,9 @@ from allotment.report.runs import Run, read_run
 BOOKKEEPING = frozenset({"seed", "evaluate_every", "checkpoint_every"})
 """Settings that change what is written down, or which sample is drawn, but not what is compared."""
 
+METHOD = frozenset({"planner", "planner_settings", "candidates", "select", "select_settings"})
+"""Settings that say which method runs, and are compared with plain uniform."""
+
 PLANNER_ORDER = get_args(TrainedName)
 
 

@@ -91,11 +91,14 @@ def tinted(colour: str, alpha: float) -> str:
 
 
 def looks(arms: Sequence[Arm]) -> list[Look]:
-    """One look per arm: colour and marker by planner, dash by its place among the arms of that planner."""
+    """One look per arm: colour and marker by planner, dash by its place among the arms of that planner.
+
+    Planners without a colour of their own share one, and are told apart by dashes.
+    """
     seen: Counter[str] = Counter()
     found = []
     for arm in arms:
-        planner = arm.config.planner
+        planner = arm.config.planner if arm.config.planner in PLANNERS else ""
         found.append(Look(*PLANNERS.get(planner, OTHER), *DASHES[seen[planner] % len(DASHES)]))
         seen[planner] += 1
     return found

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from allotment.report.data import BOOKKEEPING, Arm, Study, setting_key
+from allotment.report.data import BOOKKEEPING, METHOD, Arm, Study, setting_key
 from allotment.report.runs import Run
 from allotment.types import FloatArray
 
@@ -141,14 +141,14 @@ def _paired(
 def _uniform_runs(study: Study) -> dict[tuple[str, int], list[Run]]:
     found: dict[tuple[str, int], list[Run]] = {}
     for run in study.runs:
-        if run.config.planner == "uniform":
+        if run.config.planner == "uniform" and getattr(run.config, "select", None) is None:
             found.setdefault(_pair_key(run), []).append(run)
     return found
 
 
 def _pair_key(run: Run) -> tuple[str, int]:
     """What must be equal in a pair. Not the number of steps: the learning rate is constant, so a step is a step."""
-    return setting_key(run.config, BOOKKEEPING | {"planner", "steps"}), run.config.seed
+    return setting_key(run.config, BOOKKEEPING | METHOD | {"steps"}), run.config.seed
 
 
 def _median_seconds(run: Run, step: int) -> float | None:
