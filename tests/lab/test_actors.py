@@ -8,12 +8,6 @@ from allotment.errors import ConfigError
 from allotment.lab.actors import rounded
 from allotment.lab.run_directory import RunDirectory
 from allotment.lab.train import Trainer
-from allotment.tasks.mixture import Mixture
-
-
-@pytest.fixture(scope="module")
-def small(mixture):
-    return Mixture(mixture.pool[::26], mixture.held_out[::40], ())
 
 
 def config(**changes):

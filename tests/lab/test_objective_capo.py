@@ -1,37 +1,20 @@
 import pytest
 import torch
+from lab_runs import run
 
 from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
-from allotment.lab.run_directory import RunDirectory, read_log
 from allotment.lab.train import Trainer
 from allotment.learning.capo import CAPO, adam_displacement
-from allotment.tasks.mixture import Mixture
 
 INFINITE = {"tau_policy": float("inf"), "tau_objective": float("inf")}
-
-
-@pytest.fixture(scope="module")
-def small(mixture):
-    return Mixture(mixture.pool[::26], mixture.held_out[::40], ())
 
 
 def config(settings=None, **changes):
     given = {"steps": 4, "prompts_per_step": 8, "evaluate_every": 4, "checkpoint_every": 2, "planner": "uniform"}
     objective = {} if settings is None else {"objective": ("capo",), "objective_settings": {"capo": settings}}
     return TrainConfig(**given | {"regime": "short", "learning_rate": 1e-3} | objective | changes)
-
-
-def run(path, settings, mixture, stop_after=None):
-    def on_step(row):
-        if row["step"] == stop_after:
-            raise KeyboardInterrupt
-
-    directory = RunDirectory.resume(path, settings) if path.exists() else RunDirectory.create(path, settings)
-    trainer = Trainer(settings, load_lab(settings.regime), mixture)
-    trainer.run(directory, on_step)
-    return read_log(path / "metrics.jsonl"), torch.cat([p.detach().flatten() for p in trainer.lab.policy.parameters()])
 
 
 @pytest.mark.parametrize("changes", [{}, {"updates": 2, "planner": "vip", "regime": "scratchpad"}])

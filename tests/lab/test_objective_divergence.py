@@ -1,24 +1,11 @@
 import pytest
 import torch
+from lab_runs import run
 
 from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
-from allotment.lab.run_directory import RunDirectory, read_log
 from allotment.lab.train import Trainer
-from allotment.tasks.mixture import Mixture
-
-
-@pytest.fixture(scope="module")
-def small(mixture):
-    return Mixture(mixture.pool[::26], mixture.held_out[::40], ())
-
-
-@pytest.fixture
-def float64():
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def config(settings=None, **changes):
@@ -26,17 +13,6 @@ def config(settings=None, **changes):
     objective = {} if settings is None else {"objective": ("divergence-ppo",)}
     objective |= {"objective_settings": {"divergence-ppo": settings}} if settings else {}
     return TrainConfig(**given | {"regime": "short", "learning_rate": 3e-4} | objective | changes)
-
-
-def run(path, settings, mixture, stop_after=None):
-    def on_step(row):
-        if row["step"] == stop_after:
-            raise KeyboardInterrupt
-
-    directory = RunDirectory.resume(path, settings) if path.exists() else RunDirectory.create(path, settings)
-    trainer = Trainer(settings, load_lab(settings.regime), mixture)
-    trainer.run(directory, on_step)
-    return read_log(path / "metrics.jsonl"), torch.cat([p.detach().flatten() for p in trainer.lab.policy.parameters()])
 
 
 INFINITE = {"delta": float("inf")}

@@ -20,11 +20,6 @@ from allotment.tasks.mixture import Mixture
 
 
 @pytest.fixture(scope="module")
-def small(mixture):
-    return Mixture(mixture.pool[::26], mixture.held_out[::40], ())
-
-
-@pytest.fixture(scope="module")
 def few():
     """Countdown, few prompts."""
     countdown = load_countdown()

@@ -16,7 +16,6 @@ from allotment.learning import grpo_advantages
 from allotment.learning.gdpo import GDPO
 from allotment.learning.losses import TokenLoss
 from allotment.learning.record import TokenRecord
-from allotment.tasks.mixture import Mixture
 
 ALL = ("correctness", "format", "length")
 GDPO_RUN = {"objective": ("gdpo",), "rewards": ALL, "length_target": 4}
@@ -28,11 +27,6 @@ COMBINED = {
     "actor": "quantised",
     "actor_settings": {"bits": 3},
 }
-
-
-@pytest.fixture(scope="module")
-def small(mixture):
-    return Mixture(mixture.pool[::26], mixture.held_out[::40], ())
 
 
 def config(**changes):

@@ -8,14 +8,8 @@ from allotment.lab.generation import Rollouts
 from allotment.lab.rewards import named_rewards
 from allotment.lab.run_directory import RunDirectory
 from allotment.lab.train import Trainer
-from allotment.tasks.mixture import Mixture
 
 ALL = ("correctness", "format", "length")
-
-
-@pytest.fixture(scope="module")
-def small(mixture):
-    return Mixture(mixture.pool[::26], mixture.held_out[::40], ())
 
 
 def config(**changes):

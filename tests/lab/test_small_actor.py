@@ -13,12 +13,6 @@ from allotment.lab.run_directory import RunDirectory
 from allotment.lab.small_actor import SmallActor
 from allotment.lab.tokenizer import Tokenizer
 from allotment.lab.train import Trainer
-from allotment.tasks.mixture import Mixture
-
-
-@pytest.fixture(scope="module")
-def small(mixture):
-    return Mixture(mixture.pool[::26], mixture.held_out[::40], ())
 
 
 def config(settings=None, **changes):

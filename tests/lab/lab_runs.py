@@ -1,0 +1,20 @@
+"""A run of the lab as the tests of objectives make it."""
+
+import torch
+
+from allotment.lab.checkpoint import load_lab
+from allotment.lab.run_directory import RunDirectory, read_log
+from allotment.lab.train import Trainer
+
+
+def run(path, settings, mixture, stop_after=None):
+    """Metrics and weights at the end of a run, made or taken up again; interrupted after ``stop_after``."""
+
+    def on_step(row):
+        if row["step"] == stop_after:
+            raise KeyboardInterrupt
+
+    directory = RunDirectory.resume(path, settings) if path.exists() else RunDirectory.create(path, settings)
+    trainer = Trainer(settings, load_lab(settings.regime), mixture)
+    trainer.run(directory, on_step)
+    return read_log(path / "metrics.jsonl"), torch.cat([p.detach().flatten() for p in trainer.lab.policy.parameters()])
