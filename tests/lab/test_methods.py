@@ -4,10 +4,11 @@ from collections import Counter
 from typing import get_args
 
 import pytest
+from lab_runs import run
 
 from allotment.config import CHOOSE_PROMPTS, MethodName, TrainConfig
 from allotment.errors import ConfigError
-from allotment.lab.run_directory import RunDirectory, read_log
+from allotment.lab.run_directory import read_log
 from allotment.lab.train import Trainer
 from allotment.selection.named import NAMES as SELECTORS
 from allotment.tasks.mixture import Mixture
@@ -33,22 +34,13 @@ def config(**changes):
     return TrainConfig(**{"steps": 6, "prompts_per_step": 8, "evaluate_every": 6, "checkpoint_every": 2, **changes})
 
 
-def train(path, settings, mixture, stop_after=None):
-    def on_step(row):
-        if row["step"] == stop_after:
-            raise KeyboardInterrupt
-
-    directory = RunDirectory.resume(path, settings) if path.exists() else RunDirectory.create(path, settings)
-    Trainer(settings, mixture=mixture).run(directory, on_step)
-
-
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: "+".join(map(str, list(arm.values())[:2])))
 def test_a_method_trains_and_resumes_bit_for_bit(tmp_path, small, arm):
     settings = config(**arm)
-    train(tmp_path / "whole", settings, small)
+    run(tmp_path / "whole", settings, small)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "cut", settings, small, stop_after=3)
-    train(tmp_path / "cut", settings, small)
+        run(tmp_path / "cut", settings, small, stop_after=3)
+    run(tmp_path / "cut", settings, small)
     for name in SAME_BYTES:
         assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
     metrics = read_log(tmp_path / "whole" / "metrics.jsonl")
@@ -60,7 +52,7 @@ def test_a_method_trains_and_resumes_bit_for_bit(tmp_path, small, arm):
 @pytest.mark.parametrize("planner", CHOOSE_PROMPTS)
 def test_who_chooses_among_prompts_is_offered_more_than_it_takes(tmp_path, small, planner):
     settings = config(planner=planner, candidates=3)
-    train(tmp_path / "run", settings, small)
+    run(tmp_path / "run", settings, small)
     per_step = Counter(row["step"] for row in read_log(tmp_path / "run" / "rollouts.jsonl"))
     assert settings.asked_prompts == 24
     if planner == "mopps":
@@ -71,7 +63,7 @@ def test_who_chooses_among_prompts_is_offered_more_than_it_takes(tmp_path, small
 
 
 def test_dapo_trains_on_mixed_groups_alone(tmp_path, small):
-    train(tmp_path / "run", config(planner="dapo"), small)
+    run(tmp_path / "run", config(planner="dapo"), small)
     mixed = Counter()
     for row in read_log(tmp_path / "run" / "rollouts.jsonl"):
         mixed[row["step"]] += row["n"] * (0 < row["successes"] < row["n"])

@@ -4,6 +4,7 @@ from collections import Counter
 import numpy as np
 import pytest
 import torch
+from lab_runs import run
 
 from allotment.config import TrainConfig
 from allotment.errors import ConfigError, RunDirectoryError
@@ -27,23 +28,8 @@ PLANNERS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def small(mixture):
-    """Few prompts, so that prompts come back within a few steps and embeddings are quick."""
-    return Mixture(mixture.pool[::26], mixture.held_out[::40], ())
-
-
 def config(**changes):
     return TrainConfig(**{"steps": 6, "prompts_per_step": 8, "evaluate_every": 3, "checkpoint_every": 2, **changes})
-
-
-def train(path, settings, mixture, stop_after=None):
-    def on_step(row):
-        if row["step"] == stop_after:
-            raise KeyboardInterrupt
-
-    directory = RunDirectory.resume(path, settings) if path.exists() else RunDirectory.create(path, settings)
-    Trainer(settings, mixture=mixture).run(directory, on_step)
 
 
 def assert_same_bytes(first, second):
@@ -54,7 +40,7 @@ def assert_same_bytes(first, second):
 @pytest.mark.parametrize("planner", PLANNERS)
 def test_every_planner_trains_and_spends_its_budget(tmp_path, small, planner):
     settings = config(planner=planner)
-    train(tmp_path / "run", settings, small)
+    run(tmp_path / "run", settings, small)
     rows = read_log(tmp_path / "run" / "rollouts.jsonl")
     for step in range(1, 7):
         of_prompt = Counter()
@@ -74,7 +60,7 @@ def test_every_planner_trains_and_spends_its_budget(tmp_path, small, planner):
 
 def test_a_second_look_generates_in_two_rounds_and_learns_as_one_visit(tmp_path, small):
     settings = config(planner="vip-second-look")
-    train(tmp_path / "run", settings, small)
+    run(tmp_path / "run", settings, small)
     rows = read_log(tmp_path / "run" / "rollouts.jsonl")
     assert {row["round"] for row in rows} == {0, 1}
     first = [row for row in rows if row["round"] == 0]
@@ -107,7 +93,7 @@ def test_a_second_look_uses_the_unbiased_advantages(tmp_path, small, monkeypatch
 
 def test_a_token_budget_is_met_in_expectation(tmp_path, small):
     settings = config(planner="vip-tokens", steps=12)
-    train(tmp_path / "run", settings, small)
+    run(tmp_path / "run", settings, small)
     rows = read_log(tmp_path / "run" / "metrics.jsonl")[1:]
     budget = int(settings.budget * settings.tokens_per_rollout)
     assert all(budget - 20 < row["expected_tokens"] <= budget for row in rows)
@@ -132,13 +118,13 @@ def test_moments_come_from_the_sketches_of_the_step(small, sketch):
 @pytest.mark.parametrize("planner", ["vip", "vip-moments", "vip-second-look", "vip-tokens", "vip-paper"])
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, small, planner, stop_after):
     settings = config(planner=planner)
-    train(tmp_path / "whole", settings, small)
+    run(tmp_path / "whole", settings, small)
     with pytest.raises(KeyboardInterrupt):
-        train(tmp_path / "killed", settings, small, stop_after)
+        run(tmp_path / "killed", settings, small, stop_after)
     with open(tmp_path / "killed" / "metrics.jsonl", "a") as file:
         file.write('{"step": 5, "rollo')  # killed while writing
     (tmp_path / "killed" / ".checkpoint.safetensors.1.tmp").write_bytes(b"part")
-    train(tmp_path / "killed", settings, small)
+    run(tmp_path / "killed", settings, small)
     assert_same_bytes(tmp_path / "whole", tmp_path / "killed")
     assert {path.name for path in (tmp_path / "killed").iterdir()} == {*SAME_BYTES, "timing.jsonl"}
     timing = read_log(tmp_path / "killed" / "timing.jsonl")
@@ -148,9 +134,9 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, small, planner, stop_a
 
 
 def test_a_finished_run_can_be_prolonged(tmp_path, small):
-    train(tmp_path / "long", config(steps=6), small)
-    train(tmp_path / "short", config(steps=4), small)
-    train(tmp_path / "short", config(steps=6), small)
+    run(tmp_path / "long", config(steps=6), small)
+    run(tmp_path / "short", config(steps=4), small)
+    run(tmp_path / "short", config(steps=6), small)
     long, short = (read_log(tmp_path / name / "rollouts.jsonl") for name in ("long", "short"))
     assert long == short
 
@@ -218,7 +204,7 @@ def test_resuming_needs_a_run_and_keeps_its_settings(tmp_path):
 
 
 def test_a_finished_run_is_not_shortened(tmp_path, small):
-    train(tmp_path / "run", config(steps=4), small)
+    run(tmp_path / "run", config(steps=4), small)
     with pytest.raises(ConfigError, match="already past"):
         RunDirectory.resume(tmp_path / "run", config(steps=3))
     assert json.loads((tmp_path / "run" / "config.json").read_text())["steps"] == 4
@@ -231,7 +217,7 @@ def test_a_batch_larger_than_the_pool_is_refused(small):
 
 @pytest.fixture
 def finished(tmp_path, small):
-    train(tmp_path / "run", config(steps=2, planner="uniform"), small)
+    run(tmp_path / "run", config(steps=2, planner="uniform"), small)
     return tmp_path / "run"
 
 
@@ -247,7 +233,7 @@ def test_a_truncated_checkpoint_is_named_and_the_logs_are_left_alone(finished):
 def test_a_deleted_checkpoint_repeats_the_run(finished, small):
     before = (finished / "metrics.jsonl").read_bytes()
     (finished / "checkpoint.safetensors").unlink()
-    train(finished, config(steps=2, planner="uniform"), small)
+    run(finished, config(steps=2, planner="uniform"), small)
     assert (finished / "metrics.jsonl").read_bytes() == before
 
 
