@@ -16,8 +16,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from allotment.config import AnyTrainConfig, TrainConfig, TRLTrainConfig, train_config_named
-from allotment.errors import ConfigError, message, needs_extra
+from allotment.errors import ConfigError, message
 from allotment.sinks import SinkName, opened
+from allotment.trainers import trainer_of
 
 OnStep = Callable[[dict[str, Any]], None]
 
@@ -45,11 +46,11 @@ class _Train:
         from allotment.lab.run_directory import RunDirectory, check_vacant
 
         if not is_main_process():
-            _trainer(config, out).run(RunDirectory(out), lambda row: None)
+            trainer_of(config, out).run(RunDirectory(out), lambda row: None)
             return
         if not self.resume:
             check_vacant(out)  # before the seconds that a trainer takes
-        trainer = _trainer(config, out)  # before the directory: settings that it refuses leave none behind
+        trainer = trainer_of(config, out)  # before the directory: settings that it refuses leave none behind
         directory = RunDirectory.resume(out, config) if self.resume else RunDirectory.create(out, config)
         with opened(self.sinks, out, config.model_dump()) as sinks, show_progress(config) as on_step:
 
@@ -85,17 +86,6 @@ def command(arguments: Sequence[str]) -> tuple[type[_Train], dict[str, Any]]:
 def is_main_process() -> bool:
     """Whether this is the only process, or the first of those that torchrun started."""
     return os.environ.get("RANK", "0") == "0"
-
-
-def _trainer(config: AnyTrainConfig, out: Path) -> Any:
-    """The trainer of a configuration."""
-    if isinstance(config, TRLTrainConfig):
-        with needs_extra("trl"):
-            from allotment.integrations.trl.run import TRLRun
-        return TRLRun(config, out)
-    with needs_extra("train"):
-        from allotment.lab.train import Trainer
-    return Trainer(config)
 
 
 def defaults_of(arguments: Sequence[str]) -> tuple[str, AnyTrainConfig | None]:

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from allotment.compare.plan import Job
-from allotment.config import AnyTrainConfig, TRLTrainConfig
 from allotment.errors import AllotmentError, RunDirectoryError, message, needs_extra
 from allotment.lab.run_directory import RunDirectory
+from allotment.trainers import trainer_of
 
 RESTARTS = 3
 """How often a run whose process was killed is taken up again; an error that the run raises itself is final."""
@@ -41,20 +41,10 @@ def train(job: Job) -> None:
     """
     path, config = job.path, job.config
     with locked(path.with_name(f".{path.name}.lock"), DYING_S):
-        trainer = _trainer(config, path)  # before the directory: settings that it refuses leave none behind
+        trainer = trainer_of(config, path)  # before the directory: settings that it refuses leave none behind
         exists = (path / "config.json").exists()
         directory = RunDirectory.resume(path, config) if exists else RunDirectory.create(path, config)
         trainer.run(directory, lambda row: None)
-
-
-def _trainer(config: AnyTrainConfig, path: Path) -> Any:
-    if isinstance(config, TRLTrainConfig):
-        with needs_extra("trl"):
-            from allotment.integrations.trl.run import TRLRun
-        return TRLRun(config, path)
-    with needs_extra("train"):
-        from allotment.lab.train import Trainer
-    return Trainer(config)
 
 
 @contextmanager
