@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 import numpy as np
 import torch
@@ -153,6 +154,28 @@ class Lab:
     def prompt_hidden(self, problems: Sequence[Problem]) -> Tensor:
         """[Q, H] mean of the last hidden states over the tokens of each prompt."""
         return self.policy.prompt_hidden([self.tokenizer.encode_prompt(p.question) for p in problems])
+
+    @torch.no_grad()
+    def representations(
+        self, problems: Sequence[Problem], rollouts: Rollouts, pooling: Literal["last", "mean"] = "last"
+    ) -> Tensor:
+        """[N, layers, H] what every block makes of prompt and completion together.
+
+        ``last``: at the last token of the completion, its end token if it has one. ``mean``: the mean over all tokens
+        of prompt and completion, the answer token included. Padding counts in neither.
+        """
+        answer_N1 = torch.full((len(rollouts), 1), self.tokenizer.answer)
+        tokens_NT = torch.cat([answer_N1, rollouts.tokens_NT], dim=1)
+        states_NTLH = self.policy.states(self.encode(problems).repeat(rollouts.group_N), tokens_NT)
+        real_NT = torch.cat([torch.ones_like(answer_N1, dtype=torch.bool), rollouts.mask_NT], dim=1)
+        if pooling == "last":
+            return states_NTLH[torch.arange(len(rollouts)), real_NT.sum(1) - 1]
+        prompts = [self.tokenizer.encode_prompt(p.question) for p in problems]
+        prompt_QTLH, prompt_real_QT = self.policy.prompt_states(prompts)
+        summed_QLH = torch.einsum("qtlh,qt->qlh", prompt_QTLH, prompt_real_QT.to(prompt_QTLH.dtype))
+        summed_NLH = torch.einsum("ntlh,nt->nlh", states_NTLH, real_NT.to(states_NTLH.dtype))
+        tokens_N = prompt_real_QT.sum(1)[rollouts.group_N] + real_NT.sum(1)
+        return (summed_QLH[rollouts.group_N] + summed_NLH) / tokens_N[:, None, None]
 
     @torch.no_grad()
     def success_probability(self, problems: Sequence[Problem], *, scratchpads: int = 4, seed: int = 0) -> FloatArray:

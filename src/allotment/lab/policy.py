@@ -100,13 +100,22 @@ class Policy(nn.Module):
 
     def prompt_hidden(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """[Q, width] mean of the last hidden states over the tokens of each prompt."""
-        _, x_QLH, real_QL = self._run_prompts(prompts, 0)
+        _, layers, real_QL = self._run_prompts(prompts, 0)
         real_QL1 = real_QL[:, :, None]
-        summed_QH: Tensor = (self.norm(x_QLH) * real_QL1).sum(1)
+        summed_QH: Tensor = (self.norm(layers[-1]) * real_QL1).sum(1)
         return summed_QH / real_QL1.sum(1)
 
-    def _run_prompts(self, prompts: Sequence[Sequence[int]], pad: int) -> tuple[PromptCache, Tensor, Tensor]:
-        """The cache, the last block's output [Q, L, width], and which of its places are tokens [Q, L]."""
+    def prompt_states(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Output of every block at the tokens of Q prompts [Q, T, layers, width]; which places are tokens [Q, T]."""
+        _, layers, real_QT = self._run_prompts(prompts, 0)
+        return torch.stack(layers, dim=2), real_QT
+
+    def states(self, cache: PromptCache, tokens_NT: Tensor) -> Tensor:
+        """[N, T, layers, width] output of every block at T tokens of N answer parts, the answer token first."""
+        return torch.stack(self._continue(cache, tokens_NT, 0)[0], dim=2)
+
+    def _run_prompts(self, prompts: Sequence[Sequence[int]], pad: int) -> tuple[PromptCache, list[Tensor], Tensor]:
+        """The cache, each block's output [Q, L, width], and which of its places are tokens [Q, L]."""
         length = max(map(len, prompts))
         tokens_QL = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts])
         real_QL = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts])
@@ -115,12 +124,13 @@ class Policy(nn.Module):
         visible = visible | torch.eye(length, dtype=torch.bool)  # a padding row attends to itself, so no NaN
         mask = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
         x = self.tokens(tokens_QL) + self.positions.weight[MAX_PROMPT - length : MAX_PROMPT]
-        keys, values = [], []
+        layers, keys, values = [], [], []
         for block in self.blocks:
             x, key, value = block(x, None, mask)
+            layers.append(x)
             keys.append(key)
             values.append(value)
-        return PromptCache(tuple(keys), tuple(values), padding_QL), x, real_QL
+        return PromptCache(tuple(keys), tuple(values), padding_QL), layers, real_QL
 
     def extend(self, cache: PromptCache, tokens_NT: Tensor, start: int = 0) -> tuple[Tensor, PromptCache]:
         """[N, T, vocabulary] logits after each of T further tokens, and the longer cache; see :meth:`hidden`."""
@@ -138,17 +148,23 @@ class Policy(nn.Module):
         Returns:
             [N, T, width] last hidden states, and the longer cache.
         """
+        layers, longer = self._continue(cache, tokens_NT, start)
+        return self.norm(layers[-1]), longer
+
+    def _continue(self, cache: PromptCache, tokens_NT: Tensor, start: int) -> tuple[list[Tensor], PromptCache]:
+        """Each block's output [N, T, width] at further tokens, and the longer cache."""
         rows, length = tokens_NT.shape
         causal = torch.zeros(length, length).masked_fill(~_causal(length), -torch.inf)
         mask = torch.cat([cache.mask[:, None, :].expand(-1, length, -1), causal.expand(rows, -1, -1)], dim=2)
         x = self.tokens(tokens_NT) + self.positions.weight[MAX_PROMPT + start : MAX_PROMPT + start + length]
-        keys, values = [], []
+        layers, keys, values = [], [], []
         for block, key, value in zip(self.blocks, cache.keys, cache.values, strict=True):
             x, key, value = block(x, (key, value), mask)
+            layers.append(x)
             keys.append(key)
             values.append(value)
         longer = PromptCache(tuple(keys), tuple(values), torch.cat([cache.mask, torch.zeros(rows, length)], dim=1))
-        return self.norm(x), longer
+        return layers, longer
 
 
 def _causal(length: int) -> Tensor:
