@@ -61,6 +61,14 @@ ROWS: dict[str, tuple[str, str, str, str]] = {
         "rows of the vocabulary by least probability (top-k by name); all tokens in the denominator (kept by name); "
         "sentence, batch and penalty variants are not built",
     ),
+    "on-policy-dpo": (
+        "loss of a pair: DPO on two rollouts of a prompt whose verified rewards differ, against the fixed initial "
+        "policy; or squared regression of reward differences (`loss_name=distillation`)",
+        "policy at the reference: `beta` times the gradient of `rloo`; an actor of one long round: offline DPO",
+        "coverage and on-policy preference learning (abstract); DPO, arXiv 2305.18290",
+        "a reconstruction: defaults, distillation loss; a tie counts 0 in the mean over all pairs of a prompt, so that "
+        "its weight does not depend on how many rollouts it got",
+    ),
 }
 
 

@@ -22,6 +22,7 @@ LAB = {
         *("--actor", "quantised", "--select", "pods"),
     ],
     "lab, flowrl": [*OBJECTIVE, "flowrl"],
+    "lab, preferences": [*OBJECTIVE, "on-policy-dpo", "--actor", "rounds"],
     "lab, small actor": [
         *(*OBJECTIVE, "jackpot", "--objective-settings", '{"jackpot": {"normaliser": "top_k"}}', "--actor", "small")
     ],

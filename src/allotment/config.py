@@ -23,9 +23,11 @@ TrainedName = Literal[PlannerName, "vip-second-look", "vip-tokens", MethodName]
 EstimatorName = Literal["rloo", "dr_grpo"]
 MeasuredName = Literal[PlannerName, "uniform-2x", "neyman"]
 RegimeName = Literal["scratchpad", "short", "countdown"]
-ObjectiveName = Literal["grpo", "dr-grpo", "rloo", "gdpo", "divergence-ppo", "jackpot", "flowrl", "capo"]
+ObjectiveName = Literal[
+    "grpo", "dr-grpo", "rloo", "gdpo", "divergence-ppo", "jackpot", "flowrl", "capo", "on-policy-dpo"
+]
 RewardName = Literal["correctness", "format", "length"]
-ActorName = Literal["current", "stale", "quantised", "small"]
+ActorName = Literal["current", "stale", "rounds", "quantised", "small"]
 SketchName = Literal["exact", "last-block", "last-layer"]
 
 
@@ -200,8 +202,8 @@ class TrainConfig(RunConfig):
     """Further settings of the selector, such as '{"keep": 4}'."""
     objective: tuple[ObjectiveName, ...] = ()
     """What is learnt from the rollouts; several names where they fill different places: advantages (rloo, dr-grpo,
-    grpo, gdpo), the loss of a token (divergence-ppo, flowrl), gates on tokens (jackpot, capo). By default the clipped
-    surrogate with the estimator's advantages."""
+    grpo, gdpo), the loss (divergence-ppo, flowrl, on-policy-dpo), gates on tokens (jackpot, capo). By default the
+    clipped surrogate with the estimator's advantages."""
     objective_settings: JSONObject = Field(default_factory=dict)
     """Further settings of the objectives by name, such as '{"divergence-ppo": {"delta": 0.15}}'."""
     updates: int = Field(1, ge=1)
@@ -211,7 +213,8 @@ class TrainConfig(RunConfig):
     length_target: int = Field(10, ge=1)
     """Most tokens of a completion that the reward `length` accepts."""
     actor: ActorName = "current"
-    """Who generates: the policy that is trained, one that has fallen behind it, or a smaller one."""
+    """Who generates: the policy that is trained, one that has fallen behind it (stale, rounds), one with rounded
+    weights, or a smaller one."""
     actor_settings: JSONObject = Field(default_factory=dict)
     """Further settings of the actor, such as '{"lag": 8}'."""
     regime: RegimeName = "scratchpad"

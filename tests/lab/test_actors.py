@@ -77,8 +77,21 @@ def test_rounding_keeps_to_its_values_and_errs_by_half_a_spacing(bits, per_row):
     assert torch.equal(rounded(torch.zeros(2, 3), bits, per_row=per_row), torch.zeros(2, 3))
 
 
+def test_a_round_is_drawn_by_the_policy_of_its_start(small):
+    trainer = Trainer(config(actor="rounds", actor_settings={"steps": 2}), mixture=small)
+    drawn, trained = [], []
+    for step in range(1, 6):
+        trained.append(trainer.lab.policy.head.weight.detach().clone())
+        drawn.append(trainer.actor.lab().policy.head.weight.detach().clone())
+        trainer.step(step)
+    assert all(torch.equal(drawn[i], trained[i - i % 2]) for i in range(5))
+    assert not torch.equal(drawn[0], drawn[2])
+
+
 @pytest.mark.parametrize("stop_after", [1, 4])
-@pytest.mark.parametrize(("actor", "settings"), [("stale", {"lag": 2}), ("quantised", {"bits": 4})])
+@pytest.mark.parametrize(
+    ("actor", "settings"), [("stale", {"lag": 2}), ("rounds", {"steps": 2}), ("quantised", {"bits": 4})]
+)
 def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, small, actor, settings, stop_after):
     settings = config(actor=actor, actor_settings=settings, updates=2)
     run(tmp_path / "whole", settings, small)
@@ -95,6 +108,7 @@ def test_a_killed_run_resumes_to_the_same_bytes(tmp_path, small, actor, settings
     [
         ("stale", {"lag": -1}, "lag >= 0"),
         ("stale", {"bits": 4}, "bits"),
+        ("rounds", {"steps": 0}, "steps >= 1"),
         ("quantised", {"bits": 1}, "2 to 32"),
         ("quantised", {"per": "column"}, "row or tensor"),
     ],

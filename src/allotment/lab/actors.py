@@ -94,6 +94,39 @@ class StaleActor:
         self._versions.extend(versions[str(i)] for i in range(len(versions)))
 
 
+class RoundsActor:
+    """The trained policy as it was at the start of a round of ``steps`` steps: fresh rollouts of an old policy.
+
+    Together with a preference loss these are the rounds of on-policy DPO; one round that is longer than the run is
+    offline DPO, whose comparisons are all of the initial policy.
+    """
+
+    def __init__(self, trained: Lab, steps: int = 30) -> None:
+        if steps < 1:
+            raise _refused("rounds", f"steps={steps}", "steps >= 1")
+        self._trained, self._copy, self._steps, self._done = trained, deepcopy(trained), steps, 0
+
+    def lab(self) -> Lab:
+        """The policy of the start of this round."""
+        return self._copy
+
+    def after_step(self, learnt: Learnt) -> Metrics:
+        """Starts a new round where one is over."""
+        self._done += 1
+        if self._done % self._steps == 0:
+            load_parameters(self._copy.policy, parameters_state(self._trained.policy))
+        return {}
+
+    def state_dict(self) -> State:
+        """Parameters of the round's policy, and steps done."""
+        return {"parameters": parameters_state(self._copy.policy), "done": self._done}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        load_parameters(self._copy.policy, state["parameters"])
+        self._done = state["done"]
+
+
 class QuantisedActor:
     """The trained policy with every matrix rounded to ``bits`` bits; biases and norms are left as they are.
 
@@ -146,6 +179,7 @@ def make_actor(config: TrainConfig, trained: Lab) -> Actor:
     makers: dict[str, Any] = {
         "current": CurrentActor,
         "stale": StaleActor,
+        "rounds": RoundsActor,
         "quantised": QuantisedActor,
         "small": SmallActor,
     }

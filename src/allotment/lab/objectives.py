@@ -17,7 +17,9 @@ from allotment.learning.record import Need, TokenGate, TokenObjective
 from allotment.learning.surrogate import Surrogate
 
 ADVANTAGES: dict[ObjectiveName, AdvantageName] = {"rloo": "rloo", "dr-grpo": "dr_grpo", "grpo": "grpo"}
-LOSSES: tuple[ObjectiveName, ...] = ("divergence-ppo", "flowrl")
+LOSSES: tuple[ObjectiveName, ...] = ("divergence-ppo", "flowrl", "on-policy-dpo")
+WHOLE: tuple[ObjectiveName, ...] = ("flowrl", "on-policy-dpo")
+"""Losses of whole trajectories."""
 GATES: tuple[ObjectiveName, ...] = ("jackpot", "capo")
 
 
@@ -67,6 +69,10 @@ def make_objective(config: TrainConfig, lab: Lab) -> Objective:
         from allotment.learning.flowrl import FlowRL
 
         loss = _made("flowrl", FlowRL, settings, width=lab.policy.size.width, seed=config.seed)
+    if "on-policy-dpo" in names:
+        from allotment.learning.preference import Preference
+
+        loss = _made("on-policy-dpo", Preference, settings)
     gates: dict[str, TokenGate] = {}
     if "jackpot" in names:
         from allotment.learning.jackpot import Jackpot
@@ -84,7 +90,9 @@ def make_objective(config: TrainConfig, lab: Lab) -> Objective:
 
 
 def _default_advantage(config: TrainConfig) -> AdvantageName:
-    """FlowRL's reward is the standardised one."""
+    """FlowRL's reward is the standardised one; preferences are made of differences of rewards, as they are."""
+    if "on-policy-dpo" in config.objective:
+        return "dr_grpo"
     return "grpo" if "flowrl" in config.objective else config.estimator
 
 
@@ -96,14 +104,18 @@ def check_combination(config: TrainConfig) -> None:
         both = [name for name in names if name in allowed]
         if len(both) > 1:
             raise _refused(config, f"{' and '.join(both)} both say {place}", "choose one of them")
-    if "flowrl" in names and (others := [n for n in names if n in GATES or n == "gdpo"]):
-        raise _refused(
-            config, f"flowrl's loss is of whole trajectories, {others[0]} is made for policy gradients", "drop one"
-        )
-    if "flowrl" in names and config.aggregation == "token_mean":
-        raise _refused(
-            config, "flowrl's loss is of whole trajectories, token_mean divides it by tokens", "use prompt_mean"
-        )
+    for whole in (name for name in names if name in WHOLE):
+        if others := [n for n in names if n in GATES or n == "gdpo"]:
+            reason = f"{whole}'s loss is of whole trajectories, {others[0]} is made for policy gradients"
+            raise _refused(config, reason, "drop one")
+        if config.aggregation == "token_mean":
+            reason = f"{whole}'s loss is of whole trajectories, token_mean divides it by tokens"
+            raise _refused(config, reason, "use prompt_mean")
+    if "on-policy-dpo" in names and (others := [n for n in names if n in ADVANTAGES]):
+        raise _refused(config, f"preferences are made of rewards, not of {others[0]}'s advantages", "drop one")
+    if "on-policy-dpo" in names and config.select == "completion-pruning":
+        reason = "completion-pruning weighs single rollouts, a preference is of two"
+        raise _refused(config, reason, "leave the selector out")
     _check_beside_planner(config)
     if config.select == "contextual-bandit" and (config.actor != "current" or {*names} & {*LOSSES, *GATES}):
         raise _refused(config, "rollouts of earlier steps have other old policies", "leave the objective out")
@@ -112,7 +124,7 @@ def check_combination(config: TrainConfig) -> None:
 def _check_beside_planner(config: TrainConfig) -> None:
     """Refuse other advantages or rewards where the planner's method brings its own."""
     names, planner = config.objective, config.planner
-    others = [n for n in names if n in (*ADVANTAGES, "gdpo", "flowrl") and n != config.estimator.replace("_", "-")]
+    others = [n for n in names if n in (*ADVANTAGES, "gdpo", *WHOLE) and n != config.estimator.replace("_", "-")]
     if planner == "vip-second-look" and others:
         raise _refused(config, f"the loss of a second look has its own advantages, not {others[0]}'s", "use vip")
     if planner in ("reinforce-ada", "reinforce-ada-est") and others:
@@ -160,7 +172,8 @@ def _refused(config: TrainConfig, reason: str, fix: str) -> ConfigError:
             f"these cannot be combined: {reason}",
             got=f"objective {' '.join(config.objective) or 'of the estimator'}, planner {config.planner}, "
             f"select {config.select}",
-            allowed="one of grpo, dr-grpo, rloo, gdpo; one of divergence-ppo, flowrl; jackpot and capo beside them",
+            allowed="one of grpo, dr-grpo, rloo, gdpo; one of divergence-ppo, flowrl, on-policy-dpo; "
+            "jackpot and capo beside them",
             fix=fix,
         )
     )

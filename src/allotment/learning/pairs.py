@@ -64,7 +64,7 @@ def preference_pairs(scores_N: Tensor, group_ids_N: Tensor, which: PairsName = "
     group_P = torch.cat(owners)
     sizes_P = groups.sizes_Q[group_P]
     pairs_P = sizes_P * (sizes_P - 1) // 2 if which == "all" else torch.ones_like(sizes_P)
-    return Pairs(torch.cat(chosen), torch.cat(rejected), group_P, 1 / pairs_P, len(groups))
+    return Pairs(torch.cat(chosen), torch.cat(rejected), group_P, 1 / pairs_P.double(), len(groups))
 
 
 def _compared(scores_n: Tensor, which: PairsName, ties: bool) -> tuple[Tensor, Tensor]:
