@@ -31,7 +31,7 @@ def test_all_pairs_are_those_of_brute_force_and_their_shares_sum_to_one_with_tie
             expected.add((i, j) if scores[i] >= scores[j] else (j, i))
     assert set(zip(pairs.chosen_P.tolist(), pairs.rejected_P.tolist(), strict=True)) == expected
     if ties:
-        shares = torch.zeros(len(groups)).index_add(0, pairs.group_P, pairs.shares_P)
+        shares = torch.zeros(len(groups), dtype=torch.float64).index_add(0, pairs.group_P, pairs.shares_P)
         assert shares.tolist() == pytest.approx([float(len(g) > 1) for g in groups])
     else:
         assert pairs.without_pair == sum(len(set(g)) == 1 for g in groups)
