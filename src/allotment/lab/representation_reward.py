@@ -1,0 +1,200 @@
+"""A judge that reads the policy's own hidden states: fitted to verified rollouts of other prompts, before the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from copy import deepcopy
+from typing import Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from allotment.errors import ConfigError, message
+from allotment.lab.checkpoint import load_optimizer, load_parameters, optimizer_state, parameters_state
+from allotment.lab.generation import Lab, Rollouts
+from allotment.lab.judges import Judged
+from allotment.lab.labelled import Compare, Labelled, Pooling, balanced, labelled_pairs, labelled_rollouts
+from allotment.lab.step_rows import Metrics
+from allotment.learning.pairs import preference_pairs
+from allotment.learning.representation import RepresentationProbe, fit_probe, probe_step
+from allotment.state import State, check_state
+from allotment.tasks.mixture import Mixture, Problem
+
+States = Literal["current", "start"]
+
+
+def fitted_probe(
+    labelled: Labelled, compare: Compare, pairs: int, epochs: int, learning_rate: float, seed: int
+) -> tuple[RepresentationProbe, float]:
+    """A probe, and the score above which as many rollouts of the prompts held out stand as are right.
+
+    A tenth of the prompts is held out; a tenth of the ``pairs``, at most, is from there and chooses the epoch.
+
+    Raises:
+        ConfigError: too few prompts have right and wrong rollouts.
+    """
+    prompts = np.random.default_rng([seed, 10]).permutation(np.unique(labelled.prompt_N))
+    held_out_N = np.isin(labelled.prompt_N, prompts[: -(-len(prompts) // 10)])
+    learnt, held_out = labelled.take(~held_out_N), labelled.take(held_out_N)
+    most = -(-pairs // 10)
+    chosen_PLH, rejected_PLH = labelled_pairs(learnt, compare, pairs - most, seed)
+    test_chosen_PLH, test_rejected_PLH = labelled_pairs(held_out, compare, most, seed)
+    train, test = len(chosen_PLH), len(test_chosen_PLH)
+    if not (train and test):
+        raise _refused(
+            "has no pairs to learn from: its prompts are one-sided, all rollouts right or all wrong",
+            f"{train} pairs to learn from, {test} held out",
+            "at least one of each",
+            "label more prompts, or draw more rollouts of each",
+        )
+    probe = RepresentationProbe(*labelled.states_NLH.shape[1:])
+    fit_probe(
+        probe,
+        torch.cat([chosen_PLH, test_chosen_PLH]),
+        torch.cat([rejected_PLH, test_rejected_PLH]),
+        torch.arange(train + test) >= train,
+        epochs=epochs,
+        learning_rate=learning_rate,
+        seed=seed,
+    )
+    with torch.no_grad():
+        scores_N = probe(held_out.states_NLH).double().numpy()
+    return probe, float(np.quantile(scores_N, 1 - held_out.right_N.mean()))
+
+
+class RepresentationReward:
+    """The representation-based reward (arXiv 2503.10093) in the verifier's place.
+
+    At the start, rollouts of the starting policy on prompts of the warm start, which are not trained on, are labelled
+    by the verifier, and a probe (:class:`~allotment.learning.representation.RepresentationProbe`) is fitted to pairs of
+    a right and a wrong one. The verifier is not asked again. A rollout's reward is ``sigmoid(s) - 1/2``; a success is
+    s > 0.
+
+    Reconstructions and deviations: one pooling of hidden states for fitting and scoring, where the released code fits
+    on means (padding included) and scores last tokens. The loss leaves the zero of s open: s is shifted so that among
+    rollouts of labelled prompts that the fit has not seen, as many are above 0 as are right. Labelled prompts are
+    balanced over levels; whole prompts are held out.
+
+    With ``co_loss`` the probe takes a step of the margin loss on the best and the worst rollout of each prompt after
+    every step of the policy. Their order is the probe's own: it confirms itself and learns nothing of the task, and the
+    shift stays where it is. Off by default, on in the paper.
+    """
+
+    KIND = "RepresentationReward"
+
+    def __init__(
+        self,
+        lab: Lab,
+        mixture: Mixture,
+        *,
+        seed: int = 0,
+        pooling: Pooling = "last",
+        compare: Compare = "prompt",
+        states: States = "current",
+        co_loss: bool = False,
+        prompts: int = 1100,
+        rollouts: int = 8,
+        pairs: int = 1000,
+        epochs: int = 50,
+        learning_rate: float = 1e-3,
+    ) -> None:
+        """Draw, label, fit: some seconds.
+
+        Args:
+            lab: the policy to be trained, as it is at the start.
+            mixture: whose ``warm_start`` is labelled.
+            seed: of prompts, rollouts and pairs.
+            pooling: hidden states at the ``last`` token, or their ``mean`` over prompt and completion.
+            compare: pairs of one ``prompt`` (the paper), or of ``any`` two.
+            states: whose hidden states are scored: the ``current`` policy's (the paper), which it can change to be
+                scored better; or those of the policy at the ``start``, a fixed reward model.
+            co_loss: whether the probe is trained on.
+            prompts: that are labelled.
+            rollouts: of each of them.
+            pairs: at most, those held out included.
+            epochs: of the fit.
+            learning_rate: of Adam, in the fit and of the co-loss.
+
+        Raises:
+            ConfigError: the warm start has too few prompts, or one-sided ones alone; or a setting cannot be.
+        """
+        for name, value, names in (
+            ("pooling", pooling, Pooling),
+            ("compare", compare, Compare),
+            ("states", states, States),
+        ):
+            if value not in get_args(names):
+                raise _refused(
+                    f"cannot have this {name}", repr(value), ", ".join(get_args(names)), "choose one of them"
+                )
+        if not (rollouts >= 2 and pairs >= 2 and epochs >= 1 and 0 < learning_rate < float("inf")):
+            got = f"rollouts {rollouts}, pairs {pairs}, epochs {epochs}, learning_rate {learning_rate}"
+            allowed = "rollouts and pairs >= 2, epochs >= 1, a finite learning_rate > 0"
+            raise _refused("cannot have these settings", got, allowed, "correct the setting")
+        if not 2 <= prompts <= len(mixture.warm_start):
+            raise _refused(
+                "needs labelled prompts that are not trained on",
+                f"{prompts} wanted, {len(mixture.warm_start)} in the mixture's warm_start",
+                "from 2 to as many as there are",
+                "set prompts, or take a regime whose task has prompts for a warm start (countdown has none)",
+            )
+        self.lab, self.pooling, self.co_loss = lab, pooling, co_loss
+        self._scored = deepcopy(lab) if states == "start" else lab
+        problems = balanced(mixture.warm_start, prompts, seed)
+        labelled = labelled_rollouts(lab, problems, rollouts, pooling, seed)
+        self.probe, self.shift = fitted_probe(labelled, compare, pairs, epochs, learning_rate, seed)
+        self._optimizer = torch.optim.Adam(self.probe.parameters(), lr=learning_rate, weight_decay=0.01)
+
+    @torch.no_grad()
+    def scores(self, problems: Sequence[Problem], rollouts: Rollouts) -> Tensor:
+        """[N] the shifted scores s."""
+        states_NLH = self._scored.representations(problems, rollouts, self.pooling)
+        scores_N: Tensor = self.probe(states_NLH) - self.shift
+        return scores_N
+
+    def judge(self, problems: Sequence[Problem], rollouts: Rollouts) -> Judged:
+        """Rewards in (-1/2, 1/2), and whether they are above 0.
+
+        Raises:
+            InvalidInputError: a hidden state is not finite.
+        """
+        scores_N = self.scores(problems, rollouts).double()
+        return Judged((scores_N.sigmoid() - 0.5).numpy(), (scores_N > 0).double().numpy())
+
+    def learn(self, problems: Sequence[Problem], rollouts: Rollouts) -> Metrics:
+        """The co-loss, where it is on.
+
+        Metrics: ``probe_loss`` before the step; ``probe_gap`` between the scores of best and worst; means over prompts.
+        """
+        if not self.co_loss:
+            return {}
+        states_NLH = self._scored.representations(problems, rollouts, self.pooling)
+        with torch.no_grad():
+            scores_N = self.probe(states_NLH)
+        pairs = preference_pairs(scores_N, rollouts.group_N, "extreme")
+        if not len(pairs):
+            return {"probe_loss": 0.0, "probe_gap": 0.0}
+        gap = (scores_N[pairs.chosen_P] - scores_N[pairs.rejected_P]).mean().item()
+        loss = probe_step(self.probe, self._optimizer, states_NLH[pairs.chosen_P], states_NLH[pairs.rejected_P])
+        return {"probe_loss": loss, "probe_gap": gap}
+
+    def state_dict(self) -> State:
+        """The probe, its moments, the shift; what it was fitted to is not needed again."""
+        return {
+            "kind": self.KIND,
+            "probe": parameters_state(self.probe),
+            "optimizer": optimizer_state(self._optimizer),
+            "shift": self.shift,
+        }
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        check_state(state, self.KIND, ("probe", "optimizer", "shift"))
+        load_parameters(self.probe, state["probe"])
+        load_optimizer(self._optimizer, state["optimizer"])
+        self.shift = float(state["shift"])
+
+
+def _refused(wrong: str, got: str, allowed: str, fix: str) -> ConfigError:
+    return ConfigError(message(f"the representation-based reward {wrong}", got=got, allowed=allowed, fix=fix))
