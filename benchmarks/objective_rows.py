@@ -69,6 +69,14 @@ ROWS: dict[str, tuple[str, str, str, str]] = {
         "a reconstruction: defaults, distillation loss; a tie counts 0 in the mean over all pairs of a prompt, so that "
         "its weight does not depend on how many rollouts it got",
     ),
+    "representation-reward": (
+        "reward: a probe of the policy's hidden states, fitted to verified pairs of other prompts, in the verifier's "
+        "place; loss: conservative DPO on best and worst of n",
+        "confidence 1: DPO on the probe's order; `train=policy-gradient`: advantages of the probe's reward",
+        "representation-based reward (abstract and released code)",
+        "one pooling in training and scoring (the code has two); policy and reference are two models (the code binds "
+        "one); the zero of the score is calibrated",
+    ),
 }
 
 

@@ -24,7 +24,16 @@ EstimatorName = Literal["rloo", "dr_grpo"]
 MeasuredName = Literal[PlannerName, "uniform-2x", "neyman"]
 RegimeName = Literal["scratchpad", "short", "countdown"]
 ObjectiveName = Literal[
-    "grpo", "dr-grpo", "rloo", "gdpo", "divergence-ppo", "jackpot", "flowrl", "capo", "on-policy-dpo"
+    "grpo",
+    "dr-grpo",
+    "rloo",
+    "gdpo",
+    "divergence-ppo",
+    "jackpot",
+    "flowrl",
+    "capo",
+    "on-policy-dpo",
+    "representation-reward",
 ]
 RewardName = Literal["correctness", "format", "length"]
 ActorName = Literal["current", "stale", "rounds", "quantised", "small"]
@@ -202,8 +211,9 @@ class TrainConfig(RunConfig):
     """Further settings of the selector, such as '{"keep": 4}'."""
     objective: tuple[ObjectiveName, ...] = ()
     """What is learnt from the rollouts; several names where they fill different places: advantages (rloo, dr-grpo,
-    grpo, gdpo), the loss (divergence-ppo, flowrl, on-policy-dpo), gates on tokens (jackpot, capo). By default the
-    clipped surrogate with the estimator's advantages."""
+    grpo, gdpo), the loss (divergence-ppo, flowrl, on-policy-dpo), gates on tokens (jackpot, capo), a learnt
+    reward for the verifier's (representation-reward). By default the clipped surrogate with the estimator's
+    advantages."""
     objective_settings: JSONObject = Field(default_factory=dict)
     """Further settings of the objectives by name, such as '{"divergence-ppo": {"delta": 0.15}}'."""
     updates: int = Field(1, ge=1)

@@ -158,6 +158,8 @@ def _line(row: dict[str, Any]) -> str:
     if "budget" in row:
         parts.append(f"rollouts {row['budget']} ({row['min_count']} to {row['max_count']} a prompt)")
         parts.append(f"observed {row['success']:.2f}")
+    if "verified_success" in row:
+        parts.append(f"verified {row['verified_success']:.2f}")
     if "predicted_success" in row:
         parts.append(f"predicted {row['predicted_success']:.2f}")
     if "zero_variance_groups" in row:

@@ -42,6 +42,10 @@ class Rollouts:
     """[N, T, V] log-probabilities of the whole vocabulary under the policy that drew, where an objective wants them."""
     uniforms_NT: Tensor | None = None
     """[N, T] random numbers in [0, 1) of the tokens, where an objective decides by them."""
+    verified_N: FloatArray | None = None
+    """[N] the verifier's rewards, where a judge has taken its place in ``rewards_N``."""
+    judged_N: FloatArray | None = None
+    """[N] the judge's rewards, of which advantages are made."""
 
     def __len__(self) -> int:
         return len(self.group_N)
@@ -59,6 +63,8 @@ class Rollouts:
             tuple(answer for p in parts for answer in p.answers_N),
             _all_or_none([p.distribution_NTV for p in parts]),
             _all_or_none([p.uniforms_NT for p in parts]),
+            _all_or_no_array([p.verified_N for p in parts]),
+            _all_or_no_array([p.judged_N for p in parts]),
         )
 
     def take(self, chosen_N: Tensor) -> Rollouts:
@@ -74,6 +80,8 @@ class Rollouts:
             tuple(self.answers_N[row] for row in rows.tolist()),
             None if self.distribution_NTV is None else self.distribution_NTV[rows],
             None if self.uniforms_NT is None else self.uniforms_NT[rows],
+            None if self.verified_N is None else self.verified_N[rows.numpy()],
+            None if self.judged_N is None else self.judged_N[rows.numpy()],
         )
 
     def of_prompt(self, row: int) -> Rollouts:
@@ -90,6 +98,11 @@ class Rollouts:
 def _all_or_none(parts: Sequence[Tensor | None]) -> Tensor | None:
     given = [part for part in parts if part is not None]
     return torch.cat(given) if given and len(given) == len(parts) else None
+
+
+def _all_or_no_array(parts: Sequence[FloatArray | None]) -> FloatArray | None:
+    given = [part for part in parts if part is not None]
+    return np.concatenate(given) if given and len(given) == len(parts) else None
 
 
 @dataclass(frozen=True)

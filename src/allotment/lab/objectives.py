@@ -21,6 +21,10 @@ LOSSES: tuple[ObjectiveName, ...] = ("divergence-ppo", "flowrl", "on-policy-dpo"
 WHOLE: tuple[ObjectiveName, ...] = ("flowrl", "on-policy-dpo")
 """Losses of whole trajectories."""
 GATES: tuple[ObjectiveName, ...] = ("jackpot", "capo")
+JUDGES: tuple[ObjectiveName, ...] = ("representation-reward",)
+"""Learnt rewards in the verifier's place."""
+_PREFERENCE = {"beta": 0.15, "pairs": "extreme", "alpha": 7.5}
+"""How a representation-based reward trains; the first and the last can be set."""
 
 
 @dataclass(frozen=True)
@@ -57,67 +61,109 @@ def make_objective(config: TrainConfig, lab: Lab) -> Objective:
             of none of them.
     """
     names = config.objective
-    check_combination(config)
     settings = _settings(config)
+    check_combination(config)
     advantage: AdvantageName = next((ADVANTAGES[n] for n in names if n in ADVANTAGES), _default_advantage(config))
-    loss: TokenObjective = _made("surrogate", Surrogate, settings)
+    loss: TokenObjective = made("surrogate", Surrogate, settings)
     if "divergence-ppo" in names:
         from allotment.learning.divergence import DivergencePPO
 
-        loss = _made("divergence-ppo", DivergencePPO, settings)
+        loss = made("divergence-ppo", DivergencePPO, settings)
     if "flowrl" in names:
         from allotment.learning.flowrl import FlowRL
 
-        loss = _made("flowrl", FlowRL, settings, width=lab.policy.size.width, seed=config.seed)
+        loss = made("flowrl", FlowRL, settings, width=lab.policy.size.width, seed=config.seed)
     if "on-policy-dpo" in names:
         from allotment.learning.preference import Preference
 
-        loss = _made("on-policy-dpo", Preference, settings)
+        loss = made("on-policy-dpo", Preference, settings)
+    elif trains_on_preferences(config):
+        from allotment.learning.preference import Preference
+
+        own = settings.get("representation-reward", {})
+        chosen = {name: own.get(name, value) for name, value in _PREFERENCE.items()}
+        loss = made("representation-reward", Preference, {"representation-reward": chosen})
     gates: dict[str, TokenGate] = {}
     if "jackpot" in names:
         from allotment.learning.jackpot import Jackpot
 
-        gates["jackpot"] = _made("jackpot", Jackpot, settings)
+        gates["jackpot"] = made("jackpot", Jackpot, settings)
         if getattr(loss, "anchor", "old") == "rollout":
             reason = "divergence-ppo and jackpot both weigh by the ratio to the rollout policy"
             raise _refused(config, reason, 'give divergence-ppo the setting "anchor": "old"')
     if "capo" in names:
         from allotment.learning.capo import CAPO
 
-        gates["capo"] = _made("capo", CAPO, settings)
-    gdpo: GDPO | None = _made("gdpo", GDPO, settings, rewards=config.rewards) if "gdpo" in names else None
+        gates["capo"] = made("capo", CAPO, settings)
+    gdpo: GDPO | None = made("gdpo", GDPO, settings, rewards=config.rewards) if "gdpo" in names else None
     return Objective(advantage, gdpo, loss, gates)
 
 
 def _default_advantage(config: TrainConfig) -> AdvantageName:
     """FlowRL's reward is the standardised one; preferences are made of differences of rewards, as they are."""
-    if "on-policy-dpo" in config.objective:
+    if trains_on_preferences(config):
         return "dr_grpo"
     return "grpo" if "flowrl" in config.objective else config.estimator
+
+
+def trains_on_preferences(config: TrainConfig) -> bool:
+    """Whether the loss is one of pairs: by name, or the representation-based reward's own."""
+    names = config.objective
+    if "on-policy-dpo" in names:
+        return True
+    own = config.objective_settings.get("representation-reward", {})
+    has_other = any(name in LOSSES for name in names) or own.get("train", "preference") != "preference"
+    return "representation-reward" in names and not has_other
+
+
+def judge_settings(config: TrainConfig, name: ObjectiveName) -> dict[str, Any]:
+    """The settings of a learnt reward, without those of the loss that it brings.
+
+    Raises:
+        ConfigError: ``train`` has another value.
+    """
+    settings = dict(_settings(config).get(name, {}))
+    if name == "representation-reward":
+        train = settings.pop("train", "preference")
+        if train not in ("preference", "policy-gradient"):
+            raise ConfigError(
+                message(
+                    "a representation-based reward cannot train so",
+                    got=repr(train),
+                    allowed="preference, policy-gradient",
+                    fix="choose one of them",
+                )
+            )
+        settings = {key: value for key, value in settings.items() if key not in ("beta", "alpha")}
+    return settings
 
 
 def check_combination(config: TrainConfig) -> None:
     """Refuse what cannot stand together, with the reason."""
     names = config.objective
-    places = {"advantages": (*ADVANTAGES, "gdpo"), "the loss of a token": LOSSES}
+    places = {"advantages": (*ADVANTAGES, "gdpo"), "the loss of a token": LOSSES, "the reward": JUDGES}
     for place, allowed in places.items():
         both = [name for name in names if name in allowed]
         if len(both) > 1:
             raise _refused(config, f"{' and '.join(both)} both say {place}", "choose one of them")
-    for whole in (name for name in names if name in WHOLE):
+    is_preference = trains_on_preferences(config)
+    whole_names = [*(name for name in names if name in WHOLE)]
+    for whole in whole_names or (["representation-reward"] if is_preference else []):
         if others := [n for n in names if n in GATES or n == "gdpo"]:
             reason = f"{whole}'s loss is of whole trajectories, {others[0]} is made for policy gradients"
             raise _refused(config, reason, "drop one")
         if config.aggregation == "token_mean":
             reason = f"{whole}'s loss is of whole trajectories, token_mean divides it by tokens"
             raise _refused(config, reason, "use prompt_mean")
-    if "on-policy-dpo" in names and (others := [n for n in names if n in ADVANTAGES]):
+    if is_preference and (others := [n for n in names if n in ADVANTAGES]):
         raise _refused(config, f"preferences are made of rewards, not of {others[0]}'s advantages", "drop one")
-    if "on-policy-dpo" in names and config.select == "completion-pruning":
+    if is_preference and config.select == "completion-pruning":
         reason = "completion-pruning weighs single rollouts, a preference is of two"
         raise _refused(config, reason, "leave the selector out")
+    if (judges := [n for n in names if n in JUDGES]) and ("gdpo" in names or config.rewards != ("correctness",)):
+        raise _refused(config, f"{judges[0]} says itself what the reward is", "leave gdpo and --rewards out")
     _check_beside_planner(config)
-    if config.select == "contextual-bandit" and (config.actor != "current" or {*names} & {*LOSSES, *GATES}):
+    if config.select == "contextual-bandit" and (config.actor != "current" or {*names} & {*LOSSES, *GATES, *JUDGES}):
         raise _refused(config, "rollouts of earlier steps have other old policies", "leave the objective out")
 
 
@@ -125,12 +171,19 @@ def _check_beside_planner(config: TrainConfig) -> None:
     """Refuse other advantages or rewards where the planner's method brings its own."""
     names, planner = config.objective, config.planner
     others = [n for n in names if n in (*ADVANTAGES, "gdpo", *WHOLE) and n != config.estimator.replace("_", "-")]
+    if planner == "vip-second-look" and trains_on_preferences(config):
+        others = others or ["representation-reward"]
     if planner == "vip-second-look" and others:
         raise _refused(config, f"the loss of a second look has its own advantages, not {others[0]}'s", "use vip")
     if planner in ("reinforce-ada", "reinforce-ada-est") and others:
         raise _refused(config, f"{planner} has its own advantages, not {others[0]}'s", "use another planner")
+    judges = [name for name in names if name in JUDGES]
+    if planner == "oracle" and judges:
+        raise _refused(config, f"oracle knows the verifier's success, not {judges[0]}'s", "use another planner")
     if planner not in ("optpo", "reinforce-ada", "reinforce-ada-est"):
         return
+    if judges:
+        raise _refused(config, f"{planner} and {judges[0]} both say what the rewards are", "use another planner")
     if "gdpo" in names or config.rewards != ("correctness",):
         raise _refused(config, f"{planner} says itself what the rewards are", "use another planner")
 
@@ -152,7 +205,12 @@ def _settings(config: TrainConfig) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def _made(name: str, constructor: Any, settings: Mapping[str, dict[str, Any]], **given: Any) -> Any:
+def made(name: str, constructor: Any, settings: Mapping[str, dict[str, Any]], **given: Any) -> Any:
+    """A part of an objective with its settings.
+
+    Raises:
+        ConfigError: it does not know one of them.
+    """
     try:
         return constructor(**given, **settings.get(name, {}))
     except (TypeError, AttributeError) as error:
@@ -173,7 +231,7 @@ def _refused(config: TrainConfig, reason: str, fix: str) -> ConfigError:
             got=f"objective {' '.join(config.objective) or 'of the estimator'}, planner {config.planner}, "
             f"select {config.select}",
             allowed="one of grpo, dr-grpo, rloo, gdpo; one of divergence-ppo, flowrl, on-policy-dpo; "
-            "jackpot and capo beside them",
+            "representation-reward; jackpot and capo beside them",
             fix=fix,
         )
     )

@@ -18,6 +18,7 @@ from allotment.errors import ConfigError, message
 from allotment.lab.actors import Learnt, make_actor
 from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
+from allotment.lab.judges import make_judge
 from allotment.lab.learner import Learner
 from allotment.lab.planners import make_planner, make_training_selector
 from allotment.lab.recent import Recent, Visit
@@ -59,6 +60,7 @@ class Trainer:
         _check_pool(len(self.mixture.pool), config)
         self.learner = Learner(self.lab, config)
         self.actor = make_actor(config, self.lab)
+        self.judge = make_judge(config, self.lab, self.mixture)
         self.planner: Planner = make_planner(
             config.planner,
             self.lab,
@@ -131,6 +133,8 @@ class Trainer:
         else:
             advantages_N = second_look_advantages(self.rewards(rollouts), rollouts.group_N, *look)
             learning = self.update(problems, rollouts, advantages_N, self.loss_weights(rollouts))
+        if self.judge is not None:
+            learning |= self.judge.learn(problems, rollouts)
         self.totals.rollouts += len(rollouts)
         self.totals.tokens += rollouts.n_tokens
         totals = {"rollouts_total": self.totals.rollouts, "tokens_total": self.totals.tokens}
@@ -147,10 +151,15 @@ class Trainer:
             rollouts = replace(rollouts, distribution_NTV=drawn.distribution_NTV)
         if "uniforms" in needs:
             rollouts = replace(rollouts, uniforms_NT=torch.rand(rollouts.tokens_NT.shape, generator=generator))
-        return rollouts
+        if self.judge is None:
+            return rollouts
+        judged = self.judge.judge(problems, rollouts)
+        return replace(rollouts, rewards_N=judged.successes_N, verified_N=rollouts.rewards_N, judged_N=judged.rewards_N)
 
     def rewards(self, rollouts: Rollouts) -> torch.Tensor:
-        """[N] the sum of the configured rewards."""
+        """[N] the judge's rewards, or the sum of the configured ones."""
+        if rollouts.judged_N is not None:
+            return torch.from_numpy(rollouts.judged_N).float()
         return torch.stack(list(self._named_rewards(rollouts).values())).sum(0)
 
     def learn(self, visit: Visit, plan: Plan) -> Metrics:
@@ -200,10 +209,17 @@ class Trainer:
         return named_rewards(self.config.rewards, self.lab, rollouts, self.config.length_target)
 
     def _reward_metrics(self, rollouts: Rollouts) -> Metrics:
-        """The mean of each reward where there are several: over the prompts that got rollouts, as ``success`` is."""
+        """The mean of each reward where there are several: over the prompts that got rollouts, as ``success`` is.
+
+        With a judge its reward, and the success that the verifier sees.
+        """
+        groups = group(rollouts.group_N)
+        if rollouts.judged_N is not None and rollouts.verified_N is not None:
+            verified_N = torch.from_numpy(rollouts.verified_N)
+            judged = groups.means(torch.from_numpy(rollouts.judged_N)).mean().item()
+            return {"judged_reward": judged, "verified_success": groups.means(verified_N).mean().item()}
         if len(self.config.rewards) == 1:
             return {}
-        groups = group(rollouts.group_N)
         rewards = self._named_rewards(rollouts)
         return {f"reward_{name}": groups.means(reward_N).mean().item() for name, reward_N in rewards.items()}
 
@@ -257,6 +273,7 @@ class Trainer:
             "parameters": parameters_state(self.lab.policy),
             **self.learner.state_dict(),
             **({"actor": actor} if actor else {}),
+            **({} if self.judge is None else {"judge": self.judge.state_dict()}),
             "planner": self.planner.state_dict(),
             **({} if self.selector is None else {"selector": self.selector.state_dict()}),
             **({"recent": recent} if (recent := self.recent.state_dict()) else {}),
@@ -267,6 +284,8 @@ class Trainer:
         load_parameters(self.lab.policy, state["parameters"])
         self.learner.load_state_dict(state)
         self.actor.load_state_dict(state.get("actor", {}))
+        if self.judge is not None:
+            self.judge.load_state_dict(state["judge"])
         self.planner.load_state_dict(state["planner"])
         if self.selector is not None:
             self.selector.load_state_dict(state["selector"])
