@@ -1,0 +1,204 @@
+"""What a reward read from hidden states knows, and what training on it does.
+
+    python benchmarks/objectives_representation.py auc [--regime scratchpad] [--seeds 0 1 2 3]
+    python benchmarks/objectives_representation.py train [--regime scratchpad] [--arms verifier-rloo preference ...]
+
+``auc``: probes are fitted to labelled rollouts of prompts of the warm start and score rollouts of held-out and of pool
+prompts; the area under the curve over all rollouts, and its mean within prompts that have right and wrong ones. Beside
+them the policy's own log-probability as a score. ``train``: paired runs (equal seeds: the same prompts in the same
+order), 16 prompts x 8 rollouts a step, uniform allocation, one learning rate; success on pool and held-out prompts is
+exact, the learnt reward's own is over 8 rollouts of each held-out prompt.
+
+Every result is a line of ``--out``, from which the tables of markdown are made; runs that are there are not repeated.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from allotment.config import TrainConfig
+from allotment.lab.checkpoint import load_lab
+from allotment.lab.generation import Lab, Rollouts, seeded_generator
+from allotment.lab.labelled import balanced, labelled_rollouts
+from allotment.lab.representation_reward import RepresentationReward, fitted_probe
+from allotment.lab.train import Trainer
+from allotment.learning.representation import auc, auc_within
+from allotment.tasks.mixture import Problem, load_mixture
+from allotment.types import FloatArray
+
+Row = dict[str, Any]
+LAYERS = {"first": slice(0, 1), "last": slice(1, 2), "all": slice(0, 2)}
+BASELINES = ("log-probability, sum", "log-probability, mean")
+PREFERENCE: Row = {"beta": 0.15, "pairs": "extreme", "alpha": 7.5}
+ARMS: dict[str, Row] = {
+    "verifier-rloo": {},
+    "verifier-preference": {"objective": ("on-policy-dpo",), "objective_settings": {"on-policy-dpo": PREFERENCE}},
+    "preference": {},
+    "preference-co-loss": {"co_loss": True},
+    "preference-start": {"states": "start"},
+    "preference-any": {"compare": "any"},
+    "gradient": {"train": "policy-gradient"},
+    "gradient-co-loss": {"train": "policy-gradient", "co_loss": True},
+    "gradient-start": {"train": "policy-gradient", "states": "start"},
+    "gradient-any": {"train": "policy-gradient", "compare": "any"},
+}
+"""Settings of the representation-based reward, but for the verifier's."""
+MEASURES = ("pool", "held_out", "reward", "judged", "verified", "auc", "within", "spread")
+
+
+def drawn(lab: Lab, problems: Sequence[Problem], seed: int) -> Rollouts:
+    """8 rollouts of each problem."""
+    return lab.rollouts(problems, np.full(len(problems), 8), seeded_generator(seed, 77))
+
+
+def areas(scores_N: FloatArray, rollouts: Rollouts) -> dict[str, float]:
+    """Over all rollouts, and within prompts."""
+    right_N, groups_N = rollouts.rewards_N, rollouts.group_N.numpy()
+    return {"all": auc(scores_N, right_N), "within": auc_within(scores_N, right_N, groups_N)}
+
+
+@torch.no_grad()
+def auc_rows(options: argparse.Namespace, seed: int) -> Iterator[Row]:
+    """A row for each score and set of prompts."""
+    lab, mixture = load_lab(options.regime), load_mixture()
+    sets = {"held out": mixture.held_out, "pool": mixture.pool}
+    rollouts = {name: drawn(lab, problems, seed) for name, problems in sets.items()}
+    for name, those in rollouts.items():
+        sums_N = those.log_probs_NT.sum(1).double().numpy()
+        for score, scores_N in zip(BASELINES, (sums_N, sums_N / those.mask_NT.sum(1).numpy()), strict=True):
+            yield {"score": score, "set": name, **areas(scores_N, those)}
+    problems = balanced(mixture.warm_start, options.prompts, seed)
+    for pooling in ("last", "mean"):
+        labelled = labelled_rollouts(lab, problems, 8, pooling, seed)
+        states = {name: lab.representations(sets[name], those, pooling) for name, those in rollouts.items()}
+        for compare in ("prompt", "any"):
+            for layers, part in LAYERS.items():
+                sliced = replace(labelled, states_NLH=labelled.states_NLH[:, part])
+                with torch.enable_grad():
+                    probe = fitted_probe(sliced, compare, options.pairs, 50, 1e-3, seed)[0]
+                for name, those in rollouts.items():
+                    scores_N = probe(states[name][:, part]).double().numpy()
+                    score = f"{pooling} token, pairs of {compare}, layers {layers}"
+                    yield {"score": score, "set": name, **areas(scores_N, those)}
+
+
+def trainer(arm: str, options: argparse.Namespace, seed: int) -> Trainer:
+    """A new run."""
+    settings = ARMS[arm]
+    if not arm.startswith("verifier"):
+        table = {"representation-reward": {"prompts": options.prompts, "pairs": options.pairs, **settings}}
+        settings = {"objective": ("representation-reward",), "objective_settings": table}
+    rate, steps = options.learning_rate, options.steps
+    return Trainer(
+        TrainConfig(regime=options.regime, planner="uniform", seed=seed, steps=steps, learning_rate=rate, **settings)
+    )
+
+
+def measures(made: Trainer, seed: int) -> Row:
+    """Exact success, and what the learnt reward says of rollouts of the held-out prompts."""
+    exact = made.evaluate()
+    problems = list(made.mixture.held_out)
+    rollouts = drawn(made.lab, problems, seed)
+    row = {"pool": exact["pool_success"], "held_out": exact["held_out_success"], "verified": rollouts.rewards_N.mean()}
+    if made.judge is None:
+        return row
+    assert isinstance(made.judge, RepresentationReward)
+    scores_N = made.judge.scores(problems, rollouts).double().numpy()
+    judged = made.judge.judge(problems, rollouts)
+    areas_of = areas(scores_N, rollouts)
+    rewards_QN = judged.rewards_N.reshape(len(problems), -1)
+    return row | {
+        "reward": judged.rewards_N.mean(),
+        "judged": judged.successes_N.mean(),
+        "auc": areas_of["all"],
+        "within": areas_of["within"],
+        "spread": (rewards_QN.max(1) - rewards_QN.min(1)).mean(),
+    }
+
+
+def train_rows(arm: str, options: argparse.Namespace, seed: int) -> Iterator[Row]:
+    """A row before the first step and every ``options.every`` steps."""
+    made = trainer(arm, options, seed)
+    for step in range(options.steps + 1):
+        if step:
+            made.step(step)
+        if step % options.every == 0:
+            yield {"arm": arm, "step": step, **measures(made, seed)}
+
+
+def cell(values: Sequence[float]) -> str:
+    """Mean and standard error over seeds."""
+    return f"{np.mean(values):.3f} ± {np.std(values, ddof=1) / len(values) ** 0.5:.3f}" if len(values) > 1 else "-"
+
+
+def auc_table(rows: Sequence[Row]) -> str:
+    """A line for each score."""
+    columns = [(where, kind) for where in ("held out", "pool") for kind in ("all", "within")]
+    lines = ["| score | " + " | ".join(f"{w}, {k}" for w, k in columns) + " |", "|---|" + "--:|" * len(columns)]
+    for score in dict.fromkeys(row["score"] for row in rows):
+        cells = [cell([r[k] for r in rows if (r["score"], r["set"]) == (score, w)]) for w, k in columns]
+        lines.append(f"| {score} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def train_table(rows: Sequence[Row]) -> str:
+    """A line for each arm and step; then, at the last step, paired differences of success to its start."""
+    lines = ["| arm | step | " + " | ".join(MEASURES) + " |", "|---|--:|" + "--:|" * len(MEASURES)]
+    for arm, step in dict.fromkeys((row["arm"], row["step"]) for row in rows):
+        own = [row for row in rows if (row["arm"], row["step"]) == (arm, step)]
+        lines.append(f"| {arm} | {step} | " + " | ".join(cell([r[m] for r in own if m in r]) for m in MEASURES) + " |")
+    last = max(row["step"] for row in rows)
+    lines += ["", f"| arm | pool, step {last} less 0 | held out, step {last} less 0 |", "|---|--:|--:|"]
+    at = {(row["arm"], row["step"], row["seed"]): row for row in rows}
+    for arm in dict.fromkeys(row["arm"] for row in rows):
+        seeds = [seed for (a, step, seed) in at if a == arm and step == last]
+        gains = [[at[arm, last, s][m] - at[arm, 0, s][m] for s in seeds] for m in ("pool", "held_out")]
+        lines.append(f"| {arm} | {' | '.join(map(cell, gains))} |")
+    return "\n".join(lines)
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    """Run what is not there yet, print all."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=("auc", "train"))
+    parser.add_argument("--regime", choices=("scratchpad", "short"), default="scratchpad")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
+    parser.add_argument("--prompts", type=int, default=1100)
+    parser.add_argument("--pairs", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=120)
+    parser.add_argument("--every", type=int, default=60)
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--out", type=Path, default=Path("objectives_representation.jsonl"))
+    options = parser.parse_args(words)
+    torch.set_num_threads(1)
+    names = options.arms if options.what == "train" else ["auc"]
+    shared = {name: getattr(options, name) for name in ("what", "regime", "prompts", "pairs", "learning_rate", "steps")}
+    if options.what == "auc":
+        shared |= {"learning_rate": 0.0, "steps": 0}
+    found = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
+    found = [row for row in found if shared.items() <= row.items()]
+    done = {(row.get("arm", "auc"), row["seed"]) for row in found}
+    for seed in options.seeds:
+        for name in names:
+            if (name, seed) in done:
+                continue
+            made = auc_rows(options, seed) if name == "auc" else train_rows(name, options, seed)
+            rows = [{**shared, "seed": seed, **row} for row in made]
+            found += rows
+            with options.out.open("a") as file:
+                file.writelines(json.dumps(row) + "\n" for row in rows)
+    found = [row for row in found if row["seed"] in options.seeds and row.get("arm", "auc") in names]
+    print(auc_table(found) if options.what == "auc" else train_table(found))
+
+
+if __name__ == "__main__":
+    main()
