@@ -205,6 +205,14 @@ def test_covariance_is_centred_in_each_group_and_weighted():
     np.testing.assert_allclose(within_group_covariance(features, groups, 5.0 * counts), repeated)
 
 
+@given(st.integers(0, 50))
+def test_groups_of_equal_features_do_not_vary_not_even_by_rounding(seed):
+    rng = np.random.default_rng(seed)
+    groups = np.array([0, 0, 0, 1, 1, 1, 1])
+    features = rng.normal(size=(2, 5))[groups]
+    assert not within_group_covariance(features, groups, rng.random(7)).any()
+
+
 def test_importance_weights_estimate_the_targets_covariance():
     rng = np.random.default_rng(0)
     features = rng.normal(size=(6, 2))

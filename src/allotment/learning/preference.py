@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -13,6 +13,7 @@ from torch.nn.functional import logsigmoid
 from allotment.errors import ConfigError, message
 from allotment.learning.groups import checked_mask, group
 from allotment.learning.losses import TokenLoss
+from allotment.learning.pair_design import coverage_metrics, design_shares, mean_hidden
 from allotment.learning.pairs import Pairs, PairsName, preference_pairs
 from allotment.learning.record import Need, TokenRecord, require
 
@@ -71,7 +72,13 @@ class Preference:
     pairs: PairsName = "all"
     alpha: float | None = None
     """Slope of the confidence in labels; None: they are right."""
-    needs: ClassVar[tuple[Need, ...]] = ("reference",)
+    design: float = 0.0
+    """Share of a preferential G-optimal design in the weights of comparisons, from 0 (all of a prompt alike, prompts
+    alike) to 1. It is made over all comparisons of the batch before rewards are looked at, from mean hidden states and
+    the policy's margins: :func:`~allotment.learning.pair_design.design_shares`."""
+    ridge: float = 0.1
+    """Of the coverage number, as a share of the sampler's mean variance."""
+    needs: ClassVar[tuple[Need, ...]] = ("reference", "hidden")
     needs_every_row: ClassVar[bool] = True
     """A rollout without advantage can be one of a pair."""
 
@@ -86,24 +93,32 @@ class Preference:
             raise _refused("alpha", self.alpha, "a number >= 0, or null")
         if self.alpha is not None and self.loss_name == "distillation":
             raise _refused("alpha", self.alpha, "null with distillation, which has no labels to believe")
+        if not 0 <= self.design <= 1:
+            raise _refused("design", self.design, "from 0 to 1")
+        if self.design and self.pairs != "all":
+            raise _refused("design", self.design, 'pairs "all" with a design: "extreme" looks at rewards first')
+        if not 0 < self.ridge < float("inf"):
+            raise _refused("ridge", self.ridge, "a number > 0")
 
     def loss(self, record: TokenRecord) -> TokenLoss:
         """[N, T] losses; rewards are compared by the record's advantages, which must be those less a group's mean.
 
         Metrics: ``pairs`` (comparisons that are no ties), ``without_pair`` (share of prompts),
         ``preference_accuracy`` (share of pairs whose chosen rollout has the higher log-ratio to the reference),
-        ``margin`` (mean ``beta D``), ``confidence``.
+        ``margin`` (mean ``beta D``), ``confidence``. Where the record has hidden states and what the policy that drew
+        logged, also those of :func:`~allotment.learning.pair_design.coverage_metrics`.
 
         Raises:
-            InvalidInputError: the record lacks the reference, or an advantage is not finite.
+            InvalidInputError: the record lacks the reference, or with a design the hidden states, or an advantage is
+                not finite.
         """
-        require(record, "on-policy-dpo", *self.needs)
+        require(record, "on-policy-dpo", "reference", *(("hidden",) if self.design else ()))
         assert record.reference_log_probs_NT is not None
         mask_NT = checked_mask(record.mask_NT, len(record.log_probs_NT))
         rewards_N = record.advantages_N.detach()
-        pairs = preference_pairs(rewards_N, record.group_ids_N, self.pairs, ties=self.loss_name == "distillation")
         log_ratio_NT = record.log_probs_NT - record.reference_log_probs_NT.detach()
         log_ratio_N = torch.where(mask_NT, log_ratio_NT, 0.0).sum(1)
+        pairs = self._pairs(record, rewards_N, log_ratio_N.detach())
         margins_P = log_ratio_N[pairs.chosen_P] - log_ratio_N[pairs.rejected_P]
         differences_P = (rewards_N[pairs.chosen_P] - rewards_N[pairs.rejected_P]).to(margins_P.dtype)
         confidence = self._confidence(differences_P)
@@ -113,7 +128,25 @@ class Preference:
             losses_P = distillation_losses(margins_P, differences_P, self.beta)
         values_N = _per_rollout(losses_P, pairs, record.group_ids_N) / mask_NT.sum(1).clamp(min=1)
         metrics = _metrics(pairs, margins_P.detach(), differences_P, self.beta, confidence)
-        return TokenLoss(values_N[:, None] * mask_NT, metrics)
+        return TokenLoss(values_N[:, None] * mask_NT, metrics | self._coverage(record, mask_NT))
+
+    def _pairs(self, record: TokenRecord, rewards_N: Tensor, log_ratio_N: Tensor) -> Pairs:
+        """The comparisons with their shares; ties among them only for distillation."""
+        ties = self.loss_name == "distillation"
+        pairs = preference_pairs(rewards_N, record.group_ids_N, self.pairs, ties=ties)
+        if not self.design:
+            return pairs
+        assert record.hidden_NTH is not None
+        features_NH = mean_hidden(record.hidden_NTH, record.mask_NT.bool())
+        shares_NN = design_shares(record.group_ids_N, features_NH, self.beta * log_ratio_N, self.design)
+        return replace(pairs, shares_P=shares_NN[pairs.chosen_P, pairs.rejected_P])
+
+    def _coverage(self, record: TokenRecord, mask_NT: Tensor) -> dict[str, Tensor]:
+        if record.hidden_NTH is None or record.rollout_log_probs_NT is None:
+            return {}
+        log_weights_NT = torch.where(mask_NT, record.log_probs_NT.detach() - record.rollout_log_probs_NT, 0.0)
+        features_NH = mean_hidden(record.hidden_NTH, mask_NT)
+        return coverage_metrics(features_NH, record.group_ids_N, log_weights_NT.sum(1), self.ridge)
 
     def _confidence(self, differences_P: Tensor) -> float:
         if self.alpha is None:

@@ -35,7 +35,8 @@ def within_group_covariance(
     shares_N = np.ones(size) if weights_N is None else np.asarray(weights_N, dtype=np.float64)
     if groups_N.shape != (size,) or shares_N.shape != (size,) or not (np.isfinite(shares_N) & (shares_N >= 0)).all():
         raise _bad_weights(f"group ids {groups_N.shape}, weights {shares_N.shape}", size)
-    _, rows_N = np.unique(groups_N, return_inverse=True)
+    _, first_Q, rows_N = np.unique(groups_N, return_index=True, return_inverse=True)
+    features_ND = features_ND - features_ND[first_Q[rows_N]]  # exactly 0 where a group's are all equal
     totals_Q = np.bincount(rows_N, shares_N)
     if not (totals_Q > 0).all():
         raise _bad_weights(f"{int((totals_Q == 0).sum())} groups whose weights are all 0", size)
