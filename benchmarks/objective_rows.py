@@ -65,7 +65,7 @@ ROWS: dict[str, tuple[str, str, str, str]] = {
         "loss of a pair: DPO on two rollouts of a prompt whose verified rewards differ, against the fixed initial "
         "policy; or squared regression of reward differences (`loss_name=distillation`)",
         "policy at the reference: `beta` times the gradient of `rloo`; an actor of one long round: offline DPO",
-        "coverage and on-policy preference learning (abstract); DPO, arXiv 2305.18290",
+        "arXiv 2601.08421 (abstract); DPO, arXiv 2305.18290",
         "a reconstruction: defaults, distillation loss; a tie counts 0 in the mean over all pairs of a prompt, so that "
         "its weight does not depend on how many rollouts it got",
     ),
@@ -73,9 +73,16 @@ ROWS: dict[str, tuple[str, str, str, str]] = {
         "reward: a probe of the policy's hidden states, fitted to verified pairs of other prompts, in the verifier's "
         "place; loss: conservative DPO on best and worst of n",
         "confidence 1: DPO on the probe's order; `train=policy-gradient`: advantages of the probe's reward",
-        "representation-based reward (abstract and released code)",
+        "arXiv 2503.10093 (abstract) and its code",
         "one pooling in training and scoring (the code has two); policy and reference are two models (the code binds "
         "one); the zero of the score is calibrated",
+    ),
+    "ml-irl": (
+        "reward: learnt from demonstrations, one step after each step of the policy",
+        "demonstrations like the policy's own rollouts: no step of the reward",
+        "arXiv 2210.01808 and its code",
+        "the sequence version is a reconstruction (`pi` proportional to `pi_ref exp(r / beta)`); the tabular one is "
+        "exact",
     ),
 }
 

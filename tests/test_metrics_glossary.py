@@ -23,6 +23,11 @@ LAB = {
     ],
     "lab, flowrl": [*OBJECTIVE, "flowrl"],
     "lab, preferences": [*OBJECTIVE, "on-policy-dpo", "--actor", "rounds"],
+    "lab, representation-based reward": [
+        *(*OBJECTIVE, "representation-reward", "--objective-settings"),
+        '{"representation-reward": {"co_loss": true, "prompts": 100, "rollouts": 4, "epochs": 2}}',
+    ],
+    "lab, inverse reinforcement learning": [*OBJECTIVE, "ml-irl"],
     "lab, small actor": [
         *(*OBJECTIVE, "jackpot", "--objective-settings", '{"jackpot": {"normaliser": "top_k"}}', "--actor", "small")
     ],

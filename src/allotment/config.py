@@ -34,6 +34,7 @@ ObjectiveName = Literal[
     "capo",
     "on-policy-dpo",
     "representation-reward",
+    "ml-irl",
 ]
 RewardName = Literal["correctness", "format", "length"]
 ActorName = Literal["current", "stale", "rounds", "quantised", "small"]
@@ -212,7 +213,7 @@ class TrainConfig(RunConfig):
     objective: tuple[ObjectiveName, ...] = ()
     """What is learnt from the rollouts; several names where they fill different places: advantages (rloo, dr-grpo,
     grpo, gdpo), the loss (divergence-ppo, flowrl, on-policy-dpo), gates on tokens (jackpot, capo), a learnt
-    reward for the verifier's (representation-reward). By default the clipped surrogate with the estimator's
+    reward for the verifier's (representation-reward, ml-irl). By default the clipped surrogate with the estimator's
     advantages."""
     objective_settings: JSONObject = Field(default_factory=dict)
     """Further settings of the objectives by name, such as '{"divergence-ppo": {"delta": 0.15}}'."""

@@ -4,8 +4,9 @@ import pytest
 
 from allotment.config import TrainConfig
 from allotment.errors import ConfigError
+from allotment.lab.combinations import check_combination, trains_on_preferences
 from allotment.lab.judges import Judged
-from allotment.lab.objectives import check_combination, judge_settings, make_objective, trains_on_preferences
+from allotment.lab.objectives import judge_settings, make_objective
 from allotment.lab.train import Trainer
 from allotment.learning.preference import Preference
 from allotment.learning.surrogate import Surrogate
@@ -76,6 +77,8 @@ def test_the_judge_is_saved_with_the_run(small):
         (("representation-reward",), {"beta": 0.3, "alpha": None}, Preference(0.3, "dpo", "extreme", None)),
         (("representation-reward",), {"train": "policy-gradient"}, Surrogate()),
         (("representation-reward", "on-policy-dpo"), {}, Preference()),
+        (("ml-irl",), {}, Surrogate()),
+        (("ml-irl", "on-policy-dpo"), {}, Preference()),
     ],
 )
 def test_what_a_learnt_reward_trains_by(scratchpad, objective, settings, loss):
@@ -95,13 +98,12 @@ def test_settings_of_the_loss_are_not_the_judges(scratchpad):
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        (
-            {"objective": ("representation-reward",), "rewards": ("correctness", "length")},
-            "says itself what the reward is",
-        ),
-        ({"objective": ("representation-reward",), "planner": "oracle"}, "oracle knows the verifier's success"),
-        ({"objective": ("representation-reward",), "planner": "optpo"}, "both say what the rewards are"),
-        ({"objective": ("representation-reward",), "select": "contextual-bandit"}, "other old policies"),
+        ({"objective": ("representation-reward", "ml-irl")}, "both say the reward"),
+        ({"objective": ("ml-irl", "gdpo")}, "says itself what the reward is"),
+        ({"objective": ("ml-irl",), "rewards": ("correctness", "length")}, "says itself what the reward is"),
+        ({"objective": ("ml-irl",), "planner": "oracle"}, "oracle knows the verifier's success"),
+        ({"objective": ("ml-irl",), "planner": "optpo"}, "both say what the rewards are"),
+        ({"objective": ("ml-irl",), "select": "contextual-bandit"}, "other old policies"),
         ({"objective": ("representation-reward",), "aggregation": "token_mean"}, "token_mean divides it"),
         ({"objective": ("representation-reward", "jackpot")}, "made for policy gradients"),
         ({"objective": ("representation-reward", "rloo")}, "made of rewards, not of rloo's advantages"),

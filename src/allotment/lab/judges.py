@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from allotment.config import TrainConfig
+from allotment.lab.combinations import JUDGES
 from allotment.lab.generation import Lab, Rollouts
-from allotment.lab.objectives import JUDGES, judge_settings, made
+from allotment.lab.objectives import judge_settings, made
 from allotment.lab.step_rows import Metrics
 from allotment.state import Stateful
 from allotment.tasks.mixture import Mixture, Problem
@@ -46,8 +47,14 @@ def make_judge(config: TrainConfig, lab: Lab, mixture: Mixture) -> Judge | None:
     name = next((name for name in config.objective if name in JUDGES), None)
     if name is None:
         return None
-    from allotment.lab.representation_reward import RepresentationReward
+    if name == "ml-irl":
+        from allotment.lab.ml_irl import MaximumLikelihoodIRL
 
+        constructor: Any = MaximumLikelihoodIRL
+    else:
+        from allotment.lab.representation_reward import RepresentationReward
+
+        constructor = RepresentationReward
     settings = {str(name): judge_settings(config, name)}
-    judge: Judge = made(name, RepresentationReward, settings, lab=lab, mixture=mixture, seed=config.seed)
+    judge: Judge = made(name, constructor, settings, lab=lab, mixture=mixture, seed=config.seed)
     return judge

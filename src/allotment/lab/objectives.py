@@ -1,4 +1,4 @@
-"""Which objective a run of the lab has: its places filled by name, wrong combinations refused."""
+"""Which objective a run of the lab has: its places filled by name."""
 
 from __future__ import annotations
 
@@ -10,19 +10,13 @@ from torch import nn
 
 from allotment.config import ObjectiveName, TrainConfig
 from allotment.errors import ConfigError, message
+from allotment.lab.combinations import ADVANTAGES, LOSSES, check_combination, refused, trains_on_preferences
 from allotment.lab.generation import Lab
 from allotment.learning import AdvantageName
 from allotment.learning.gdpo import GDPO
 from allotment.learning.record import Need, TokenGate, TokenObjective
 from allotment.learning.surrogate import Surrogate
 
-ADVANTAGES: dict[ObjectiveName, AdvantageName] = {"rloo": "rloo", "dr-grpo": "dr_grpo", "grpo": "grpo"}
-LOSSES: tuple[ObjectiveName, ...] = ("divergence-ppo", "flowrl", "on-policy-dpo")
-WHOLE: tuple[ObjectiveName, ...] = ("flowrl", "on-policy-dpo")
-"""Losses of whole trajectories."""
-GATES: tuple[ObjectiveName, ...] = ("jackpot", "capo")
-JUDGES: tuple[ObjectiveName, ...] = ("representation-reward",)
-"""Learnt rewards in the verifier's place."""
 _PREFERENCE = {"beta": 0.15, "pairs": "extreme", "alpha": 7.5}
 """How a representation-based reward trains; the first and the last can be set."""
 
@@ -90,7 +84,7 @@ def make_objective(config: TrainConfig, lab: Lab) -> Objective:
         gates["jackpot"] = made("jackpot", Jackpot, settings)
         if getattr(loss, "anchor", "old") == "rollout":
             reason = "divergence-ppo and jackpot both weigh by the ratio to the rollout policy"
-            raise _refused(config, reason, 'give divergence-ppo the setting "anchor": "old"')
+            raise refused(config, reason, 'give divergence-ppo the setting "anchor": "old"')
     if "capo" in names:
         from allotment.learning.capo import CAPO
 
@@ -104,16 +98,6 @@ def _default_advantage(config: TrainConfig) -> AdvantageName:
     if trains_on_preferences(config):
         return "dr_grpo"
     return "grpo" if "flowrl" in config.objective else config.estimator
-
-
-def trains_on_preferences(config: TrainConfig) -> bool:
-    """Whether the loss is one of pairs: by name, or the representation-based reward's own."""
-    names = config.objective
-    if "on-policy-dpo" in names:
-        return True
-    own = config.objective_settings.get("representation-reward", {})
-    has_other = any(name in LOSSES for name in names) or own.get("train", "preference") != "preference"
-    return "representation-reward" in names and not has_other
 
 
 def judge_settings(config: TrainConfig, name: ObjectiveName) -> dict[str, Any]:
@@ -136,56 +120,6 @@ def judge_settings(config: TrainConfig, name: ObjectiveName) -> dict[str, Any]:
             )
         settings = {key: value for key, value in settings.items() if key not in ("beta", "alpha")}
     return settings
-
-
-def check_combination(config: TrainConfig) -> None:
-    """Refuse what cannot stand together, with the reason."""
-    names = config.objective
-    places = {"advantages": (*ADVANTAGES, "gdpo"), "the loss of a token": LOSSES, "the reward": JUDGES}
-    for place, allowed in places.items():
-        both = [name for name in names if name in allowed]
-        if len(both) > 1:
-            raise _refused(config, f"{' and '.join(both)} both say {place}", "choose one of them")
-    is_preference = trains_on_preferences(config)
-    whole_names = [*(name for name in names if name in WHOLE)]
-    for whole in whole_names or (["representation-reward"] if is_preference else []):
-        if others := [n for n in names if n in GATES or n == "gdpo"]:
-            reason = f"{whole}'s loss is of whole trajectories, {others[0]} is made for policy gradients"
-            raise _refused(config, reason, "drop one")
-        if config.aggregation == "token_mean":
-            reason = f"{whole}'s loss is of whole trajectories, token_mean divides it by tokens"
-            raise _refused(config, reason, "use prompt_mean")
-    if is_preference and (others := [n for n in names if n in ADVANTAGES]):
-        raise _refused(config, f"preferences are made of rewards, not of {others[0]}'s advantages", "drop one")
-    if is_preference and config.select == "completion-pruning":
-        reason = "completion-pruning weighs single rollouts, a preference is of two"
-        raise _refused(config, reason, "leave the selector out")
-    if (judges := [n for n in names if n in JUDGES]) and ("gdpo" in names or config.rewards != ("correctness",)):
-        raise _refused(config, f"{judges[0]} says itself what the reward is", "leave gdpo and --rewards out")
-    _check_beside_planner(config)
-    if config.select == "contextual-bandit" and (config.actor != "current" or {*names} & {*LOSSES, *GATES, *JUDGES}):
-        raise _refused(config, "rollouts of earlier steps have other old policies", "leave the objective out")
-
-
-def _check_beside_planner(config: TrainConfig) -> None:
-    """Refuse other advantages or rewards where the planner's method brings its own."""
-    names, planner = config.objective, config.planner
-    others = [n for n in names if n in (*ADVANTAGES, "gdpo", *WHOLE) and n != config.estimator.replace("_", "-")]
-    if planner == "vip-second-look" and trains_on_preferences(config):
-        others = others or ["representation-reward"]
-    if planner == "vip-second-look" and others:
-        raise _refused(config, f"the loss of a second look has its own advantages, not {others[0]}'s", "use vip")
-    if planner in ("reinforce-ada", "reinforce-ada-est") and others:
-        raise _refused(config, f"{planner} has its own advantages, not {others[0]}'s", "use another planner")
-    judges = [name for name in names if name in JUDGES]
-    if planner == "oracle" and judges:
-        raise _refused(config, f"oracle knows the verifier's success, not {judges[0]}'s", "use another planner")
-    if planner not in ("optpo", "reinforce-ada", "reinforce-ada-est"):
-        return
-    if judges:
-        raise _refused(config, f"{planner} and {judges[0]} both say what the rewards are", "use another planner")
-    if "gdpo" in names or config.rewards != ("correctness",):
-        raise _refused(config, f"{planner} says itself what the rewards are", "use another planner")
 
 
 def _settings(config: TrainConfig) -> dict[str, dict[str, Any]]:
@@ -222,16 +156,3 @@ def made(name: str, constructor: Any, settings: Mapping[str, dict[str, Any]], **
                 fix="correct the setting's name",
             )
         ) from error
-
-
-def _refused(config: TrainConfig, reason: str, fix: str) -> ConfigError:
-    return ConfigError(
-        message(
-            f"these cannot be combined: {reason}",
-            got=f"objective {' '.join(config.objective) or 'of the estimator'}, planner {config.planner}, "
-            f"select {config.select}",
-            allowed="one of grpo, dr-grpo, rloo, gdpo; one of divergence-ppo, flowrl, on-policy-dpo; "
-            "representation-reward; jackpot and capo beside them",
-            fix=fix,
-        )
-    )
