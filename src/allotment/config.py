@@ -279,13 +279,20 @@ class TRLTrainConfig(RunConfig):
     planner: NamedPlanner = "vip"
     """Who decides the number of rollouts of each prompt."""
     estimator: EstimatorName = "dr_grpo"
-    """dr_grpo: GRPOTrainer, loss dr_grpo, rewards not scaled; rloo: RLOOTrainer. Its variance is priced."""
+    """dr_grpo: GRPOTrainer, loss dr_grpo, rewards not scaled; rloo: RLOOTrainer. Its variance is priced, also with
+    on-policy-dpo, whose gradient begins as that of rloo."""
+    objective: tuple[ObjectiveName, ...] = ()
+    """on-policy-dpo: DPOTrainer on pairs of a prompt's rollouts, fresh in each step, against the policy of the start;
+    by default the estimator's trainer. The others need the lab."""
+    updates: int = Field(1, ge=1)
+    """With on-policy-dpo: optimiser steps on the pairs of a step."""
     learning_rate: float = Field(1e-6, gt=0, allow_inf_nan=False)
     """Learning rate of AdamW, constant."""
     max_completion_tokens: int = Field(256, ge=1)
     """Longest completion that is generated."""
     micro_batch: int = Field(8, ge=1)
-    """Rollouts of a forward and backward pass on one device; a divisor of the budget over the devices."""
+    """Rollouts of a forward and backward pass on one device; a divisor of the budget over the devices. With
+    on-policy-dpo two for each pair, and an optimiser step is on half as many pairs as the budget has rollouts."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the computation; auto is bfloat16 on a GPU that has it, else float32."""
     verifier: Verifier | None = None
@@ -315,6 +322,16 @@ class TRLTrainConfig(RunConfig):
     """minilm (the packaged model) or a sentence-transformers model: tells the planner about prompts not yet seen."""
     trl: JSONObject = Field(default_factory=dict)
     """Further settings of TRL's configuration class, such as '{"beta": 0.01, "temperature": 0.8}'."""
+
+    @model_validator(mode="after")
+    def _objective_is_for_trl(self) -> Self:
+        if self.objective not in ((), ("on-policy-dpo",)):
+            raise ValueError(
+                f"on-policy-dpo or no objective with TRL, others with the lab: {', '.join(self.objective)}"
+            )
+        if self.updates > 1 and not self.objective:
+            raise ValueError(f"more than one of updates only with the objective on-policy-dpo, got {self.updates}")
+        return self
 
     @property
     def task(self) -> str:

@@ -11,6 +11,7 @@ from allotment.integrations.trl import run as trl_run
 from allotment.lab.hugging_face import model_folder, rows
 
 CHECKPOINT = 2
+PREFERENCES = {"objective": "on-policy-dpo", "updates": 2}
 
 
 @pytest.fixture(scope="module")
@@ -69,9 +70,28 @@ def test_a_run_leaves_what_audit_and_report_read(command, tmp_path, capsys):
     assert "vip" in (tmp_path / "report.html").read_text()
 
 
+def test_rounds_of_preferences(command, tmp_path):
+    """A step is a round of two updates, each on half as many pairs as there are rollouts."""
+    assert main(command(**PREFERENCES, trl='{"pairs": "extreme", "beta": 0.2}')) == 0
+    out = tmp_path / "run"
+    metrics, rollouts = lines(out / "metrics.jsonl"), lines(out / "rollouts.jsonl")
+    assert [row["step"] for row in metrics] == [0, *(row["step"] for row in lines(out / "timing.jsonl"))]
+    assert [row["step"] for row in metrics] == [0, 1, 2, 3, 4, 5]
+    assert [row["step"] for row in metrics if "held_out_success" in row] == [0, 3, 5]
+    assert [sum(r["n"] for r in rollouts if r["step"] == s) for s in range(1, 6)] == [16] * 5
+    assert [row["pairs"] for row in metrics[1:]] == [4 * (1 - row["without_pair"]) for row in metrics[1:]]
+    assert metrics[-1]["rollouts_total"] == 80
+    assert {"preference_accuracy", "margin", "success", "predicted_success", "loss"} <= metrics[-1].keys()
+    saved = json.loads((out / "checkpoint-10" / "trainer_state.json").read_text())
+    assert saved["global_step"] == saved["max_steps"] == 10
+    assert main(["audit", str(out / "rollouts.jsonl"), "--budget-per-prompt", "4"]) == 0
+    assert main(["report", str(out), "--out", str(tmp_path / "report.html")]) == 0
+
+
+@pytest.mark.parametrize("flags", [{}, PREFERENCES], ids=["grpo", "on-policy-dpo"])
 @pytest.mark.parametrize("stop", [1, 4], ids=["before the first checkpoint", "after a checkpoint"])
-def test_an_interrupted_run_goes_on_as_if_it_never_was(command, tmp_path, monkeypatch, stop):
-    assert main(command("whole")) == 0
+def test_an_interrupted_run_goes_on_as_if_it_never_was(command, tmp_path, monkeypatch, stop, flags):
+    assert main(command("whole", **flags)) == 0
     append = trl_run.RunDirectory.append
 
     def interrupted(self, log, rows):
@@ -80,10 +100,10 @@ def test_an_interrupted_run_goes_on_as_if_it_never_was(command, tmp_path, monkey
             raise KeyboardInterrupt
 
     monkeypatch.setattr(trl_run.RunDirectory, "append", interrupted)
-    assert main(command("cut")) == 130
+    assert main(command("cut", **flags)) == 130
     monkeypatch.undo()
     if stop > CHECKPOINT:
-        (tmp_path / "cut" / f"checkpoint-{stop}").mkdir()  # killed while it was saved
+        (tmp_path / "cut" / f"checkpoint-{stop * flags.get('updates', 1)}").mkdir()  # killed while it was saved
     assert main(["train", "--resume", "--out", str(tmp_path / "cut")]) == 0
     for log in ("metrics.jsonl", "rollouts.jsonl"):
         assert (tmp_path / "cut" / log).read_text() == (tmp_path / "whole" / log).read_text()
@@ -111,6 +131,11 @@ def test_a_reasoning_gym_task(command, tmp_path):
     ("flags", "said"),
     [
         ({"model": "/no/such/model"}, "the model cannot be loaded"),
+        ({"objective": "flowrl"}, "others with the lab: flowrl"),
+        ({"updates": 2}, "only with the objective on-policy-dpo"),
+        ({**PREFERENCES, "micro_batch": 1}, "into pairs"),
+        ({**PREFERENCES, "trl": '{"sync_ref_model": true}'}, "the reference is fixed"),
+        ({**PREFERENCES, "trl": '{"prompts_per_round": 3}'}, "use the flag of the run"),
         ({"micro_batch": 7}, "micro_batch does not divide the budget"),
         ({"trl": '{"temprature": 1}'}, "did you mean 'temperature'?"),
         ({"trl": '{"max_steps": 3}'}, "use the flag of the run"),
@@ -124,6 +149,13 @@ def test_what_cannot_be_is_said_and_leaves_nothing(command, tmp_path, capsys, fl
     assert main(command(**flags)) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "run" / "config.json").exists()
+
+
+def test_the_help_names_the_objective(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["train", "--trainer", "trl", "--help"])
+    said = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "on-policy-dpo: DPOTrainer on pairs of a prompt's rollouts" in said
 
 
 def test_an_unknown_trainer(capsys):

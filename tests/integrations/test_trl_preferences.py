@@ -330,6 +330,13 @@ def test_a_round_without_pairs_changes_nothing(tmp_path):
     assert calls == [20] * 4
 
 
+def test_a_first_round_without_pairs_is_logged_too(tmp_path):
+    made = trained(tmp_path, rewards=lambda completions, **_: [1.0] * len(completions), max_steps=2)
+    assert [row["allotment/pairs"] for row in steps(made)] == [0, 0]
+    assert [row["allotment/without_pair"] for row in steps(made)] == [1, 1]
+    assert same(weights(made.model), weights(model()))
+
+
 def test_rollouts_without_a_reward_are_in_no_pair(tmp_path):
     made = trained(tmp_path, rewards=sometimes_none, kind=recording(), max_steps=3)
     assert sum(row["allotment/unscored"] for row in steps(made)) > 0
@@ -395,7 +402,7 @@ def test_a_killed_run_goes_on_to_the_last_bit(tmp_path):
     assert same(weights(resumed.ref_model), weights(whole.ref_model))
     for file in ("rollouts.jsonl", "checkpoint-8/planner.safetensors", "checkpoint-8/model.safetensors"):
         assert Path(tmp_path, "cut", file).read_bytes() == Path(tmp_path, "whole", file).read_bytes()
-    unlike = ("step_time", "num_tokens")  # TRL counts tokens from 0 again
+    unlike = ("step_time", "allotment/seconds", "num_tokens")  # TRL counts tokens from 0 again
     figures = [[{k: v for k, v in row.items() if k not in unlike} for row in steps(made)] for made in (resumed, whole)]
     assert figures[0] == figures[1]
 

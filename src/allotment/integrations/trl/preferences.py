@@ -57,6 +57,8 @@ class AllotmentDPOTrainer(DPOTrainer):
         ConfigError: the settings do not fit each other, the data set or the machine.
     """
 
+    control: Any
+
     def __init__(
         self,
         model: Any,
@@ -102,7 +104,7 @@ class AllotmentDPOTrainer(DPOTrainer):
         prompts = prompts_of_round(list(self._row_of), args.prompts_per_round, number, args.seed)
         plan = self.planner.ask(prompts, budget=len(prompts) * args.num_generations)
         try:
-            rollouts, pairs = self._carry_out(plan)
+            rollouts, pairs = self._carry_out(plan, time.perf_counter() - self._since)
         except BaseException:
             with suppress(RewardMismatchError):  # it was told before the error
                 self.planner.cancel(plan)
@@ -116,8 +118,8 @@ class AllotmentDPOTrainer(DPOTrainer):
         for part in np.split(drawn, batches):
             yield self.data_collator(rollouts.pairs(pairs.chosen_P[part].tolist(), pairs.rejected_P[part].tolist()))
 
-    def _carry_out(self, plan: Plan) -> tuple[Rollouts, Pairs]:
-        """The rollouts of a plan and the pairs among those that have a reward; the planner is told."""
+    def _carry_out(self, plan: Plan, seconds: float) -> tuple[Rollouts, Pairs]:
+        """The rollouts of a plan, made in ``seconds``, and pairs of those with a reward; the planner is told."""
         ids = plan.group_ids()
         rows = [self.train_dataset[self._row_of[prompt]] for prompt in ids]
         made = self._generate(rows)
@@ -128,17 +130,18 @@ class AllotmentDPOTrainer(DPOTrainer):
         groups_N = np.repeat(np.arange(len(plan.counts)), plan.counts)
         groups_S, rows_S = torch.from_numpy(groups_N[scored_S]), torch.from_numpy(scored_S)
         pairs = preference_pairs(torch.from_numpy(rewards_N[scored_S]), groups_S, self.args.pairs)
-        ids_S = [ids[row] for row in scored_S]
+        ids_S, started = [ids[row] for row in scored_S], time.perf_counter()
         outcome = self.planner.tell(plan, rewards_N[scored_S], ids_S, allow_missing_groups=True)
+        seconds += time.perf_counter() - started
         tokens_Q = np.bincount(groups_N, [len(c) for c in made.completion_ids], len(plan.counts)).astype(np.int64)
-        self._log_round(plan, outcome, tokens_Q, pairs)
+        self._log_round(plan, outcome, tokens_Q, pairs, seconds)
         return made, replace(pairs, chosen_P=rows_S[pairs.chosen_P], rejected_P=rows_S[pairs.rejected_P])
 
-    def _log_round(self, plan: Plan, outcome: Outcome, tokens_Q: IntArray, pairs: Pairs) -> None:
+    def _log_round(self, plan: Plan, outcome: Outcome, tokens_Q: IntArray, pairs: Pairs, seconds: float) -> None:
         threshold = getattr(self.planner, "success_threshold", 0.5)
         figures = step_figures(plan, len(plan.prompt_ids), outcome, threshold, "rloo")
         figures |= {"pairs": float(len(pairs)), "without_pair": pairs.without_pair / pairs.groups}
-        figures["tokens"] = float(tokens_Q.sum())
+        figures |= {"tokens": float(tokens_Q.sum()), "seconds": seconds}
         for name, value in figures.items():
             self._metrics["train"][f"allotment/{name}"].append(value)
         self._rollout_log.append(rollout_rows(plan, outcome, tokens_Q, threshold))
@@ -147,6 +150,7 @@ class AllotmentDPOTrainer(DPOTrainer):
     def training_step(self, model: Any, inputs: dict[str, Tensor], *args: Any, **kwargs: Any) -> Tensor:
         """TRL's; for a round without pairs there are no gradients, and the optimiser leaves all as it is."""
         if not inputs["input_ids"].numel():
+            model.train()  # as TRL's does: it looks there which figures a log is of
             return torch.zeros((), device=self.args.device)
         return super().training_step(model, inputs, *args, **kwargs)  # type: ignore[no-any-return]
 

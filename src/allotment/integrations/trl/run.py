@@ -4,33 +4,31 @@ from __future__ import annotations
 
 import difflib
 import os
-from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoTokenizer, PrinterCallback, ProgressCallback, TrainerCallback
+from transformers import AutoTokenizer, PrinterCallback, ProgressCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils.logging import disable_progress_bar
 
 from allotment.config import TRLTrainConfig
 from allotment.errors import ConfigError, message
 from allotment.integrations.trl.config import AllotmentGRPOConfig, AllotmentRLOOConfig
+from allotment.integrations.trl.metrics_lines import MetricsLines, OnStep
+from allotment.integrations.trl.preferences import AllotmentDPOConfig, AllotmentDPOTrainer
 from allotment.integrations.trl.trainer import AllotmentGRPOTrainer, AllotmentRLOOTrainer
-from allotment.lab.run_directory import RunDirectory, read_log
+from allotment.lab.run_directory import RunDirectory
 from allotment.tasks.datasets import Row, format_rows, load_rows, split_held_out
 from allotment.tasks.rewards import make_reward
 
-OnStep = Callable[[dict[str, Any]], None]
-LOGS = ("metrics.jsonl", "timing.jsonl")
-"""What is written here; ``rollouts.jsonl`` is the trainer's."""
-NAMES = {"grad_norm": "gradient_norm", "frac_reward_zero_std": "zero_variance_groups", "loss": "loss"}
-"""Figures of TRL that go into ``metrics.jsonl``, and their names there."""
-EVALUATED = ("pool", "held_out")
-"""Prompts trained on, and others, in the order TRL evaluates them in."""
-COUNTS = ("budget", "min_count", "max_count", "zero_count", "unscored", "tokens")
+KINDS: dict[str, tuple[Any, Any]] = {
+    "dr_grpo": (AllotmentGRPOTrainer, AllotmentGRPOConfig),
+    "rloo": (AllotmentRLOOTrainer, AllotmentRLOOConfig),
+    "on-policy-dpo": (AllotmentDPOTrainer, AllotmentDPOConfig),
+}
 
 
 class TRLRun:
@@ -49,9 +47,8 @@ class TRLRun:
         pool, held_out = _rows(config)
         self._verifier = make_reward(config.verifier, source=config.dataset, rule=config.extract)
         evaluated = {"pool": pool[: len(held_out)], "held_out": held_out}
-        trainer = AllotmentRLOOTrainer if config.estimator == "rloo" else AllotmentGRPOTrainer
         try:
-            self.trainer: Any = trainer(
+            self.trainer: Any = _kind(config)[0](
                 model=config.model,
                 reward_funcs=[self._verifier],
                 args=arguments,
@@ -76,7 +73,7 @@ class TRLRun:
         checkpoint = _last_whole_checkpoint(directory.path)
         self.trainer.args.eval_on_start = checkpoint is None
         if self.trainer.accelerator.is_main_process:
-            self.trainer.add_callback(_Lines(self.config, directory, on_step))
+            self.trainer.add_callback(MetricsLines(self.config, directory, on_step))
         try:
             self.trainer.train(resume_from_checkpoint=checkpoint)
         finally:
@@ -104,6 +101,11 @@ def _rows(config: TRLTrainConfig) -> tuple[list[Row], list[Row]]:
     return split_held_out(rows, config.held_out)
 
 
+def _kind(config: TRLTrainConfig) -> tuple[Any, Any]:
+    """Trainer and configuration class."""
+    return KINDS[config.objective[0] if config.objective else config.estimator]
+
+
 def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
     """TRL's configuration for a run.
 
@@ -111,33 +113,35 @@ def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
         ConfigError: a setting in ``config.trl`` does not exist or has a flag of its own, or ``micro_batch`` does not
             divide the budget.
     """
-    kind = AllotmentRLOOConfig if config.estimator == "rloo" else AllotmentGRPOConfig
+    kind, prefers = _kind(config)[1], bool(config.objective)
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     _check_micro_batch(config, devices)
     has_gpu = torch.cuda.is_available()
     own: dict[str, Any] = {
         "output_dir": str(out),
         "seed": config.seed,
-        "max_steps": config.steps,
-        "per_device_train_batch_size": config.micro_batch,
+        "max_steps": config.steps * config.updates,
+        "per_device_train_batch_size": config.micro_batch // 2 if prefers else config.micro_batch,
         "gradient_accumulation_steps": config.budget // (config.micro_batch * devices),
         "num_generations": config.rollouts_per_prompt,
         "max_completion_length": config.max_completion_tokens,
         "learning_rate": config.learning_rate,
-        "save_steps": config.checkpoint_every,
+        "save_steps": config.checkpoint_every * config.updates,
         "bf16": config.dtype == "bfloat16" or (config.dtype == "auto" and has_gpu and torch.cuda.is_bf16_supported()),
         "planner": config.planner,
         "planner_kwargs": {"bounds": [config.lower, config.upper]},
         "prompt_id_column": "prompt_id",
         "prompt_embeddings": config.prompt_embeddings,
-        "logging_steps": 1,
+        "logging_steps": config.updates,
         "eval_strategy": "steps",
-        "eval_steps": config.evaluate_every,
+        "eval_steps": config.evaluate_every * config.updates,
         "save_strategy": "steps",
         "disable_tqdm": True,
     }
+    if prefers:
+        own |= {"prompts_per_round": config.prompts_per_step, "updates_per_round": config.updates}
+        own["planner_kwargs"]["estimator"] = config.estimator
     defaults: dict[str, Any] = {
-        "beta": 0.0,
         "lr_scheduler_type": "constant",
         "save_total_limit": 2,
         "report_to": "none",
@@ -147,6 +151,8 @@ def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
         "per_device_eval_batch_size": 8 * config.micro_batch,
         "model_init_kwargs": {"dtype": "float32"},
     }
+    if not prefers:
+        defaults["beta"] = 0.0
     if kind is AllotmentGRPOConfig:
         defaults |= {"loss_type": "dr_grpo", "scale_rewards": "none"}
     known = {field.name for field in fields(kind)}
@@ -155,11 +161,12 @@ def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
 
 
 def _check_micro_batch(config: TRLTrainConfig, devices: int) -> None:
-    if config.budget % (config.micro_batch * devices):
-        valid = [n for n in range(1, config.budget // devices + 1) if config.budget % (n * devices) == 0]
+    each = 2 if config.objective else 1  # a pair is two rollouts
+    if config.budget % (config.micro_batch * devices) or config.micro_batch % each:
+        valid = [n for n in range(each, config.budget // devices + 1, each) if config.budget % (n * devices) == 0]
         raise ConfigError(
             message(
-                "micro_batch does not divide the budget",
+                "micro_batch does not divide the budget" + (" into pairs" if config.objective else ""),
                 got=f"micro_batch {config.micro_batch} on {devices} device(s), budget {config.budget}",
                 allowed=", ".join(map(str, valid)) or "nothing: the budget is not divisible by the devices",
                 fix="choose one of them, or another prompts_per_step",
@@ -177,54 +184,3 @@ def _check_further(given: dict[str, Any], known: set[str], own: set[str]) -> Non
             continue
         allowed = "fields of TRL's configuration that have no flag of their own"
         raise ConfigError(message("a setting for TRL cannot be used", got=got, allowed=allowed, fix=fix))
-
-
-class _Lines(TrainerCallback):
-    """Writes ``metrics.jsonl`` and ``timing.jsonl`` from what TRL logs; a step's line waits for its evaluation."""
-
-    def __init__(self, config: TRLTrainConfig, directory: RunDirectory, on_step: OnStep) -> None:
-        self._config, self._directory, self._on_step = config, directory, on_step
-        self._row: dict[str, Any] = {}
-        self._tokens = 0
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-        """Logs are cut back to the checkpoint."""
-        self._directory.cut_logs(state.global_step or -1, LOGS)
-        if state.global_step:
-            self._tokens = read_log(self._directory.path / "metrics.jsonl")[-1]["tokens_total"]
-            if state.global_step < self._config.steps:
-                self._directory.append("timing.jsonl", [{"step": state.global_step, "resumed": True}])
-        else:
-            self._row = {"step": 0, "rollouts_total": 0, "tokens_total": 0}
-
-    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> Any:
-        """The last step is evaluated whatever its number."""
-        control.should_evaluate |= state.global_step == self._config.steps
-        return control
-
-    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """A step, or one of the two evaluations that may follow it."""
-        if logs is None:
-            return
-        if "loss" in logs:
-            self._row = self._step(state.global_step, logs)
-            if not control.should_evaluate:
-                self._write()
-        for name in EVALUATED:
-            if f"eval_{name}_runtime" in logs:
-                self._row[f"{name}_success"] = logs["eval_reward"]
-                if name == EVALUATED[-1]:
-                    self._write()
-
-    def _step(self, step: int, logs: dict[str, Any]) -> dict[str, Any]:
-        own = {k.removeprefix("allotment/"): v for k, v in logs.items() if k.startswith("allotment/")}
-        figures = {k: int(v) if k in COUNTS else v for k, v in own.items() if k != "seconds"}
-        self._tokens += figures.get("tokens", 0)
-        totals = {"rollouts_total": step * self._config.budget, "tokens_total": self._tokens}
-        seconds = {"seconds": round(logs.get("step_time", 0.0), 4), "planning": round(own.get("seconds", 0.0), 4)}
-        self._directory.append("timing.jsonl", [{"step": step, **seconds}])
-        return {"step": step, **totals, **figures, **{name: logs[key] for key, name in NAMES.items() if key in logs}}
-
-    def _write(self) -> None:
-        self._directory.append("metrics.jsonl", [self._row])
-        self._on_step(self._row)
