@@ -19,7 +19,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ import torch
 from allotment.config import TrainConfig
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
-from allotment.lab.labelled import balanced, labelled_rollouts
+from allotment.lab.labelled import Pooling, balanced, labelled_rollouts
 from allotment.lab.representation_reward import RepresentationReward, fitted_probe
 from allotment.lab.train import Trainer
 from allotment.learning.representation import auc, auc_within
@@ -76,7 +76,7 @@ def auc_rows(options: argparse.Namespace, seed: int) -> Iterator[Row]:
         for score, scores_N in zip(BASELINES, (sums_N, sums_N / those.mask_NT.sum(1).numpy()), strict=True):
             yield {"score": score, "set": name, **areas(scores_N, those)}
     problems = balanced(mixture.warm_start, options.prompts, seed)
-    for pooling in ("last", "mean"):
+    for pooling in get_args(Pooling):
         labelled = labelled_rollouts(lab, problems, 8, pooling, seed)
         states = {name: lab.representations(sets[name], those, pooling) for name, those in rollouts.items()}
         for compare in ("prompt", "any"):
@@ -94,7 +94,7 @@ def trainer(arm: str, options: argparse.Namespace, seed: int) -> Trainer:
     """A new run."""
     settings = ARMS[arm]
     if not arm.startswith("verifier"):
-        table = {"representation-reward": {"prompts": options.prompts, "pairs": options.pairs, **settings}}
+        table = {"representation-reward": {"prompts": options.prompts, "fit_pairs": options.pairs, **settings}}
         settings = {"objective": ("representation-reward",), "objective_settings": table}
     rate, steps = options.learning_rate, options.steps
     return Trainer(

@@ -55,7 +55,25 @@ def test_representations_are_the_blocks_outputs_of_the_unpadded_row(shipped_labs
         torch.testing.assert_close(mean_NLH[row], states_TLH.mean(0), atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("pooling", ["last", "mean"])
+@pytest.mark.parametrize("regime", ["scratchpad", "short"])
+def test_choices_are_derivatives_of_the_log_probability_by_gains_on_the_hidden_states(shipped_labs, drawn, regime):
+    lab, problems, rollouts = shipped_labs[regime], drawn[0], drawn[1][regime]
+    choice_NLH = lab.representations(problems, rollouts, "choice")
+    weight_VH = lab.policy.head.weight.detach()
+    for row in range(len(rollouts)):
+        tokens = rollouts.tokens_NT[row][rollouts.mask_NT[row]]
+        states_TLH = by_hand(lab, problems[rollouts.group_N[row]], tokens.tolist())[-len(tokens) - 1 : -1]
+        for layer in range(len(lab.policy.blocks)):
+            gain_H = torch.ones(weight_VH.shape[1], requires_grad=True)
+            log_probs_TV = (gain_H * lab.policy.norm(states_TLH[:, layer]).detach() @ weight_VH.T).log_softmax(-1)
+            log_prob = log_probs_TV.gather(1, tokens[:, None]).sum()
+            if layer == len(lab.policy.blocks) - 1:
+                assert log_prob.item() == pytest.approx(rollouts.log_probs_NT[row].sum().item(), abs=1e-4)
+            (expected_H,) = torch.autograd.grad(log_prob, gain_H)
+            torch.testing.assert_close(choice_NLH[row, layer], expected_H, atol=1e-3, rtol=1e-3)
+
+
+@pytest.mark.parametrize("pooling", ["last", "mean", "choice"])
 def test_what_stands_in_padding_does_not_matter(shipped_labs, drawn, pooling):
     lab, problems, rollouts = shipped_labs["short"], drawn[0], drawn[1]["short"]
     garbage = torch.where(rollouts.mask_NT, rollouts.tokens_NT, 5)
@@ -82,6 +100,9 @@ def test_pairs_are_of_a_right_and_a_wrong_rollout_and_each_stands_in_one(compare
     own = drawn.prompt_N[rows_P2[:, 0]] == drawn.prompt_N[rows_P2[:, 1]]
     assert own.all() == (compare == "prompt")
     assert len(rows_P2) == {"prompt": 1 + 2, "any": 7}[compare]
+    pairs = {name: labelled_pairs(drawn, name, 2, 0) for name in ("prompt", "any")}
+    for both, within, between in zip(labelled_pairs(drawn, "both", 4, 0), pairs["prompt"], pairs["any"], strict=True):
+        assert torch.equal(both, torch.cat([within, between]))
     fewer, again = (labelled_pairs(drawn, compare, 2, seed)[0] for seed in (0, 0))
     assert len(fewer) == 2
     assert torch.equal(fewer, again)
@@ -124,7 +145,7 @@ def fitted(labelling, shipped_labs):
 
 def test_rewards_are_the_centred_sigmoid_of_the_shifted_score_and_success_its_sign(fitted, shipped_labs, drawn):
     problems, rollouts = drawn[0], drawn[1]["short"]
-    states_NLH = shipped_labs["short"].representations(problems, rollouts)
+    states_NLH = shipped_labs["short"].representations(problems, rollouts, "choice")
     scores_N = fitted.probe(states_NLH).detach().double().numpy() - fitted.shift
     judged = fitted.judge(problems, rollouts)
     np.testing.assert_allclose(judged.rewards_N, 1 / (1 + np.exp(-scores_N)) - 0.5, atol=1e-6)
@@ -197,7 +218,7 @@ def test_a_restored_judge_goes_on_with_the_same_bits(labelling, drawn):
         ({"compare": "level"}, "cannot have this compare"),
         ({"states": "old"}, "cannot have this states"),
         ({"rollouts": 1}, "cannot have these settings"),
-        ({"pairs": 1}, "cannot have these settings"),
+        ({"fit_pairs": 1}, "cannot have these settings"),
         ({"epochs": 0}, "cannot have these settings"),
         ({"learning_rate": float("inf")}, "cannot have these settings"),
         ({"prompts": 10_000}, "labelled prompts that are not trained on"),

@@ -170,16 +170,20 @@ class Lab:
 
     @torch.no_grad()
     def representations(
-        self, problems: Sequence[Problem], rollouts: Rollouts, pooling: Literal["last", "mean"] = "last"
+        self, problems: Sequence[Problem], rollouts: Rollouts, pooling: Literal["last", "mean", "choice"] = "last"
     ) -> Tensor:
         """[N, layers, H] what every block makes of prompt and completion together.
 
         ``last``: at the last token of the completion, its end token if it has one. ``mean``: the mean over all tokens
-        of prompt and completion, the answer token included. Padding counts in neither.
+        of prompt and completion, the answer token included. ``choice``: the derivative of the completion's
+        log-probability, as it would be if this block were the last, by a gain on each of the H directions: what the
+        hidden states said for the tokens that were drawn from them, summed over these. Padding counts in none.
         """
         answer_N1 = torch.full((len(rollouts), 1), self.tokenizer.answer)
         tokens_NT = torch.cat([answer_N1, rollouts.tokens_NT], dim=1)
         states_NTLH = self.policy.states(self.encode(problems).repeat(rollouts.group_N), tokens_NT)
+        if pooling == "choice":
+            return self._choices(states_NTLH[:, :-1], rollouts)
         real_NT = torch.cat([torch.ones_like(answer_N1, dtype=torch.bool), rollouts.mask_NT], dim=1)
         if pooling == "last":
             return states_NTLH[torch.arange(len(rollouts)), real_NT.sum(1) - 1]
@@ -189,6 +193,14 @@ class Lab:
         summed_NLH = torch.einsum("ntlh,nt->nlh", states_NTLH, real_NT.to(states_NTLH.dtype))
         tokens_N = prompt_real_QT.sum(1)[rollouts.group_N] + real_NT.sum(1)
         return (summed_QLH[rollouts.group_N] + summed_NLH) / tokens_N[:, None, None]
+
+    def _choices(self, states_NTLH: Tensor, rollouts: Rollouts) -> Tensor:
+        """[N, layers, H] of the states [N, T, layers, H] after which the tokens were drawn."""
+        hidden_NTLH, weight_VH = self.policy.norm(states_NTLH), self.policy.head.weight
+        expected_NTLH = self.policy.head(hidden_NTLH).softmax(-1) @ weight_VH
+        choices_NTLH = hidden_NTLH * (weight_VH[rollouts.tokens_NT][:, :, None] - expected_NTLH)
+        summed_NLH: Tensor = (choices_NTLH * rollouts.mask_NT[:, :, None, None]).sum(1)
+        return summed_NLH
 
     @torch.no_grad()
     def success_probability(self, problems: Sequence[Problem], *, scratchpads: int = 4, seed: int = 0) -> FloatArray:

@@ -15,8 +15,8 @@ from allotment.lab.generation import Lab, seeded_generator
 from allotment.tasks.mixture import Problem
 from allotment.types import FloatArray, IntArray
 
-Pooling = Literal["last", "mean"]
-Compare = Literal["prompt", "any"]
+Pooling = Literal["last", "mean", "choice"]
+Compare = Literal["prompt", "any", "both"]
 
 _TOGETHER = 256
 """Prompts whose rollouts are drawn at once."""
@@ -52,10 +52,15 @@ def labelled_rollouts(lab: Lab, problems: Sequence[Problem], n: int, pooling: Po
 
 
 def labelled_pairs(labelled: Labelled, compare: Compare, most: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Hidden states of right rollouts and of wrong ones to compare, both [P, L, H]; no rollout stands in two pairs.
+    """Hidden states of right rollouts and of wrong ones to compare, both [P, L, H].
 
-    ``prompt``: of one prompt each. ``any``: of any two prompts. ``most``: pairs that are kept, at random.
+    ``prompt``: of one prompt each. ``any``: of any two prompts. ``both``: half of the pairs so, half so; but for this
+    no rollout stands in two pairs. ``most``: pairs that are kept, at random.
     """
+    if compare == "both":
+        within = labelled_pairs(labelled, "prompt", most // 2, seed)
+        between = labelled_pairs(labelled, "any", most - most // 2, seed)
+        return torch.cat([within[0], between[0]]), torch.cat([within[1], between[1]])
     random = np.random.default_rng([seed, 8])
     order_N = random.permutation(len(labelled.right_N))
     groups = [order_N]

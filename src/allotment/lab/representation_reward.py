@@ -17,7 +17,7 @@ from allotment.lab.judges import Judged
 from allotment.lab.labelled import Compare, Labelled, Pooling, balanced, labelled_pairs, labelled_rollouts
 from allotment.lab.step_rows import Metrics
 from allotment.learning.pairs import preference_pairs
-from allotment.learning.representation import RepresentationProbe, fit_probe, probe_step
+from allotment.learning.representation import RepresentationProbe, fit_probe, probe_optimizer, probe_step
 from allotment.state import State, check_state
 from allotment.tasks.mixture import Mixture, Problem
 
@@ -71,6 +71,11 @@ class RepresentationReward:
     a right and a wrong one. The verifier is not asked again. A rollout's reward is ``sigmoid(s) - 1/2``; a success is
     s > 0.
 
+    The default is not the paper's, ``pooling="last"``, ``compare="prompt"``. So small a policy's state at the last
+    token says next to nothing of which of a prompt's rollouts is right; what its states said for the tokens drawn says
+    more. Pairs of one prompt leave open what prompts are worth to each other, pairs of any two are mostly told apart by
+    their prompts; after half of both, successes vary within prompts about as the verifier's do (docs/experiments.md).
+
     Reconstructions and deviations: one pooling of hidden states for fitting and scoring, where the released code fits
     on means (padding included) and scores last tokens. The loss leaves the zero of s open: s is shifted so that among
     rollouts of labelled prompts that the fit has not seen, as many are above 0 as are right. Labelled prompts are
@@ -89,13 +94,13 @@ class RepresentationReward:
         mixture: Mixture,
         *,
         seed: int = 0,
-        pooling: Pooling = "last",
-        compare: Compare = "prompt",
+        pooling: Pooling = "choice",
+        compare: Compare = "both",
         states: States = "current",
         co_loss: bool = False,
         prompts: int = 1100,
         rollouts: int = 8,
-        pairs: int = 1000,
+        fit_pairs: int = 2000,
         epochs: int = 50,
         learning_rate: float = 1e-3,
     ) -> None:
@@ -105,33 +110,28 @@ class RepresentationReward:
             lab: the policy to be trained, as it is at the start.
             mixture: whose ``warm_start`` is labelled.
             seed: of prompts, rollouts and pairs.
-            pooling: hidden states at the ``last`` token, or their ``mean`` over prompt and completion.
-            compare: pairs of one ``prompt`` (the paper), or of ``any`` two.
+            pooling: of hidden states: those at the ``last`` token (the paper), their ``mean`` over prompt and
+                completion, or their ``choice`` (:meth:`~allotment.lab.generation.Lab.representations`).
+            compare: pairs of one ``prompt`` (the paper), of ``any`` two, or half of ``both``.
             states: whose hidden states are scored: the ``current`` policy's (the paper), which it can change to be
                 scored better; or those of the policy at the ``start``, a fixed reward model.
             co_loss: whether the probe is trained on.
             prompts: that are labelled.
             rollouts: of each of them.
-            pairs: at most, those held out included.
+            fit_pairs: that the probe is fitted to, at most, those held out included.
             epochs: of the fit.
             learning_rate: of Adam, in the fit and of the co-loss.
 
         Raises:
             ConfigError: the warm start has too few prompts, or one-sided ones alone; or a setting cannot be.
         """
-        for name, value, names in (
-            ("pooling", pooling, Pooling),
-            ("compare", compare, Compare),
-            ("states", states, States),
-        ):
+        named = {"pooling": (pooling, Pooling), "compare": (compare, Compare), "states": (states, States)}
+        for name, (value, names) in named.items():
             if value not in get_args(names):
-                raise _refused(
-                    f"cannot have this {name}", repr(value), ", ".join(get_args(names)), "choose one of them"
-                )
-        if not (rollouts >= 2 and pairs >= 2 and epochs >= 1 and 0 < learning_rate < float("inf")):
-            got = f"rollouts {rollouts}, pairs {pairs}, epochs {epochs}, learning_rate {learning_rate}"
-            allowed = "rollouts and pairs >= 2, epochs >= 1, a finite learning_rate > 0"
-            raise _refused("cannot have these settings", got, allowed, "correct the setting")
+                raise _refused(f"cannot have this {name}", repr(value), ", ".join(get_args(names)), "choose one")
+        if not (rollouts >= 2 and fit_pairs >= 2 and epochs >= 1 and 0 < learning_rate < float("inf")):
+            got = f"rollouts {rollouts}, fit_pairs {fit_pairs}, epochs {epochs}, learning_rate {learning_rate}"
+            raise _refused("cannot have these settings", got, "2, 2, 1 or more, a finite number above 0", "correct it")
         if not 2 <= prompts <= len(mixture.warm_start):
             raise _refused(
                 "needs labelled prompts that are not trained on",
@@ -139,12 +139,12 @@ class RepresentationReward:
                 "from 2 to as many as there are",
                 "set prompts, or take a regime whose task has prompts for a warm start (countdown has none)",
             )
-        self.lab, self.pooling, self.co_loss = lab, pooling, co_loss
+        self.pooling, self.co_loss = pooling, co_loss
         self._scored = deepcopy(lab) if states == "start" else lab
         problems = balanced(mixture.warm_start, prompts, seed)
         labelled = labelled_rollouts(lab, problems, rollouts, pooling, seed)
-        self.probe, self.shift = fitted_probe(labelled, compare, pairs, epochs, learning_rate, seed)
-        self._optimizer = torch.optim.Adam(self.probe.parameters(), lr=learning_rate, weight_decay=0.01)
+        self.probe, self.shift = fitted_probe(labelled, compare, fit_pairs, epochs, learning_rate, seed)
+        self._optimizer = probe_optimizer(self.probe, learning_rate)
 
     @torch.no_grad()
     def scores(self, problems: Sequence[Problem], rollouts: Rollouts) -> Tensor:
@@ -157,7 +157,7 @@ class RepresentationReward:
         """Rewards in (-1/2, 1/2), and whether they are above 0.
 
         Raises:
-            InvalidInputError: a hidden state is not finite.
+            InvalidInputError: a score is not finite.
         """
         scores_N = self.scores(problems, rollouts).double()
         return Judged((scores_N.sigmoid() - 0.5).numpy(), (scores_N > 0).double().numpy())

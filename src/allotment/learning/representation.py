@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 import torch
@@ -12,9 +11,10 @@ from scipy.stats import rankdata
 from torch import Tensor, nn
 from torch.nn.functional import logsigmoid
 
-from allotment.errors import ConfigError, InvalidInputError, message
+from allotment.errors import InvalidInputError, message
 
-Criterion = Literal["order", "signs", "both"]
+_BATCH = 16
+"""Pairs of a step of the fit."""
 
 
 class RepresentationProbe(nn.Module):
@@ -36,7 +36,7 @@ class RepresentationProbe(nn.Module):
         """[N] scores from [N, L, H] hidden states, to which no gradient goes.
 
         Raises:
-            InvalidInputError: another shape, or states that are not finite.
+            InvalidInputError: another shape, or a score that is not finite.
         """
         if states_NLH.ndim != 3 or states_NLH.shape[1:] != self.weight_LH.shape:
             raise InvalidInputError(
@@ -47,18 +47,19 @@ class RepresentationProbe(nn.Module):
                     fix="give the states of the layers that the probe was made for",
                 )
             )
-        if not torch.isfinite(states_NLH).all():
-            raise InvalidInputError(
-                message(
-                    "A hidden state is not finite, so it cannot be scored.",
-                    got=float(states_NLH[~torch.isfinite(states_NLH)][0]),
-                    allowed="finite hidden states",
-                    fix="check that training has not diverged",
-                )
-            )
         states_NLH = states_NLH.detach().to(self.weight_LH.dtype)
         readings_NL = torch.einsum("nlh,lh->nl", states_NLH, self.weight_LH) + self.bias_L
         scores_N: Tensor = (torch.sigmoid(readings_NL @ self.votes_LL.T) * readings_NL).sum(1)
+        if not torch.isfinite(scores_N).all():
+            row = int((~torch.isfinite(scores_N)).nonzero()[0])
+            raise InvalidInputError(
+                message(
+                    f"The score of rollout {row} is not finite.",
+                    got=f"{scores_N[row].item()} from hidden states up to {states_NLH[row].abs().max().item()}",
+                    allowed="finite hidden states, and a probe with finite parameters",
+                    fix="check that neither the policy nor the probe has diverged",
+                )
+            )
         return scores_N
 
 
@@ -67,29 +68,9 @@ def margin_losses(chosen_P: Tensor, rejected_P: Tensor) -> Tensor:
     return -logsigmoid(chosen_P - rejected_P - 1)
 
 
-def pair_accuracy(chosen_P: Tensor, rejected_P: Tensor, criterion: Criterion = "order") -> float:
-    """Share of pairs that are scored right.
-
-    ``order``: the chosen one above the rejected one. ``both``: also on either side of 0. ``signs``: the share of single
-    scores on the right side of 0. The released code has three such criteria; what they are exactly is a reconstruction.
-
-    Raises:
-        ConfigError: another criterion.
-    """
-    if criterion not in get_args(Criterion):
-        allowed = ", ".join(get_args(Criterion))
-        raise ConfigError(
-            message("There is no such criterion.", got=repr(criterion), allowed=allowed, fix="choose one of them")
-        )
-    if criterion == "signs":
-        return torch.cat([chosen_P > 0, rejected_P < 0]).double().mean().item()
-    in_order_P = chosen_P > rejected_P if criterion == "order" else (chosen_P > 0) & (rejected_P < 0)
-    return in_order_P.double().mean().item()
-
-
 @dataclass(frozen=True)
 class ProbeFit:
-    """The epoch that was kept (from 1), and its accuracy on the pairs held out, by the criterion."""
+    """The epoch that was kept (from 1), and the share of the pairs held out that it has in order."""
 
     epoch: int
     accuracy: float
@@ -102,19 +83,17 @@ def fit_probe(
     held_out_P: Tensor,
     *,
     epochs: int = 50,
-    batch: int = 16,
     learning_rate: float = 1e-3,
-    weight_decay: float = 0.01,
-    criterion: Criterion = "order",
     seed: int = 0,
 ) -> ProbeFit:
     """Fit a probe in place by the margin loss, and keep the epoch that is best on the pairs held out.
 
     Adam with the released code's settings; the first of equal epochs is kept. ``seed`` orders the pairs, and is all
-    that is random. A reconstruction: the batch size, and that whole prompts are held out is left to the caller.
+    that is random. Reconstructions: the batch size; whole prompts are held out, which is left to the caller; of the
+    code's three criteria the order of a pair, because the loss leaves open where s is 0.
 
     ``chosen_PLH``, ``rejected_PLH``: [P, L, H] hidden states of the pairs. ``held_out_P``: [P] bool, pairs that are not
-    learnt from. ``epochs``: passes over the others, >= 1. ``criterion``: see :func:`pair_accuracy`.
+    learnt from. ``epochs``: passes over the others, >= 1.
 
     Raises:
         InvalidInputError: no pair to learn from, or none held out; no epoch.
@@ -129,19 +108,25 @@ def fit_probe(
                 fix="label more prompts: only those with right and wrong rollouts make pairs",
             )
         )
-    optimizer = torch.optim.Adam(probe.parameters(), lr=learning_rate, weight_decay=weight_decay)
+    optimizer = probe_optimizer(probe, learning_rate)
     generator = torch.Generator().manual_seed(seed)
     best, kept = ProbeFit(0, -1.0), {}
     for epoch in range(1, epochs + 1):
-        for rows in torch.split(train_P[torch.randperm(len(train_P), generator=generator)], batch):
+        for rows in torch.split(train_P[torch.randperm(len(train_P), generator=generator)], _BATCH):
             probe_step(probe, optimizer, chosen_PLH[rows], rejected_PLH[rows])
         with torch.no_grad():
-            accuracy = pair_accuracy(probe(chosen_PLH[test_P]), probe(rejected_PLH[test_P]), criterion)
+            in_order_P = probe(chosen_PLH[test_P]) > probe(rejected_PLH[test_P])
+            accuracy = in_order_P.double().mean().item()
         if accuracy > best.accuracy:
             best = ProbeFit(epoch, accuracy)
             kept = {name: value.clone() for name, value in probe.state_dict().items()}
     probe.load_state_dict(kept)
     return best
+
+
+def probe_optimizer(probe: RepresentationProbe, learning_rate: float) -> torch.optim.Adam:
+    """Adam with the weight decay of the released code."""
+    return torch.optim.Adam(probe.parameters(), lr=learning_rate, weight_decay=0.01)
 
 
 def probe_step(
