@@ -4,10 +4,11 @@
     python benchmarks/objectives_representation.py train [--regime scratchpad] [--arms verifier-rloo preference ...]
 
 ``auc``: probes are fitted to labelled rollouts of prompts of the warm start and score rollouts of held-out and of pool
-prompts; the area under the curve over all rollouts, and its mean within prompts that have right and wrong ones. Beside
-them the policy's own log-probability as a score. ``train``: paired runs (equal seeds: the same prompts in the same
-order), 16 prompts x 8 rollouts a step, uniform allocation, one learning rate; success on pool and held-out prompts is
-exact, the learnt reward's own is over 8 rollouts of each held-out prompt.
+prompts; the area under the curve over all rollouts, its mean within prompts that have right and wrong ones, and the
+share of prompts with judged successes and failures. Beside them the policy's own log-probability as a score; "mixed" is
+there the verifier's. ``train``: paired runs (equal seeds: the same prompts in the same order), 16 prompts x 8 rollouts
+a step, one learning rate; success on pool and held-out prompts is exact, what the learnt reward says is of 8 rollouts
+of each held-out prompt.
 
 Every result is a line of ``--out``, from which the tables of markdown are made; runs that are there are not repeated.
 """
@@ -23,11 +24,12 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 
 from allotment.config import TrainConfig
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
-from allotment.lab.labelled import Pooling, balanced, labelled_rollouts
+from allotment.lab.labelled import Compare, Pooling, balanced, labelled_rollouts
 from allotment.lab.representation_reward import RepresentationReward, fitted_probe
 from allotment.lab.train import Trainer
 from allotment.learning.representation import auc, auc_within
@@ -38,20 +40,23 @@ Row = dict[str, Any]
 LAYERS = {"first": slice(0, 1), "last": slice(1, 2), "all": slice(0, 2)}
 BASELINES = ("log-probability, sum", "log-probability, mean")
 PREFERENCE: Row = {"beta": 0.15, "pairs": "extreme", "alpha": 7.5}
+PAPER: Row = {"pooling": "last", "compare": "prompt"}
 ARMS: dict[str, Row] = {
     "verifier-rloo": {},
     "verifier-preference": {"objective": ("on-policy-dpo",), "objective_settings": {"on-policy-dpo": PREFERENCE}},
     "preference": {},
-    "preference-co-loss": {"co_loss": True},
-    "preference-start": {"states": "start"},
-    "preference-any": {"compare": "any"},
     "gradient": {"train": "policy-gradient"},
-    "gradient-co-loss": {"train": "policy-gradient", "co_loss": True},
+    "preference-start": {"states": "start"},
     "gradient-start": {"train": "policy-gradient", "states": "start"},
-    "gradient-any": {"train": "policy-gradient", "compare": "any"},
+    "preference-co-loss": {"co_loss": True},
+    "preference-paper": PAPER,
+    "gradient-paper": {"train": "policy-gradient", **PAPER},
+    "preference-vip": {"planner": "vip"},
 }
-"""Settings of the representation-based reward, but for the verifier's."""
-MEASURES = ("pool", "held_out", "reward", "judged", "verified", "auc", "within", "spread")
+"""Settings of the representation-based reward, but for the verifier's; and the planner, where it is not uniform."""
+PROBES = [(pooling, compare, "all") for pooling in get_args(Pooling) for compare in get_args(Compare)]
+PROBES += [(*probe, part) for probe in (("last", "prompt"), ("choice", "both")) for part in ("first", "last")]
+MEASURES = ("pool", "held_out", "reward", "judged", "verified", "auc", "within", "mixed", "spread")
 
 
 def drawn(lab: Lab, problems: Sequence[Problem], seed: int) -> Rollouts:
@@ -65,6 +70,12 @@ def areas(scores_N: FloatArray, rollouts: Rollouts) -> dict[str, float]:
     return {"all": auc(scores_N, right_N), "within": auc_within(scores_N, right_N, groups_N)}
 
 
+def mixed(successes_N: ArrayLike) -> float:
+    """Share of prompts whose 8 rollouts have successes and failures: of the others a planner learns no difference."""
+    successes_Q8 = np.asarray(successes_N, dtype=bool).reshape(-1, 8)
+    return float((successes_Q8.any(1) & ~successes_Q8.all(1)).mean())
+
+
 @torch.no_grad()
 def auc_rows(options: argparse.Namespace, seed: int) -> Iterator[Row]:
     """A row for each score and set of prompts."""
@@ -74,32 +85,29 @@ def auc_rows(options: argparse.Namespace, seed: int) -> Iterator[Row]:
     for name, those in rollouts.items():
         sums_N = those.log_probs_NT.sum(1).double().numpy()
         for score, scores_N in zip(BASELINES, (sums_N, sums_N / those.mask_NT.sum(1).numpy()), strict=True):
-            yield {"score": score, "set": name, **areas(scores_N, those)}
+            yield {"score": score, "set": name, "mixed": mixed(those.rewards_N), **areas(scores_N, those)}
     problems = balanced(mixture.warm_start, options.prompts, seed)
-    for pooling in get_args(Pooling):
-        labelled = labelled_rollouts(lab, problems, 8, pooling, seed)
-        states = {name: lab.representations(sets[name], those, pooling) for name, those in rollouts.items()}
-        for compare in ("prompt", "any"):
-            for layers, part in LAYERS.items():
-                sliced = replace(labelled, states_NLH=labelled.states_NLH[:, part])
-                with torch.enable_grad():
-                    probe = fitted_probe(sliced, compare, options.pairs, 50, 1e-3, seed)[0]
-                for name, those in rollouts.items():
-                    scores_N = probe(states[name][:, part]).double().numpy()
-                    score = f"{pooling} token, pairs of {compare}, layers {layers}"
-                    yield {"score": score, "set": name, **areas(scores_N, those)}
+    labelled = {pooling: labelled_rollouts(lab, problems, 8, pooling, seed) for pooling in get_args(Pooling)}
+    for pooling, compare, layers in PROBES:
+        part = LAYERS[layers]
+        sliced = replace(labelled[pooling], states_NLH=labelled[pooling].states_NLH[:, part])
+        with torch.enable_grad():
+            probe, shift = fitted_probe(sliced, compare, options.pairs, 50, 1e-3, seed)
+        for name, those in rollouts.items():
+            scores_N = probe(lab.representations(sets[name], those, pooling)[:, part]).double().numpy()
+            score = f"{pooling}, pairs of {compare}, layers {layers}"
+            yield {"score": score, "set": name, "mixed": mixed(scores_N > shift), **areas(scores_N, those)}
 
 
 def trainer(arm: str, options: argparse.Namespace, seed: int) -> Trainer:
     """A new run."""
-    settings = ARMS[arm]
+    settings = {"planner": "uniform", **ARMS[arm]}
     if not arm.startswith("verifier"):
+        planner = settings.pop("planner")
         table = {"representation-reward": {"prompts": options.prompts, "fit_pairs": options.pairs, **settings}}
-        settings = {"objective": ("representation-reward",), "objective_settings": table}
+        settings = {"planner": planner, "objective": ("representation-reward",), "objective_settings": table}
     rate, steps = options.learning_rate, options.steps
-    return Trainer(
-        TrainConfig(regime=options.regime, planner="uniform", seed=seed, steps=steps, learning_rate=rate, **settings)
-    )
+    return Trainer(TrainConfig(regime=options.regime, seed=seed, steps=steps, learning_rate=rate, **settings))
 
 
 def measures(made: Trainer, seed: int) -> Row:
@@ -108,6 +116,7 @@ def measures(made: Trainer, seed: int) -> Row:
     problems = list(made.mixture.held_out)
     rollouts = drawn(made.lab, problems, seed)
     row = {"pool": exact["pool_success"], "held_out": exact["held_out_success"], "verified": rollouts.rewards_N.mean()}
+    row["mixed"] = mixed(rollouts.rewards_N)
     if made.judge is None:
         return row
     assert isinstance(made.judge, RepresentationReward)
@@ -120,6 +129,7 @@ def measures(made: Trainer, seed: int) -> Row:
         "judged": judged.successes_N.mean(),
         "auc": areas_of["all"],
         "within": areas_of["within"],
+        "mixed": mixed(judged.successes_N),
         "spread": (rewards_QN.max(1) - rewards_QN.min(1)).mean(),
     }
 
@@ -141,7 +151,7 @@ def cell(values: Sequence[float]) -> str:
 
 def auc_table(rows: Sequence[Row]) -> str:
     """A line for each score."""
-    columns = [(where, kind) for where in ("held out", "pool") for kind in ("all", "within")]
+    columns = [(where, kind) for where in ("held out", "pool") for kind in ("all", "within", "mixed")]
     lines = ["| score | " + " | ".join(f"{w}, {k}" for w, k in columns) + " |", "|---|" + "--:|" * len(columns)]
     for score in dict.fromkeys(row["score"] for row in rows):
         cells = [cell([r[k] for r in rows if (r["score"], r["set"]) == (score, w)]) for w, k in columns]
@@ -173,9 +183,9 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
     parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
     parser.add_argument("--prompts", type=int, default=1100)
-    parser.add_argument("--pairs", type=int, default=1000)
+    parser.add_argument("--pairs", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=120)
-    parser.add_argument("--every", type=int, default=60)
+    parser.add_argument("--every", type=int, default=40)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
     parser.add_argument("--out", type=Path, default=Path("objectives_representation.jsonl"))
     options = parser.parse_args(words)
@@ -187,8 +197,8 @@ def main(words: Sequence[str] | None = None) -> None:
     found = [json.loads(line) for line in options.out.read_text().splitlines()] if options.out.exists() else []
     found = [row for row in found if shared.items() <= row.items()]
     done = {(row.get("arm", "auc"), row["seed"]) for row in found}
-    for seed in options.seeds:
-        for name in names:
+    for name in names:
+        for seed in options.seeds:
             if (name, seed) in done:
                 continue
             made = auc_rows(options, seed) if name == "auc" else train_rows(name, options, seed)
