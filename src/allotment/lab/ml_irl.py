@@ -18,7 +18,7 @@ from allotment.lab.judges import Judged
 from allotment.lab.labelled import Pooling
 from allotment.lab.step_rows import Metrics
 from allotment.learning.groups import group
-from allotment.learning.ml_irl import RewardNetwork, reward_loss, soft_rewards
+from allotment.learning.ml_irl import RewardNetwork, reward_loss, soft_rewards, squared_rewards
 from allotment.state import State, check_state
 from allotment.tasks.mixture import Mixture, Problem
 
@@ -57,8 +57,9 @@ class MaximumLikelihoodIRL:
         demonstrations: Sequence[Demonstration] | None = None,
         share: float = 1.0,
         beta: float = 0.1,
-        learning_rate: float = 1e-3,
-        pooling: Pooling = "last",
+        learning_rate: float = 3e-3,
+        penalty: float = 0.1,
+        pooling: Pooling = "mean",
     ) -> None:
         """Check the demonstrations.
 
@@ -70,6 +71,7 @@ class MaximumLikelihoodIRL:
             share: of the prompts to write demonstrations of. The others are rewarded, but no reward is learnt on them.
             beta: what a nat of distance to the policy of the start costs, in reward.
             learning_rate: of the reward's Adam; 0 freezes it.
+            penalty: on squared rewards, ours; 0 is the paper's.
             pooling: hidden states at the ``last`` token, or their ``mean`` over prompt and completion.
 
         Raises:
@@ -81,10 +83,10 @@ class MaximumLikelihoodIRL:
         if not 0 < share <= 1 or (demonstrations is not None and share != 1):
             got = f"share {share}{'' if demonstrations is None else ' of demonstrations that are given'}"
             raise _refused("share", got, "above 0, at most 1; and 1 where demonstrations are given")
-        if not (0 <= beta < float("inf") and 0 <= learning_rate < float("inf")):
-            got = f"beta {beta}, learning_rate {learning_rate}"
-            raise _refused("beta or learning_rate", got, "finite numbers of at least 0")
-        self.lab, self.beta, self.pooling = lab, beta, pooling
+        if not all(0 <= number < float("inf") for number in (beta, learning_rate, penalty)):
+            got = f"beta {beta}, learning_rate {learning_rate}, penalty {penalty}"
+            raise _refused("beta, learning_rate or penalty", got, "finite numbers of at least 0")
+        self.lab, self.beta, self.pooling, self.penalty = lab, beta, pooling, penalty
         self._start = deepcopy(lab)
         if demonstrations is None:
             demonstrations = written_demonstrations(lab, mixture.pool, share, seed)
@@ -147,9 +149,10 @@ class MaximumLikelihoodIRL:
         shown_M = torch.isin(self._expert_ids_M, demonstrated)
         agent_N = self.reward(self.features(problems, rollouts.take(shown_N)))
         expert_M = self.reward(self._expert_MF[shown_M])
-        loss = reward_loss(agent_N, ids_N[shown_N], expert_M, self._expert_ids_M[shown_M])
+        both = (agent_N, ids_N[shown_N], expert_M, self._expert_ids_M[shown_M])
+        loss = reward_loss(*both)
         self._optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        (loss + self.penalty / 2 * squared_rewards(*both)).backward()  # type: ignore[no-untyped-call]
         self._optimizer.step()
         self._gap = _MEMORY * self._gap - (1 - _MEMORY) * loss.item()
         clamped = (torch.cat([agent_N, expert_M]).abs() >= self.reward.bound).double().mean().item()
