@@ -7,8 +7,8 @@
 prompts; the area under the curve over all rollouts, its mean within prompts that have right and wrong ones, and the
 share of prompts with judged successes and failures. Beside them the policy's own log-probability as a score; "mixed" is
 there the verifier's. ``train``: paired runs (equal seeds: the same prompts in the same order), 16 prompts x 8 rollouts
-a step, one learning rate; success on pool and held-out prompts is exact, what the learnt reward says is of 8 rollouts
-of each held-out prompt.
+a step, one learning rate; success on pool and held-out prompts is exact (easy and hard: of the pool, from 0.5 and below it at the
+start), what the learnt reward says is of 8 rollouts of each held-out prompt.
 
 Every result is a line of ``--out``, from which the tables of markdown are made; runs that are there are not repeated.
 """
@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 import torch
-from numpy.typing import ArrayLike
 
 from allotment.config import TrainConfig
 from allotment.lab.checkpoint import load_lab
@@ -37,6 +37,7 @@ from allotment.tasks.mixture import Problem, load_mixture
 from allotment.types import FloatArray
 
 Row = dict[str, Any]
+BoolArray = npt.NDArray[np.bool_]
 LAYERS = {"first": slice(0, 1), "last": slice(1, 2), "all": slice(0, 2)}
 BASELINES = ("log-probability, sum", "log-probability, mean")
 PREFERENCE: Row = {"beta": 0.15, "pairs": "extreme", "alpha": 7.5}
@@ -56,7 +57,7 @@ ARMS: dict[str, Row] = {
 """Settings of the representation-based reward, but for the verifier's; and the planner, where it is not uniform."""
 PROBES = [(pooling, compare, "all") for pooling in get_args(Pooling) for compare in get_args(Compare)]
 PROBES += [(*probe, part) for probe in (("last", "prompt"), ("choice", "both")) for part in ("first", "last")]
-MEASURES = ("pool", "held_out", "reward", "judged", "verified", "auc", "within", "mixed", "spread")
+MEASURES = ("pool", "easy", "hard", "held_out", "reward", "judged", "verified", "auc", "within", "mixed", "spread")
 
 
 def drawn(lab: Lab, problems: Sequence[Problem], seed: int) -> Rollouts:
@@ -70,7 +71,7 @@ def areas(scores_N: FloatArray, rollouts: Rollouts) -> dict[str, float]:
     return {"all": auc(scores_N, right_N), "within": auc_within(scores_N, right_N, groups_N)}
 
 
-def mixed(successes_N: ArrayLike) -> float:
+def mixed(successes_N: npt.ArrayLike) -> float:
     """Share of prompts whose 8 rollouts have successes and failures: of the others a planner learns no difference."""
     successes_Q8 = np.asarray(successes_N, dtype=bool).reshape(-1, 8)
     return float((successes_Q8.any(1) & ~successes_Q8.all(1)).mean())
@@ -110,13 +111,14 @@ def trainer(arm: str, options: argparse.Namespace, seed: int) -> Trainer:
     return Trainer(TrainConfig(regime=options.regime, seed=seed, steps=steps, learning_rate=rate, **settings))
 
 
-def measures(made: Trainer, seed: int) -> Row:
+def measures(made: Trainer, seed: int, easy_Q: BoolArray) -> Row:
     """Exact success, and what the learnt reward says of rollouts of the held-out prompts."""
-    exact = made.evaluate()
+    pool_Q = made.lab.success_probability(made.mixture.pool)
+    held_out = made.lab.success_probability(made.mixture.held_out).mean()
+    exact = {"pool": pool_Q.mean(), "easy": pool_Q[easy_Q].mean(), "hard": pool_Q[~easy_Q].mean(), "held_out": held_out}
     problems = list(made.mixture.held_out)
     rollouts = drawn(made.lab, problems, seed)
-    row = {"pool": exact["pool_success"], "held_out": exact["held_out_success"], "verified": rollouts.rewards_N.mean()}
-    row["mixed"] = mixed(rollouts.rewards_N)
+    row = {**exact, "verified": rollouts.rewards_N.mean(), "mixed": mixed(rollouts.rewards_N)}
     if made.judge is None:
         return row
     assert isinstance(made.judge, RepresentationReward)
@@ -137,11 +139,12 @@ def measures(made: Trainer, seed: int) -> Row:
 def train_rows(arm: str, options: argparse.Namespace, seed: int) -> Iterator[Row]:
     """A row before the first step and every ``options.every`` steps."""
     made = trainer(arm, options, seed)
+    easy_Q = made.lab.success_probability(made.mixture.pool) >= 0.5
     for step in range(options.steps + 1):
         if step:
             made.step(step)
         if step % options.every == 0:
-            yield {"arm": arm, "step": step, **measures(made, seed)}
+            yield {"arm": arm, "step": step, **measures(made, seed, easy_Q)}
 
 
 def cell(values: Sequence[float]) -> str:

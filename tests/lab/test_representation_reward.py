@@ -18,7 +18,7 @@ from allotment.lab.labelled import Labelled, balanced, labelled_pairs, labelled_
 from allotment.lab.representation_reward import RepresentationReward, fitted_probe
 from allotment.lab.run_directory import read_log
 from allotment.lab.train import Trainer
-from allotment.learning.representation import auc
+from allotment.learning.representation import auc, auc_within
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +167,17 @@ def test_as_many_rollouts_held_out_score_above_zero_as_are_right(shipped_labs, m
     assert auc(scores_N, right_N) > 0.7
 
 
+def test_choices_tell_the_rollouts_of_a_new_prompt_apart_and_those_of_two(shipped_labs, mixture):
+    drawn = labelled_rollouts(shipped_labs["short"], balanced(mixture.warm_start, 600, 0), 8, "choice", 0)
+    fitted_N = drawn.prompt_N < 400
+    probe, _ = fitted_probe(drawn.take(fitted_N), "both", 800, 15, 1e-3, 0)
+    new = drawn.take(~fitted_N)
+    with torch.no_grad():
+        scores_N = probe(new.states_NLH).numpy()
+    assert auc(scores_N, new.right_N) > 0.75
+    assert auc_within(scores_N, new.right_N, new.prompt_N) > 0.62
+
+
 def test_the_states_scored_are_the_current_policys_or_those_of_the_start(labelling, drawn):
     problems, rollouts = drawn[0], drawn[1]["short"]
     lab = load_lab("short")
@@ -307,7 +318,7 @@ def test_preferences_are_of_the_best_and_the_worst_by_the_probe(labelling):
 
 @pytest.mark.parametrize("planner", ["uniform", "vip"])
 def test_the_command_line_trains_with_it(tmp_path, planner):
-    table = json.dumps({"representation-reward": {**QUICK, "compare": "any", "pooling": "mean"}})
+    table = json.dumps({"representation-reward": {**QUICK, "compare": "any", "pooling": "mean", "fit_pairs": 400}})
     words = ["--steps", "2", "--prompts-per-step", "4", "--evaluate-every", "2", "--regime", "short"]
     words += ["--objective", "representation-reward", "--objective-settings", table]
     assert main(["train", "--planner", planner, *words, "--out", str(tmp_path / "run")]) == 0
