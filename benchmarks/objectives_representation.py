@@ -7,8 +7,8 @@
 prompts; the area under the curve over all rollouts, its mean within prompts that have right and wrong ones, and the
 share of prompts with judged successes and failures. Beside them the policy's own log-probability as a score; "mixed" is
 there the verifier's. ``train``: paired runs (equal seeds: the same prompts in the same order), 16 prompts x 8 rollouts
-a step, one learning rate; success on pool and held-out prompts is exact (easy and hard: of the pool, from 0.5 and below it at the
-start), what the learnt reward says is of 8 rollouts of each held-out prompt.
+a step, one learning rate; success on pool and held-out prompts is exact (easy and hard: of the pool, from 0.5 and below
+it at the start), what the learnt reward says is of 8 rollouts of each held-out prompt.
 
 Every result is a line of ``--out``, from which the tables of markdown are made; runs that are there are not repeated.
 """
