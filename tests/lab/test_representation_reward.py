@@ -316,15 +316,24 @@ def test_preferences_are_of_the_best_and_the_worst_by_the_probe(labelling):
     assert row["gradient_norm"] > 0
 
 
-@pytest.mark.parametrize("planner", ["uniform", "vip"])
-def test_the_command_line_trains_with_it(tmp_path, planner):
-    table = json.dumps({"representation-reward": {**QUICK, "compare": "any", "pooling": "mean", "fit_pairs": 400}})
-    words = ["--steps", "2", "--prompts-per-step", "4", "--evaluate-every", "2", "--regime", "short"]
+@pytest.mark.parametrize(
+    ("planner", "settings"),
+    [("uniform", {"compare": "any", "pooling": "mean", "fit_pairs": 400}), ("vip", {"co_loss": True})],
+)
+def test_the_command_line_and_its_resume_to_the_same_bytes(tmp_path, planner, settings):
+    table = json.dumps({"representation-reward": {**QUICK, **settings}})
+    words = ["train", "--planner", planner, "--regime", "short", "--prompts-per-step", "4", "--evaluate-every", "3"]
     words += ["--objective", "representation-reward", "--objective-settings", table]
-    assert main(["train", "--planner", planner, *words, "--out", str(tmp_path / "run")]) == 0
-    rows = read_log(tmp_path / "run" / "metrics.jsonl")
-    assert rows[0]["pool_success"] != rows[-1]["pool_success"]
-    assert "confidence" in rows[1]
+    whole, parts = (str(tmp_path / name) for name in ("whole", "parts"))
+    assert main([*words, "--steps", "3", "--out", whole]) == 0
+    assert main([*words, "--steps", "1", "--out", parts]) == 0
+    assert main(["train", "--resume", "--out", parts, "--steps", "3"]) == 0
+    rows = {name: read_log(tmp_path / name / "metrics.jsonl") for name in ("whole", "parts")}
+    assert rows["whole"][0]["pool_success"] != rows["whole"][-1]["pool_success"]
+    assert {"confidence", "judged_reward", "verified_success"} <= set(rows["whole"][1])
+    assert rows["parts"][-2:] == rows["whole"][-2:]
+    first, second = ((tmp_path / name / "checkpoint.safetensors").read_bytes() for name in ("whole", "parts"))
+    assert first == second
 
 
 def test_a_regime_without_prompts_to_label_is_an_error_on_the_command_line(tmp_path, capsys):
