@@ -101,3 +101,29 @@ def test_what_logs_do_not_tell_is_not_known(check):
     unknown = {title for title, (verdict, _) in found.items() if verdict == "unknown"}
     assert unknown == set(check_titles()) - {"Logs complete", "Groups with signal"}
     assert "its budget is of tokens" in check(planner="vip-tokens")["Budget conserved"][1]
+
+
+def judged(own, verified):
+    return metrics([0]) + [
+        evaluation(step, 0.5, 0.4, success=a, verified_success=b)
+        for step, (a, b) in enumerate(zip(own, verified, strict=True), 1)
+    ]
+
+
+EVEN = [0.5, 0.52, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5]
+RISEN = [0.5, 0.52, 0.6, 0.7, 0.8, 0.8, 0.9, 0.92]
+
+
+@pytest.mark.parametrize(
+    ("own", "verified", "verdict"), [(EVEN, EVEN, "good"), (RISEN, RISEN, "good"), (RISEN, EVEN, "look")]
+)
+def test_a_learnt_reward_that_claims_ever_more_than_the_verifier_is_named(check, own, verified, verdict):
+    found, words = check(metrics=judged(own, verified))["Learnt reward not exploited"]
+    assert found == verdict
+    assert f"by the learnt reward went from 0.510 to {own[6] / 2 + own[7] / 2:.3f}" in words
+    assert f"by the verifier from 0.510 to {verified[6] / 2 + verified[7] / 2:.3f}." in words
+
+
+def test_without_a_learnt_reward_nothing_is_said_of_one(check):
+    assert "Learnt reward not exploited" not in check()
+    assert "Learnt reward not exploited" not in check(metrics=judged(RISEN, EVEN)[:2])

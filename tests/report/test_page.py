@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from report_rows import group
+from report_rows import evaluation, group
 
 from allotment.errors import MissingExtraError, RunDirectoryError
 from allotment.report import write_report
@@ -124,6 +124,23 @@ def test_mixed_settings_are_said_and_not_compared(write_run, page):
     assert "regime (scratchpad unless the name says short)" in text
     assert "not compared, for want of a uniform run" in text
     assert "to uniform (" not in text
+
+
+def test_objectives_are_named_as_on_the_command_line(write_run, page):
+    runs = [write_run("u"), write_run("v"), write_run("w", seed=1, objective=("gdpo", "capo"))]
+    text = page(*runs)
+    assert "vip, objective gdpo capo" in text
+    assert "objective (as by default unless the name says gdpo capo)" in text
+
+
+def test_a_learnt_reward_stands_beside_the_verifier(write_run, page):
+    own, verified = [0.5, 0.8], [0.6, 0.3]
+    steps = zip((1, 2), own, verified, strict=True)
+    rows = [evaluation(step, 0.5, 0.4, success=a, verified_success=b) for step, a, b in steps]
+    text = page(write_run("u"), write_run("v", metrics=rows, objective=("ml-irl",), steps=2))
+    (figure,) = figures(text)["judged"]
+    assert [line["y"] for line in figure["data"]] == [own, verified]
+    assert "judged" not in figures(page(write_run("w")))
 
 
 def test_a_directory_given_twice_is_said(write_run, page):

@@ -8,6 +8,7 @@ from allotment.report import figures
 from allotment.report.course import Visits
 from allotment.report.course_cards import budget_card, history_card, variance_card
 from allotment.report.data import Study
+from allotment.report.judged import judged_card
 from allotment.report.panel import Card, Panel, no_predictions
 from allotment.report.predictions import Predictions, bins, calibration_error, predictions
 from allotment.report.style import Look
@@ -25,10 +26,12 @@ AXES: dict[Axis, tuple[str, str]] = {
 
 
 def make_cards(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) -> list[Card]:
-    """All cards, in reading order, each drawn or with the reason why it is not."""
+    """All cards, in reading order, each drawn or with the reason why it is not; of learnt rewards, if there are."""
     made = [predictions(arm) for arm in study.arms]
+    judged = judged_card(study, looks)
     return [
         _learning(study, looks),
+        *([] if judged is None else [judged]),
         _allocation(study, looks, made),
         budget_card(study, looks, visited),
         _calibration(study, looks, made),

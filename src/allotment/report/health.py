@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from allotment.report.data import Arm, Study
+from allotment.report.judged import GROWTH, claimed
 from allotment.report.predictions import BoolArray, Predictions, bins, calibration_error, predictions
 from allotment.report.runs import Run
 from allotment.report.tables import Cell, Table
@@ -65,6 +66,8 @@ def health(study: Study) -> list[Check]:
         "Steps of even time": _steady,
     }
     made = [predictions(arm) for arm in study.arms]
+    if any(claimed(arm) for arm in study.arms):
+        checks["Learnt reward not exploited"] = _judged
     return [
         Check(
             title,
@@ -204,6 +207,15 @@ def _dead(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     share = float(np.mean(shares))
     words = f"{share:.0%} of the groups were all right or all wrong and moved nothing; up to {DEAD:.0%} passes."
     return ("look" if share > DEAD else "good"), words
+
+
+def _judged(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
+    """Whether the learnt reward claims more and more beyond what the verifier sees."""
+    found = claimed(arm)
+    if found is None:
+        return "unknown", "the verifier says the reward, or too few steps are logged."
+    grows, words = found
+    return ("look" if grows else "good"), f"{words} A gap that grows by up to {GROWTH:g} passes."
 
 
 def _steady(arm: Arm, _: Predictions) -> tuple[Verdict, str]:

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from allotment.report.data import Arm, Study
+from allotment.report.data import Arm, Study, said
 from allotment.report.explorer import Explorer
 from allotment.report.health import Check
 from allotment.report.panel import Card
@@ -169,4 +169,4 @@ def _arm_notices(arm: Arm) -> list[str]:
 
 
 def _unless_named(values: list[Any]) -> str:
-    return f"{values[0]} unless the name says {' or '.join(map(str, values[1:]))}"
+    return f"{said(values[0])} unless the name says {' or '.join(map(said, values[1:]))}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-CardId = Literal["learning", "allocation", "budget", "calibration", "history", "variance", "weights"]
+CardId = Literal["learning", "allocation", "budget", "calibration", "history", "variance", "weights", "judged"]
 
 
 @dataclass(frozen=True)
@@ -94,5 +94,14 @@ TEXTS: dict[CardId, CardText] = {
         "Computed from counts and predictions, exactly, for answers of equal length and rewards of 0 and 1; with "
         "unequal lengths, dividing by an answer’s length tilts further. The prediction stands for the true "
         "probability. Clipping, several updates on a batch and a KL penalty are left out.",
+    ),
+    "judged": CardText(
+        "Is the learnt reward right?",
+        "The line is the share of rollouts that the learnt reward takes for right, the dashed line the share that the "
+        "verifier does; the run trains on the former and never sees the latter. Where the line rises and the dashed "
+        "one does not, the policy has found what the reward likes and the task does not ask for.",
+        "Shares that agree can be of different rollouts. Where a learnt reward draws the line between right and wrong "
+        "is a choice: a constant distance is a matter of that, a growing one of what is learnt. The rollouts are those "
+        "of the step; the success of the other cards is the verifier’s.",
     ),
 }
