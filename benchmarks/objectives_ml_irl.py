@@ -190,7 +190,7 @@ def main(words: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--every", type=int, default=60)
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--reward-rate", type=float, default=3e-3)
+    parser.add_argument("--reward-rate", type=float, default=1e-3)
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--imitation-rate", type=float, default=1e-4)
     parser.add_argument("--out", type=Path, default=Path("objectives_ml_irl.jsonl"))
