@@ -57,7 +57,7 @@ class MaximumLikelihoodIRL:
         demonstrations: Sequence[Demonstration] | None = None,
         share: float = 1.0,
         beta: float = 0.1,
-        learning_rate: float = 1e-3,
+        learning_rate: float = 3e-3,
         penalty: float = 0.1,
         pooling: Pooling = "mean",
     ) -> None:
