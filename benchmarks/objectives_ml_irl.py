@@ -4,10 +4,11 @@
 
 Paired runs in the lab (equal seeds: the same prompts in the same order), 16 prompts x 8 rollouts a step, the policy
 gradient of RLOO. ``verifier``: its reward. ``irl``: a reward learnt from a right completion of every prompt of the
-pool, or of a quarter. ``imitation``: the warm start's supervised training on the same prompts, 16 completions a step,
-as many steps; its free characters are drawn anew each time. ``transfer``: a new policy on the reward that ``irl`` of
-the same seed ended with, frozen. ``vowels``: demonstrations whose five free characters are vowels, which the verifier
-does not ask for: something that can be read off a completion without knowing the answer.
+pool, or of a quarter; from hidden states at the last token; without penalty. ``imitation``: the warm start's
+supervised training on the same prompts, 16 completions a step, as many steps; its free characters are drawn anew each
+time. ``transfer``: a new policy on the reward that ``irl`` of the same seed ended with, frozen. ``vowels``:
+demonstrations whose five free characters are vowels, which the verifier does not ask for: something that can be read
+off a completion without knowing the answer.
 
 Success on pool and held-out prompts is the verifier's, exact given the scratchpad. ``auc`` is of the learnt reward,
 over 8 rollouts of each held-out prompt, ``within`` its mean within prompts that have right and wrong ones; ``judged``
@@ -45,6 +46,7 @@ ARMS: dict[str, Row] = {
     "verifier": {},
     "irl": {},
     "irl-quarter": {"share": 0.25},
+    "irl-last": {"pooling": "last"},
     "irl-no-penalty": {"penalty": 0.0},
     "imitation": {},
     "imitation-quarter": {"share": 0.25},
@@ -86,7 +88,7 @@ def trainer(arm: str, options: argparse.Namespace, seed: int) -> Trainer:
     settings, mixture, given = ARMS[arm], load_mixture(), {}
     if not arm.startswith("verifier"):
         table = {"beta": options.beta, "learning_rate": options.reward_rate}
-        table |= {key: settings[key] for key in ("share", "penalty") if key in settings}
+        table |= {key: settings[key] for key in ("share", "penalty", "pooling") if key in settings}
         if "reward_of" in settings:
             table["learning_rate"] = 0.0
         lab = load_lab(options.regime)
