@@ -70,12 +70,13 @@ ROWS: dict[str, tuple[str, str, str, str]] = {
         "its weight does not depend on how many rollouts it got",
     ),
     "representation-reward": (
-        "reward: a probe of the policy's hidden states, fitted to verified pairs of other prompts, in the verifier's "
-        "place; loss: conservative DPO on best and worst of n",
+        "reward: a probe of the starting policy's hidden states, fitted to verified pairs of other prompts, in the "
+        "verifier's place; loss: conservative DPO on best and worst of n",
         "confidence 1: DPO on the probe's order; `train=policy-gradient`: advantages of the probe's reward",
         "arXiv 2503.10093 (abstract) and its code",
         "one pooling in training and scoring (the code has two); policy and reference are two models (the code binds "
-        "one); the zero of the score is calibrated",
+        "one); states of the start and of the tokens drawn, pairs within and between prompts (the paper's by name); "
+        "the zero of the score is calibrated",
     ),
     "ml-irl": (
         "reward: learnt from demonstrations, one step after each step of the policy",

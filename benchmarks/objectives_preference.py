@@ -32,7 +32,7 @@ from allotment.lab.train import Trainer
 
 Row = dict[str, Any]
 DPO = "on-policy-dpo"
-ROUND, OFFLINE = 60, 1_000_000
+LONG, SHORT, OFFLINE = 60, 15, 1_000_000
 """Steps of a round; of one that no run outlasts."""
 ARMS: dict[str, Row] = {
     "rloo": {},
@@ -40,8 +40,11 @@ ARMS: dict[str, Row] = {
     "dpo": {"objective": {}, "beta": 0.3},
     "dpo, vip": {"objective": {}, "beta": 0.3, "planner": "vip"},
     "dpo, design": {"objective": {"design": 0.5}, "beta": 0.3},
-    "dpo, rounds": {"objective": {}, "beta": 0.3, "round": ROUND},
-    "dpo, rounds, design": {"objective": {"design": 0.5}, "beta": 0.3, "round": ROUND},
+    "dpo, rounds of 15": {"objective": {}, "beta": 0.3, "round": SHORT},
+    "dpo, rounds of 60": {"objective": {}, "beta": 1.0, "round": LONG},
+    "dpo, rounds of 60, beta of dpo": {"objective": {}, "beta": 0.3, "round": LONG},
+    "dpo, rounds of 60, design": {"objective": {"design": 0.5}, "beta": 1.0, "round": LONG},
+    "rloo, rounds of 60": {"round": LONG},
     "dpo, offline": {"objective": {}, "beta": 1.0, "round": OFFLINE},
     "dpo, offline, beta of dpo": {"objective": {}, "beta": 0.3, "round": OFFLINE},
     "distillation": {"objective": {"loss_name": "distillation"}, "beta": 0.1},

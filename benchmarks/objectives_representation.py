@@ -41,18 +41,20 @@ BoolArray = npt.NDArray[np.bool_]
 LAYERS = {"first": slice(0, 1), "last": slice(1, 2), "all": slice(0, 2)}
 BASELINES = ("log-probability, sum", "log-probability, mean")
 PREFERENCE: Row = {"beta": 0.15, "pairs": "extreme", "alpha": 7.5}
-PAPER: Row = {"pooling": "last", "compare": "prompt"}
+CURRENT: Row = {"states": "current"}
+PAPER: Row = {"pooling": "last", "compare": "prompt", **CURRENT}
 ARMS: dict[str, Row] = {
     "verifier-rloo": {},
     "verifier-preference": {"objective": ("on-policy-dpo",), "objective_settings": {"on-policy-dpo": PREFERENCE}},
-    "preference": {},
-    "gradient": {"train": "policy-gradient"},
-    "preference-start": {"states": "start"},
-    "gradient-start": {"train": "policy-gradient", "states": "start"},
-    "preference-co-loss": {"co_loss": True},
+    "preference": CURRENT,
+    "gradient": {"train": "policy-gradient", **CURRENT},
+    "preference-start": {},
+    "gradient-start": {"train": "policy-gradient"},
+    "preference-co-loss": {"co_loss": True, **CURRENT},
     "preference-paper": PAPER,
     "gradient-paper": {"train": "policy-gradient", **PAPER},
-    "preference-vip": {"planner": "vip"},
+    "preference-vip": {"planner": "vip", **CURRENT},
+    "preference-start-vip": {"planner": "vip"},
 }
 """Settings of the representation-based reward, but for the verifier's; and the planner, where it is not uniform."""
 PROBES = [(pooling, compare, "all") for pooling in get_args(Pooling) for compare in get_args(Compare)]

@@ -257,7 +257,7 @@ def test_one_sided_prompts_are_refused(shipped_labs, labelling):
 
 def test_states_that_are_not_finite_are_refused(labelling, drawn):
     lab = load_lab("short")
-    judge = RepresentationReward(lab, labelling, **QUICK)
+    judge = RepresentationReward(lab, labelling, states="current", **QUICK)
     with torch.no_grad():
         lab.policy.blocks[1].up.weight.fill_(torch.inf)
     with pytest.raises(InvalidInputError, match="not finite"):

@@ -71,10 +71,12 @@ class RepresentationReward:
     a right and a wrong one. The verifier is not asked again. A rollout's reward is ``sigmoid(s) - 1/2``; a success is
     s > 0.
 
-    The default is not the paper's, ``pooling="last"``, ``compare="prompt"``. So small a policy's state at the last
-    token says next to nothing of which of a prompt's rollouts is right; what its states said for the tokens drawn says
-    more. Pairs of one prompt leave open what prompts are worth to each other, pairs of any two are mostly told apart by
-    their prompts; after half of both, successes vary within prompts about as the verifier's do (docs/experiments.md).
+    The default is not the paper's, ``pooling="last"``, ``compare="prompt"``, ``states="current"``. So small a
+    policy's state at the last token says next to nothing of which of a prompt's rollouts is right; what its states
+    said for the tokens drawn says more. Pairs of one prompt leave open what prompts are worth to each other, pairs of
+    any two are mostly told apart by their prompts; after half of both, successes vary within prompts about as the
+    verifier's do. And a policy that trains on its own current states is scored better while the verifier's
+    success falls; with those of the start it rises a little (docs/experiments.md).
 
     Reconstructions and deviations: one pooling of hidden states for fitting and scoring, where the released code fits
     on means (padding included) and scores last tokens. The loss leaves the zero of s open: s is shifted so that among
@@ -96,7 +98,7 @@ class RepresentationReward:
         seed: int = 0,
         pooling: Pooling = "choice",
         compare: Compare = "both",
-        states: States = "current",
+        states: States = "start",
         co_loss: bool = False,
         prompts: int = 1100,
         rollouts: int = 8,
@@ -113,8 +115,8 @@ class RepresentationReward:
             pooling: of hidden states: those at the ``last`` token (the paper), their ``mean`` over prompt and
                 completion, or their ``choice`` (:meth:`~allotment.lab.generation.Lab.representations`).
             compare: pairs of one ``prompt`` (the paper), of ``any`` two, or half of ``both``.
-            states: whose hidden states are scored: the ``current`` policy's (the paper), which it can change to be
-                scored better; or those of the policy at the ``start``, a fixed reward model.
+            states: whose hidden states are scored: those of the policy at the ``start``, a fixed reward model; or the
+                ``current`` policy's (the paper), which it can change to be scored better.
             co_loss: whether the probe is trained on.
             prompts: that are labelled.
             rollouts: of each of them.
