@@ -8,7 +8,8 @@ prompts; the area under the curve over all rollouts, its mean within prompts tha
 share of prompts with judged successes and failures. Beside them the policy's own log-probability as a score; "mixed" is
 there the verifier's. ``train``: paired runs (equal seeds: the same prompts in the same order), 16 prompts x 8 rollouts
 a step, one learning rate; success on pool and held-out prompts is exact (easy and hard: of the pool, from 0.5 and below
-it at the start), what the learnt reward says is of 8 rollouts of each held-out prompt.
+it at the start), what the learnt reward says is of 8 rollouts of each held-out prompt. ``sharpening`` is the control:
+the starting policy's own log-probability as the score, which no label went into.
 
 Every result is a line of ``--out``, from which the tables of markdown are made; runs that are there are not repeated.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Iterator, Sequence
+from copy import deepcopy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
@@ -25,6 +27,7 @@ from typing import Any, get_args
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from allotment.config import TrainConfig
 from allotment.lab.checkpoint import load_lab
@@ -55,6 +58,7 @@ ARMS: dict[str, Row] = {
     "gradient-paper": {"train": "policy-gradient", **PAPER},
     "preference-vip": {"planner": "vip", **CURRENT},
     "preference-start-vip": {"planner": "vip"},
+    "sharpening": {},
 }
 """Settings of the representation-based reward, but for the verifier's; and the planner, where it is not uniform."""
 PROBES = [(pooling, compare, "all") for pooling in get_args(Pooling) for compare in get_args(Compare)]
@@ -102,6 +106,21 @@ def auc_rows(options: argparse.Namespace, seed: int) -> Iterator[Row]:
             yield {"score": score, "set": name, "mixed": mixed(scores_N > shift), **areas(scores_N, those)}
 
 
+class LogProbability(RepresentationReward):
+    """The starting policy's log-probability of a completion as its score; above 0 as often as rollouts are right."""
+
+    def __init__(self, lab: Lab, problems: Sequence[Problem], seed: int) -> None:
+        self.start, self.shift, self.co_loss = deepcopy(lab), 0.0, False
+        rollouts = lab.rollouts(problems, np.full(len(problems), 8), seeded_generator(seed, 78))
+        self.shift = float(np.quantile(self.scores(problems, rollouts).numpy(), 1 - rollouts.rewards_N.mean()))
+
+    @torch.no_grad()
+    def scores(self, problems: Sequence[Problem], rollouts: Rollouts) -> Tensor:
+        """[N]"""
+        given = (problems, rollouts.group_N, rollouts.tokens_NT, rollouts.mask_NT)
+        return self.start.log_probs(*given).sum(1) - self.shift
+
+
 def trainer(arm: str, options: argparse.Namespace, seed: int) -> Trainer:
     """A new run."""
     settings = {"planner": "uniform", **ARMS[arm]}
@@ -110,7 +129,10 @@ def trainer(arm: str, options: argparse.Namespace, seed: int) -> Trainer:
         table = {"representation-reward": {"prompts": options.prompts, "fit_pairs": options.pairs, **settings}}
         settings = {"planner": planner, "objective": ("representation-reward",), "objective_settings": table}
     rate, steps = options.learning_rate, options.steps
-    return Trainer(TrainConfig(regime=options.regime, seed=seed, steps=steps, learning_rate=rate, **settings))
+    made = Trainer(TrainConfig(regime=options.regime, seed=seed, steps=steps, learning_rate=rate, **settings))
+    if arm == "sharpening":
+        made.judge = LogProbability(made.lab, balanced(made.mixture.warm_start, options.prompts, seed), seed)
+    return made
 
 
 def measures(made: Trainer, seed: int, easy_Q: BoolArray) -> Row:
