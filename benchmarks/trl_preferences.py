@@ -1,11 +1,12 @@
-"""On-policy DPO in TRL, paired by seed: ``python benchmarks/trl_preferences.py OUT_DIR [--seeds 4] [--rounds 150]``.
+"""On-policy DPO in TRL, paired by seed: ``python benchmarks/trl_preferences.py OUT_DIR [--seeds 0 1 2 3] [--beta 1]``.
 
 The lab's Hugging Face folder is trained by ``AllotmentDPOTrainer`` in rounds of 16 prompts with 8 rollouts in the mean,
-two updates on 64 pairs each; the same with VIP; offline, on pairs of one round of as many rollouts of the initial
-policy and as many updates; and by ``AllotmentGRPOTrainer`` with uniform counts, an update for each round. Success is
-measured by sampling after training, on the pool and the held-out prompts. Each run has a process of its own, one at a
-time, and leaves a JSON file; finished runs are not repeated. Prints a markdown table: means, and paired differences to
-on-policy DPO with uniform counts (standard error).
+two updates on 64 pairs each; the same with VIP; ``offline``, the same but that the initial policy draws in each round;
+``offline at once``, one round of as many rollouts of the initial policy over the whole pool and as many updates; and by
+``AllotmentGRPOTrainer`` with uniform counts, an update for each round. beta is each arm's own, or ``--beta`` for all.
+Success is measured by sampling after training, on the pool and the held-out prompts. Each run has a process of its own,
+one at a time, and leaves a JSON file; finished runs are not repeated. Prints a markdown table: means, and paired
+differences to on-policy DPO with uniform counts (standard error).
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import argparse
 import json
 import resource
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
 from pathlib import Path
@@ -23,8 +25,15 @@ import numpy as np
 
 from allotment.report.summary import Estimate
 
-ARMS = ("on-policy, uniform", "on-policy, vip", "offline, uniform", "grpo, uniform")
-FIRST = ARMS[0]
+ARMS = {
+    "on-policy, uniform": 0.1,
+    "on-policy, vip": 0.1,
+    "offline, uniform": 1.0,
+    "offline at once, uniform": 1.0,
+    "grpo, uniform": 0.0,
+}
+"""With beta, the best of .1, .3, 1 and 3 on another seed."""
+FIRST = "on-policy, uniform"
 PROMPTS, ROLLOUTS, PAIRS, UPDATES = 16, 8, 64, 2
 OFFLINE_PROMPTS = 768
 """Of the pool's 774; a divisor of the rollouts of the whole run."""
@@ -79,14 +88,14 @@ def run(out: Path, arm: str, seed: int, rounds: int, learning_rate: float, beta:
 
 
 def preferences(common: dict[str, Any], rounds: int, method: str, beta: float, **of: Any) -> Any:
-    """DPO in ``rounds`` rounds, or offline in one with the same number of rollouts and updates."""
+    """DPO in ``rounds`` rounds, or at once in one with the same number of rollouts and updates."""
     from datasets import Dataset
 
     from allotment.integrations.trl.preferences import AllotmentDPOConfig, AllotmentDPOTrainer
     from allotment.lab.hugging_face import rows, scratchpad_reward
 
     sizes = {"prompts_per_round": PROMPTS, "updates_per_round": UPDATES}
-    if method == "offline":
+    if method == "offline at once":
         sizes = {"prompts_per_round": OFFLINE_PROMPTS, "updates_per_round": UPDATES * rounds}
         sizes["num_generations"] = PROMPTS * ROLLOUTS * rounds // OFFLINE_PROMPTS
     args = AllotmentDPOConfig(
@@ -98,7 +107,19 @@ def preferences(common: dict[str, Any], rounds: int, method: str, beta: float, *
         per_device_eval_batch_size=PROMPTS * ROLLOUTS,
     )
     data = Dataset.from_list(rows("pool"))
-    return AllotmentDPOTrainer(reward_funcs=scratchpad_reward, args=args, train_dataset=data, **of)
+
+    class Offline(AllotmentDPOTrainer):
+        """The initial policy draws in every round."""
+
+        def _generate(self, wanted: Any) -> Any:
+            trained, self.model = self.model, self.ref_model
+            try:
+                return super()._generate(wanted)
+            finally:
+                self.model = trained
+
+    kind = Offline if method == "offline" else AllotmentDPOTrainer
+    return kind(reward_funcs=scratchpad_reward, args=args, train_dataset=data, **of)
 
 
 def grpo(common: dict[str, Any], rounds: int, method: str, beta: float, **of: Any) -> Any:
@@ -123,20 +144,22 @@ def grpo(common: dict[str, Any], rounds: int, method: str, beta: float, **of: An
 
 def file_of(out: Path, arm: str, seed: int) -> Path:
     """Where the result of a run lies."""
-    return out / f"{arm.replace(', ', '-')}-s{seed}.json"
+    return out / f"{arm.replace(', ', '-').replace(' ', '-')}-s{seed}.json"
 
 
-def table(out: Path, seeds: int, rounds: int) -> str:
+def table(out: Path, arms: Sequence[str], seeds: Sequence[int], rounds: int) -> str:
     """The results as markdown."""
-    found = {arm: [json.loads(file_of(out, arm, seed).read_text()) for seed in range(seeds)] for arm in ARMS}
+    found = {arm: [json.loads(file_of(out, arm, seed).read_text()) for seed in seeds] for arm in arms}
     names = ("pool", "to the first", "held out", "to the first", "rollouts", "tokens", "s a round", "CPU s", "peak MiB")
     lines = [f"| arm | {' | '.join(names)} |", "|---|" + "--:|" * len(names)]
     for arm, runs in found.items():
         cells = []
         for split in ("pool", "held_out"):
             own = np.array([row[split] for row in runs])
-            paired = Estimate.of(list(own - np.array([row[split] for row in found[FIRST]])))
-            difference = "" if arm == FIRST else f"{paired.mean:+.4f} ({paired.standard_error:.4f})"
+            difference = ""
+            if arm != FIRST and FIRST in found and len(seeds) > 1:
+                paired = Estimate.of(list(own - np.array([row[split] for row in found[FIRST]])))
+                difference = f"{paired.mean:+.4f} ({paired.standard_error:.4f})"
             cells += [f"{own.mean():.4f}", difference]
         keys = ("budget", "tokens", "seconds", "cpu_seconds", "peak_mib")
         budget, tokens, seconds, cpu, peak = (np.mean([row[key] for row in runs]) for key in keys)
@@ -149,19 +172,20 @@ def main() -> None:
     """Run what is missing, then print the table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--seeds", type=int, default=4)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3])
+    parser.add_argument("--arms", nargs="+", choices=tuple(ARMS), default=list(ARMS))
     parser.add_argument("--rounds", type=int, default=150, help="a multiple of 6, 12 or more")
     parser.add_argument("--learning-rate", type=float, default=1e-4)
-    parser.add_argument("--beta", type=float, default=0.1)
+    parser.add_argument("--beta", type=float)
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
-    settings = (arguments.rounds, arguments.learning_rate, arguments.beta)
-    for seed in range(arguments.seeds):
-        for arm in ARMS:
+    for seed in arguments.seeds:
+        for arm in arguments.arms:
+            settings = (arguments.rounds, arguments.learning_rate, arguments.beta or ARMS[arm])
             if not file_of(arguments.out, arm, seed).exists():
                 with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
                     process.submit(run, arguments.out, arm, seed, *settings).result()
-    print(table(arguments.out, arguments.seeds, arguments.rounds))
+    print(table(arguments.out, arguments.arms, arguments.seeds, arguments.rounds))
 
 
 if __name__ == "__main__":
