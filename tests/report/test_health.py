@@ -118,12 +118,12 @@ RISEN = [0.5, 0.52, 0.6, 0.7, 0.8, 0.8, 0.9, 0.92]
     ("own", "verified", "verdict"), [(EVEN, EVEN, "good"), (RISEN, RISEN, "good"), (RISEN, EVEN, "look")]
 )
 def test_a_learnt_reward_that_claims_ever_more_than_the_verifier_is_named(check, own, verified, verdict):
-    found, words = check(metrics=judged(own, verified))["Learnt reward not exploited"]
+    found, words = check(metrics=judged(own, verified))["Learnt reward and verifier agree"]
     assert found == verdict
     assert f"by the learnt reward went from 0.510 to {own[6] / 2 + own[7] / 2:.3f}" in words
     assert f"by the verifier from 0.510 to {verified[6] / 2 + verified[7] / 2:.3f}." in words
 
 
 def test_without_a_learnt_reward_nothing_is_said_of_one(check):
-    assert "Learnt reward not exploited" not in check()
-    assert "Learnt reward not exploited" not in check(metrics=judged(RISEN, EVEN)[:2])
+    assert "Learnt reward and verifier agree" not in check()
+    assert "Learnt reward and verifier agree" not in check(metrics=judged(RISEN, EVEN)[:2])

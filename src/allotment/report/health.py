@@ -67,7 +67,7 @@ def health(study: Study) -> list[Check]:
     }
     made = [predictions(arm) for arm in study.arms]
     if any(claimed(arm) for arm in study.arms):
-        checks["Learnt reward not exploited"] = _judged
+        checks["Learnt reward and verifier agree"] = _judged
     return [
         Check(
             title,
