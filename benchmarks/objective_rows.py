@@ -82,8 +82,8 @@ ROWS: dict[str, tuple[str, str, str, str]] = {
         "reward: learnt from demonstrations, one step after each step of the policy",
         "demonstrations like the policy's own rollouts: no step of the reward",
         "arXiv 2210.01808 and its code",
-        "the sequence version is a reconstruction (`pi` proportional to `pi_ref exp(r / beta)`) with a penalty on squared "
-        "rewards, states of the starting policy and a rule of success of ours; the tabular one is exact",
+        "the sequence version is a reconstruction (`pi` proportional to `pi_ref exp(r / beta)`) with a penalty on "
+        "squared rewards, states of the starting policy and a rule of success of ours; the tabular one is exact",
     ),
 }
 
