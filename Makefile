@@ -49,4 +49,4 @@ docs: install
 
 # Re-makes the shipped policies (two to five minutes); benchmarks/warm_start.py compares them with the shipped ones.
 warm-start: install
-	$(BIN)/python -m allotment.lab.warm_start src/allotment/lab/data
+	cd benchmarks && ../$(BIN)/python -m shipped.warm_start ../src/allotment/lab/data

@@ -13,9 +13,9 @@ from itertools import product
 import numpy as np
 from scipy.stats import binom
 
-from allotment.lab.toy import MeasuredWeights
-from allotment.selection.balanced import Baseline, balanced_advantages, balanced_counts
+from allotment.methods.selectors.balanced import Baseline, balanced_advantages, balanced_counts
 from allotment.types import FloatArray
+from theory.toy import MeasuredWeights
 
 Curve = Callable[[MeasuredWeights], FloatArray]
 

@@ -11,9 +11,9 @@ import matplotlib as mpl
 import matplotlib.pyplot as plt
 import numpy as np
 
-from allotment.lab.toy import MeasuredWeights
 from allotment.report.style import FAINT, GRID, INK, PLANNERS
 from method_rows import Method
+from theory.toy import MeasuredWeights
 
 Measured = Mapping[str, tuple[Method, MeasuredWeights]]
 POINTS, LINE = PLANNERS["vip"][0], PLANNERS["vip-paper"][0]

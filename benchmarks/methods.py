@@ -4,7 +4,7 @@
     nice python benchmarks/methods.py --write docs pods dapo   # measure these again, draw and write all
     python benchmarks/methods.py --write docs --missing        # measure what was never measured
 
-On the toy of ``allotment.lab.toy``: four prompts of every p on a grid, all asked at every step. Seeds are fixed, so the
+On the toy of ``theory.toy``: four prompts of every p on a grid, all asked at every step. Seeds are fixed, so the
 figures of a machine repeat; ``docs/images/methods.json`` keeps them.
 """
 
@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from allotment.lab.toy import MeasuredWeights, measured_weights
 from method_plots import draw_all
 from method_rows import ASKED, CHOSEN, COPIES, METHODS, PLANNERS, SELECTORS, Method, P
 from objective_rows import table
+from theory.toy import MeasuredWeights, measured_weights
 
 STEPS, WARM_UP, RUNS = 20, 10, 32
 FIGURES = Path("images")
@@ -55,7 +55,7 @@ FOOT = """
 ## How it is measured
 
 `python benchmarks/methods.py --write docs` writes this page, its figures and `images/methods.json`; edit the rows in
-`benchmarks/method_rows.py`. The toy (`allotment.lab.toy`) has {copies} prompts for each of {points} success
+`benchmarks/method_rows.py`. The toy (`theory.toy`) has {copies} prompts for each of {points} success
 probabilities, each a softmax over four answers whose gradient is known exactly. All {asked} are asked at every step;
 rollouts come through `ask`, `tell` and rounds, then the selector, the advantages (RLOO, unless the method brings its
 own) and the loss weights (`prompt_mean`) that training uses; the step is projected on the true gradient. The policy

@@ -17,7 +17,7 @@ from scipy.stats import spearmanr
 
 from allotment.config import TrainConfig
 from allotment.lab.train import Trainer
-from allotment.learning.capo import predicted_changes
+from allotment.methods.objectives.capo import predicted_changes
 from objectives_divergence import mean_se, paired, part_of_the_pool, step_times, table
 
 

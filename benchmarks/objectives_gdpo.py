@@ -22,7 +22,7 @@ from allotment.lab.recent import Visit
 from allotment.lab.rewards import named_rewards
 from allotment.lab.train import Trainer
 from allotment.learning import grpo_advantages
-from allotment.learning.gdpo import GDPO
+from allotment.methods.objectives.gdpo import GDPO
 from allotment.types import Plan
 
 REWARDS = ("correctness", "format", "length")

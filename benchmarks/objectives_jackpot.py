@@ -23,11 +23,11 @@ from torch import Tensor
 from allotment.config import TrainConfig
 from allotment.lab.checkpoint import load_lab, shipped_policy
 from allotment.lab.generation import Lab, seeded_generator
-from allotment.lab.run_directory import RunDirectory, read_log
 from allotment.lab.train import Trainer
 from allotment.learning import advantage_estimator, rollout_weights
-from allotment.learning.jackpot import Jackpot
 from allotment.learning.record import TokenRecord
+from allotment.methods.objectives.jackpot import Jackpot
+from allotment.run_logs.directory import RunDirectory, read_log
 from allotment.tasks.mixture import Problem, load_mixture
 
 Part = Literal["gradient", "learning", "step"]

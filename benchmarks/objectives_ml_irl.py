@@ -35,10 +35,10 @@ from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.ml_irl import MaximumLikelihoodIRL
 from allotment.lab.regime import Regime
 from allotment.lab.train import Trainer
-from allotment.lab.warm_start import Stage, train_stage
-from allotment.learning.representation import auc, auc_within
+from allotment.methods.objectives.representation import auc, auc_within
 from allotment.state import load_state, save_state
 from allotment.tasks.mixture import Mixture, load_mixture
+from shipped.warm_start import Stage, train_stage
 
 Row = dict[str, Any]
 VOWELS = "aeiou"

@@ -24,8 +24,8 @@ from allotment.lab.checkpoint import load_lab
 from allotment.lab.demonstrations import as_rollouts, written_demonstrations
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.learning.groups import group
-from allotment.learning.ml_irl import RewardNetwork, reward_loss, squared_rewards
-from allotment.learning.representation import auc, auc_within
+from allotment.methods.objectives.ml_irl import RewardNetwork, reward_loss, squared_rewards
+from allotment.methods.objectives.representation import auc, auc_within
 from allotment.tasks.mixture import Problem, load_mixture
 from objectives_ml_irl import VOWELS, Vowels, cell
 

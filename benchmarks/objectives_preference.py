@@ -26,9 +26,9 @@ import numpy as np
 import torch
 
 from allotment.config import TrainConfig
-from allotment.lab.preference_bandit import rare_action_bandit
-from allotment.lab.tabular_preferences import Rounds, distil_rewards, hybrid_dpo, offline_dpo, on_policy_dpo
 from allotment.lab.train import Trainer
+from theory.preference_bandit import rare_action_bandit
+from theory.tabular_preferences import Rounds, distil_rewards, hybrid_dpo, offline_dpo, on_policy_dpo
 
 Row = dict[str, Any]
 DPO = "on-policy-dpo"

@@ -35,7 +35,7 @@ from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.lab.labelled import Compare, Pooling, balanced, labelled_rollouts
 from allotment.lab.representation_reward import RepresentationReward, fitted_probe
 from allotment.lab.train import Trainer
-from allotment.learning.representation import auc, auc_within
+from allotment.methods.objectives.representation import auc, auc_within
 from allotment.tasks.mixture import Problem, load_mixture
 from allotment.types import FloatArray
 

@@ -17,7 +17,7 @@ from collections.abc import Callable
 import numpy as np
 import numpy.typing as npt
 
-from allotment.selection.packing import pack
+from allotment.methods.selectors.packing import pack
 
 GROUPS, ROLLOUTS, SEEDS = 512, 8, 20
 WINDOWS = (1, 4, 16, 64, 512)

@@ -19,23 +19,18 @@ from typing import Any
 
 import numpy as np
 
-from allotment import (
-    DAPO,
-    GRESO,
-    GVM,
-    VIP,
-    CoBARL,
-    DynamicPruning,
-    InverseAccuracy,
-    InverseVariance,
-    Knapsack,
-    MoPPS,
-    OptPO,
-    ReinforceAda,
-    ReinforceAdaEst,
-    RidgeVIP,
-    Uniform,
-)
+from allotment import VIP, Uniform
+from allotment.methods.planners.coba_rl import CoBARL
+from allotment.methods.planners.dapo import DAPO
+from allotment.methods.planners.dynamic_pruning import DynamicPruning
+from allotment.methods.planners.greso import GRESO
+from allotment.methods.planners.gvm import GVM
+from allotment.methods.planners.knapsack import Knapsack
+from allotment.methods.planners.mopps import MoPPS
+from allotment.methods.planners.optpo import OptPO
+from allotment.methods.planners.reinforce_ada import ReinforceAda
+from allotment.methods.planners.reinforce_ada_est import ReinforceAdaEst
+from allotment.planning import InverseAccuracy, InverseVariance, RidgeVIP
 from allotment.prediction import DiscountedCounts, default_predictor
 
 PROMPTS, BUDGET, POOL, SKETCHES = 512, 4096, 4096, 4

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 
 from allotment.lab.checkpoint import load_lab, parameters_state, shipped_policy
-from allotment.lab.warm_start import SIZES, STAGES
-from allotment.lab.warm_start import main as make_policies
 from allotment.tasks.mixture import LEVELS, load_mixture
+from shipped.warm_start import SIZES, STAGES
+from shipped.warm_start import main as make_policies
 
 
 def main() -> None:

@@ -7,57 +7,59 @@
 Importing this loads numpy and scipy, never torch; :mod:`allotment.learning` and :mod:`allotment.lab` need torch.
 """
 
-from allotment.allocation import allocate, allocate_exact, allocate_relaxed
+import warnings
+from importlib import import_module
+from typing import Any
+
+from allotment import errors
+from allotment.allocation import allocate, allocate_exact, allocate_tokens
 from allotment.errors import AllotmentError
-from allotment.planning import (
-    DAPO,
-    GRESO,
-    GVM,
-    VIP,
-    CoBARL,
-    DynamicPruning,
-    InverseAccuracy,
-    InverseVariance,
-    Knapsack,
-    MoPPS,
-    OptPO,
-    Outcome,
-    Planner,
-    ReinforceAda,
-    ReinforceAdaEst,
-    RewardVarianceVIP,
-    RidgeVIP,
-    Uniform,
-)
-from allotment.types import Allocation, BetaPosterior, Plan, Posterior
+from allotment.planning import VIP, Outcome, Planner, Uniform
+from allotment.prediction import DiscountedCounts, HierarchicalPredictor, Predictor, embed
+from allotment.types import Allocation, Plan, Posterior
 
 __version__ = "0.1.0"
 
 __all__ = [
-    "DAPO",
-    "GRESO",
-    "GVM",
     "VIP",
     "Allocation",
     "AllotmentError",
-    "BetaPosterior",
-    "CoBARL",
-    "DynamicPruning",
-    "InverseAccuracy",
-    "InverseVariance",
-    "Knapsack",
-    "MoPPS",
-    "OptPO",
+    "DiscountedCounts",
+    "HierarchicalPredictor",
     "Outcome",
     "Plan",
     "Planner",
     "Posterior",
-    "ReinforceAda",
-    "ReinforceAdaEst",
-    "RewardVarianceVIP",
-    "RidgeVIP",
+    "Predictor",
     "Uniform",
     "allocate",
     "allocate_exact",
-    "allocate_relaxed",
+    "allocate_tokens",
+    "embed",
+    "errors",
 ]
+
+_MOVED = {
+    **dict.fromkeys(("InverseAccuracy", "InverseVariance", "RewardVarianceVIP", "RidgeVIP"), "planning"),
+    "CoBARL": "methods.planners.coba_rl",
+    "DAPO": "methods.planners.dapo",
+    "DynamicPruning": "methods.planners.dynamic_pruning",
+    "GRESO": "methods.planners.greso",
+    "GVM": "methods.planners.gvm",
+    "Knapsack": "methods.planners.knapsack",
+    "MoPPS": "methods.planners.mopps",
+    "OptPO": "methods.planners.optpo",
+    "ReinforceAda": "methods.planners.reinforce_ada",
+    "ReinforceAdaEst": "methods.planners.reinforce_ada_est",
+    "BetaPosterior": "types",
+    "allocate_relaxed": "allocation",
+}
+"""Names that stood here in 0.1.0's drafts, and the sub-module that has them now."""
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MOVED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    place = f"{__name__}.{_MOVED[name]}"
+    warnings.warn(f"{name} is in {place} now", DeprecationWarning, stacklevel=2)
+    return getattr(import_module(place), name)

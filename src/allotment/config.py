@@ -11,7 +11,7 @@ from typing import Annotated, Any, Literal, Self
 import tyro
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.planning.named import NamedPlanner
 from allotment.selection.named import SelectorName
 from allotment.tasks.extraction import Rule
@@ -81,12 +81,10 @@ class Config(BaseModel):
         if unknown:
             near = difflib.get_close_matches(unknown[0], cls.model_fields, n=1, cutoff=0.0)
             raise ConfigError(
-                message(
-                    f"unknown key in {source}",
-                    got=repr(unknown[0]),
-                    allowed=", ".join(cls.model_fields),
-                    fix=f"did you mean {near[0]!r}?",
-                )
+                f"unknown key in {source}",
+                got=repr(unknown[0]),
+                allowed=", ".join(cls.model_fields),
+                fix=f"did you mean {near[0]!r}?",
             )
         try:
             return cls(**values)
@@ -113,7 +111,7 @@ class Config(BaseModel):
             return tomllib.loads(path.read_text(encoding="utf-8"))
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
             raise ConfigError(
-                message(f"cannot read {path}", got=error, allowed="a TOML file", fix="check the path and the syntax")
+                f"cannot read {path}", got=error, allowed="a TOML file", fix="check the path and the syntax"
             ) from error
 
     @classmethod
@@ -138,7 +136,7 @@ class Config(BaseModel):
                 raise TypeError(f"a JSON {type(values).__name__}")
         except (OSError, UnicodeDecodeError, json.JSONDecodeError, TypeError) as error:
             raise ConfigError(
-                message(f"cannot read {path}", got=error, allowed="a JSON object", fix="is this a run directory?")
+                f"cannot read {path}", got=error, allowed="a JSON object", fix="is this a run directory?"
             ) from error
         return values
 
@@ -152,12 +150,10 @@ def explained(error: ValidationError, source: str) -> ConfigError:
     first = error.errors()[0]
     field = ".".join(map(str, first["loc"]))
     return ConfigError(
-        message(
-            f"bad value in {source}" + (f" for {field}" if field else ""),
-            got=repr(first["input"]) if field else "a combination that cannot be",
-            allowed=first["msg"].removeprefix("Value error, "),
-            fix="change the value; --help lists all fields",
-        )
+        f"bad value in {source}" + (f" for {field}" if field else ""),
+        got=repr(first["input"]) if field else "a combination that cannot be",
+        allowed=first["msg"].removeprefix("Value error, "),
+        fix="change the value; --help lists all fields",
     )
 
 
@@ -355,7 +351,7 @@ def train_config_named(trainer: object) -> type[TrainConfig] | type[TRLTrainConf
     """
     if trainer in ("lab", "trl"):
         return TRLTrainConfig if trainer == "trl" else TrainConfig
-    raise ConfigError(message("unknown trainer", got=repr(trainer), allowed="lab, trl", fix="choose one of them"))
+    raise ConfigError("unknown trainer", got=repr(trainer), allowed="lab, trl", fix="choose one of them")
 
 
 class GradientVarianceConfig(Config):

@@ -1,8 +1,7 @@
 """Every error Allotment raises on purpose.
 
-One root, :class:`AllotmentError`. Each class is also a subclass of the standard error it refines, so
-``except ValueError`` keeps working. A message has four parts: what was wrong, what was got, what is allowed,
-how to fix it; :func:`message` puts them together.
+One root, :class:`AllotmentError`. Each class is also a subclass of the standard error it refines, so ``except
+ValueError`` keeps working. A text has four parts: what was wrong, what was got, what is allowed, how to fix it.
 """
 
 from __future__ import annotations
@@ -12,7 +11,17 @@ from contextlib import contextmanager
 
 
 class AllotmentError(Exception):
-    """Root of all errors of this library."""
+    """Root of all errors of this library.
+
+    Args:
+        wrong: what was wrong; the whole text where ``fix`` is empty.
+        got: what was got.
+        allowed: what is allowed.
+        fix: how to fix it.
+    """
+
+    def __init__(self, wrong: str = "", *, got: object = None, allowed: object = None, fix: str = "") -> None:
+        super().__init__(message(wrong, got=got, allowed=allowed, fix=fix) if fix else wrong)
 
 
 class InvalidInputError(AllotmentError, ValueError):
@@ -77,10 +86,8 @@ def needs_extra(extra: str) -> Iterator[None]:
         if isinstance(error, MissingExtraError) or (error.name or "").partition(".")[0] == "allotment":
             raise  # already explained; or a mistake of ours, not a missing package
         raise MissingExtraError(
-            message(
-                "a package is not installed",
-                got=f"no {error.name} ({error})",
-                allowed=f"the packages of the extra {extra!r}",
-                fix=f"pip install 'allotment[{extra}]'",
-            )
+            "a package is not installed",
+            got=f"no {error.name} ({error})",
+            allowed=f"the packages of the extra {extra!r}",
+            fix=f"pip install 'allotment[{extra}]'",
         ) from error

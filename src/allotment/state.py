@@ -16,7 +16,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from allotment.errors import StateError, StateVersionError, message
+from allotment.errors import StateError, StateVersionError
 
 State = dict[str, Any]
 
@@ -104,12 +104,10 @@ def save_state(path: str | Path, state: State, *, kind: str) -> None:
         os.replace(temporary, path)
     except (OSError, SafetensorError) as error:
         raise StateError(
-            message(
-                f"cannot write the state file {path}",
-                got=f"{type(error).__name__}: {error}",
-                allowed="a file in an existing folder with room and write permission",
-                fix="make the folder first; what was at this path before is still there",
-            )
+            f"cannot write the state file {path}",
+            got=f"{type(error).__name__}: {error}",
+            allowed="a file in an existing folder with room and write permission",
+            fix="make the folder first; what was at this path before is still there",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
@@ -127,21 +125,17 @@ def load_state(path: str | Path, *, kind: str) -> State:
         version, saved_kind, state = _read(path)
     except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
         raise StateError(
-            message(
-                f"cannot read the state file {path}",
-                got=f"{type(error).__name__}: {error}",
-                allowed=f"a complete state file of kind {kind!r}",
-                fix="check the path, or use an older checkpoint: save_state leaves whole files only",
-            )
+            f"cannot read the state file {path}",
+            got=f"{type(error).__name__}: {error}",
+            allowed=f"a complete state file of kind {kind!r}",
+            fix="check the path, or use an older checkpoint: save_state leaves whole files only",
         ) from error
     if version != FORMAT_VERSION:
         raise StateVersionError(
-            message(
-                f"the state file {path} has another format version",
-                got=version,
-                allowed=FORMAT_VERSION,
-                fix="load it with the version of allotment that wrote it",
-            )
+            f"the state file {path} has another format version",
+            got=version,
+            allowed=FORMAT_VERSION,
+            fix="load it with the version of allotment that wrote it",
         )
     check_kind(saved_kind, kind, f"the state file {path}")
     return state
@@ -151,26 +145,22 @@ def check_kind(got: object, expected: str, what: str = "the state") -> None:
     """Raise :class:`StateError` unless ``got == expected``."""
     if got != expected:
         raise StateError(
-            message(f"{what} is of another kind", got=got, allowed=expected, fix="load it into the object it came from")
+            f"{what} is of another kind", got=got, allowed=expected, fix="load it into the object it came from"
         )
 
 
 def check_state(state: object, kind: str, keys: Iterable[str]) -> None:
     """Raise :class:`StateError` unless ``state`` is a dict of this ``kind`` (its key ``"kind"``) with all ``keys``."""
     if not isinstance(state, Mapping):
-        raise StateError(
-            message("a state is not a dict", got=type(state).__name__, allowed="a dict", fix="pass state_dict()")
-        )
+        raise StateError("a state is not a dict", got=type(state).__name__, allowed="a dict", fix="pass state_dict()")
     check_kind(state.get("kind"), kind)
     missing = [key for key in keys if key not in state]
     if missing:
         raise StateError(
-            message(
-                f"a {kind} state lacks keys",
-                got=f"no {', '.join(map(repr, missing))}",
-                allowed="every key that state_dict() gave",
-                fix="save the whole state_dict(), or start anew",
-            )
+            f"a {kind} state lacks keys",
+            got=f"no {', '.join(map(repr, missing))}",
+            allowed="every key that state_dict() gave",
+            fix="save the whole state_dict(), or start anew",
         )
 
 
@@ -206,12 +196,10 @@ def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], sca
     for key, value in state.items():
         if not _is_key(key):
             raise StateError(
-                message(
-                    "bad key in a state",
-                    got=repr(key),
-                    allowed=f"a non-empty printable str without '/', other than {_RESERVED!r}",
-                    fix="rename it",
-                )
+                "bad key in a state",
+                got=repr(key),
+                allowed=f"a non-empty printable str without '/', other than {_RESERVED!r}",
+                fix="rename it",
             )
         name = prefix + key
         if isinstance(value, Mapping):
@@ -222,10 +210,8 @@ def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], sca
             scalars[name] = value
         else:
             raise StateError(
-                message(
-                    f"{name!r} cannot be stored",
-                    got=f"array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__,
-                    allowed="numpy array of numbers or bools, int, float, bool, str, None or dict of these",
-                    fix="convert it first",
-                )
+                f"{name!r} cannot be stored",
+                got=f"array of {value.dtype}" if isinstance(value, np.ndarray) else type(value).__name__,
+                allowed="numpy array of numbers or bools, int, float, bool, str, None or dict of these",
+                fix="convert it first",
             )

@@ -17,7 +17,7 @@ def trainer_of(config: AnyTrainConfig, path: Path) -> Any:
     """
     if isinstance(config, TRLTrainConfig):
         with needs_extra("trl"):
-            from allotment.integrations.trl.run import TRLRun
+            from allotment.integrations.trl.command.run import TRLRun
         return TRLRun(config, path)
     with needs_extra("train"):
         from allotment.lab.train import Trainer

@@ -11,10 +11,11 @@ from datasets import Dataset
 from trl import GRPOConfig, TrlParser
 from trl_cases import OURS, STOCK, STREAMS, dataset, make, rows, success, train
 
-from allotment import VIP, InverseAccuracy
+from allotment import VIP
 from allotment.errors import AllotmentError, ConfigError, InvalidInputError, MissingExtraError
 from allotment.integrations.trl import AllotmentArguments, AllotmentGRPOConfig, AllotmentGRPOTrainer, with_allotment
 from allotment.integrations.trl.versions import check_trl
+from allotment.planning import InverseAccuracy
 
 FLAGS = {
     "output_dir": "out",

@@ -3,8 +3,8 @@
 import torch
 
 from allotment.lab.checkpoint import load_lab
-from allotment.lab.run_directory import RunDirectory, read_log
 from allotment.lab.train import Trainer
+from allotment.run_logs.directory import RunDirectory, read_log
 
 
 def run(path, settings, mixture, stop_after=None):

@@ -6,8 +6,8 @@ import torch
 from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.actors import rounded
-from allotment.lab.run_directory import RunDirectory
 from allotment.lab.train import Trainer
+from allotment.run_logs.directory import RunDirectory
 
 
 def config(**changes):

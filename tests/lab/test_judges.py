@@ -8,8 +8,8 @@ from allotment.lab.combinations import check_combination, trains_on_preferences
 from allotment.lab.judges import Judged
 from allotment.lab.objectives import judge_settings, make_objective
 from allotment.lab.train import Trainer
-from allotment.learning.preference import Preference
 from allotment.learning.surrogate import Surrogate
+from allotment.methods.objectives.preference import Preference
 
 
 def config(**changes):

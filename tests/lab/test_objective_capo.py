@@ -6,7 +6,7 @@ from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.train import Trainer
-from allotment.learning.capo import CAPO, adam_displacement
+from allotment.methods.objectives.capo import CAPO, adam_displacement
 
 INFINITE = {"tau_policy": float("inf"), "tau_objective": float("inf")}
 

@@ -11,10 +11,10 @@ from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.generation import seeded_generator
 from allotment.lab.objectives import make_objective
-from allotment.lab.run_directory import RunDirectory, read_log
 from allotment.lab.solutions import expected_distinct, solution_chances
 from allotment.lab.train import Trainer
 from allotment.learning.losses import TokenLoss
+from allotment.run_logs.directory import RunDirectory, read_log
 from allotment.tasks.countdown import load_countdown, solutions_of
 from allotment.tasks.mixture import Mixture
 

@@ -14,9 +14,9 @@ from allotment.lab.checkpoint import load_lab
 from allotment.lab.demonstrations import as_rollouts, written_demonstrations
 from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.ml_irl import MaximumLikelihoodIRL
-from allotment.lab.run_directory import read_log
 from allotment.lab.train import Trainer
-from allotment.learning.ml_irl import reward_loss, squared_rewards
+from allotment.methods.objectives.ml_irl import reward_loss, squared_rewards
+from allotment.run_logs.directory import read_log
 from allotment.tasks.countdown import mixture_of
 from allotment.tasks.mixture import Mixture
 

@@ -10,12 +10,12 @@ from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.rewards import named_rewards
-from allotment.lab.run_directory import RunDirectory, read_log
 from allotment.lab.train import Trainer
 from allotment.learning import grpo_advantages
-from allotment.learning.gdpo import GDPO
 from allotment.learning.losses import TokenLoss
 from allotment.learning.record import TokenRecord
+from allotment.methods.objectives.gdpo import GDPO
+from allotment.run_logs.directory import RunDirectory, read_log
 
 ALL = ("correctness", "format", "length")
 GDPO_RUN = {"objective": ("gdpo",), "rewards": ALL, "length_target": 4}

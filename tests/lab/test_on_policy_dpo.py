@@ -12,8 +12,8 @@ from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.objectives import make_objective
-from allotment.lab.run_directory import read_log
 from allotment.lab.train import Trainer
+from allotment.run_logs.directory import read_log
 
 DPO = "on-policy-dpo"
 

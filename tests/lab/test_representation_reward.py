@@ -16,9 +16,9 @@ from allotment.lab.checkpoint import load_lab
 from allotment.lab.generation import seeded_generator
 from allotment.lab.labelled import Labelled, balanced, labelled_pairs, labelled_rollouts
 from allotment.lab.representation_reward import RepresentationReward, fitted_probe
-from allotment.lab.run_directory import read_log
 from allotment.lab.train import Trainer
-from allotment.learning.representation import auc, auc_within
+from allotment.methods.objectives.representation import auc, auc_within
+from allotment.run_logs.directory import read_log
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,8 @@ from allotment.config import TrainConfig
 from allotment.errors import ConfigError, InvalidInputError
 from allotment.lab.generation import Rollouts
 from allotment.lab.rewards import named_rewards
-from allotment.lab.run_directory import RunDirectory
 from allotment.lab.train import Trainer
+from allotment.run_logs.directory import RunDirectory
 
 ALL = ("correctness", "format", "length")
 

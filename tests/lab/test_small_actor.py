@@ -9,10 +9,10 @@ from allotment.lab.actors import Learnt
 from allotment.lab.checkpoint import load_lab, shipped_policy
 from allotment.lab.generation import Lab
 from allotment.lab.regime import REGIMES
-from allotment.lab.run_directory import RunDirectory
 from allotment.lab.small_actor import SmallActor
 from allotment.lab.tokenizer import Tokenizer
 from allotment.lab.train import Trainer
+from allotment.run_logs.directory import RunDirectory
 
 
 def config(settings=None, **changes):

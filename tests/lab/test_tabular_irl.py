@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 
 from allotment.errors import InvalidInputError
-from allotment.lab.tabular_irl import (
+from theory.tabular_irl import (
     FiniteMDP,
     improved_policy,
     likelihood_gradient,

@@ -8,7 +8,8 @@ from scipy.optimize import check_grad
 from scipy.special import expit
 
 from allotment.errors import InvalidInputError
-from allotment.lab.preference_bandit import (
+from allotment.methods.objectives.coverage import coverage_number
+from theory.preference_bandit import (
     PreferenceBandit,
     distillation_loss,
     dpo_loss_and_gradient,
@@ -16,8 +17,7 @@ from allotment.lab.preference_bandit import (
     fit_dpo,
     rare_action_bandit,
 )
-from allotment.lab.tabular_preferences import distil_rewards, hybrid_dpo, offline_dpo, on_policy_dpo
-from allotment.selection.coverage import coverage_number
+from theory.tabular_preferences import distil_rewards, hybrid_dpo, offline_dpo, on_policy_dpo
 
 SEEDS = 12
 

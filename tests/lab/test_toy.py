@@ -6,10 +6,10 @@ import torch
 
 from allotment import VIP, Uniform
 from allotment.errors import InvalidInputError
-from allotment.lab.toy import Policy, Toy, measured_weights
 from allotment.learning import effective_weights
 from allotment.prediction import DiscountedCounts
 from allotment.selection import Selection, Stateless
+from theory.toy import Policy, Toy, measured_weights
 
 P = np.array([0.05, 0.3, 0.5, 0.9])
 

@@ -9,9 +9,9 @@ from lab_runs import run
 from allotment.config import TrainConfig
 from allotment.errors import ConfigError, RunDirectoryError
 from allotment.lab.recent import Visit
-from allotment.lab.run_directory import RunDirectory, read_log
 from allotment.lab.train import Trainer
 from allotment.learning import second_look_advantages
+from allotment.run_logs.directory import RunDirectory, read_log
 from allotment.tasks.mixture import Mixture
 
 SAME_BYTES = ("metrics.jsonl", "rollouts.jsonl", "config.json", "checkpoint.safetensors")

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from allotment.errors import ConfigError, InvalidInputError
-from allotment.learning.capo import CAPO, adam_displacement, predicted_changes
 from allotment.learning.record import HeadMoments, TokenRecord
+from allotment.methods.objectives.capo import CAPO, adam_displacement, predicted_changes
 
 INFINITE = {"tau_policy": math.inf, "tau_objective": math.inf}
 

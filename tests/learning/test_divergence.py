@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 
 from allotment.errors import ConfigError, InvalidInputError
 from allotment.learning import clipped_surrogate
-from allotment.learning.divergence import (
+from allotment.learning.record import TokenRecord
+from allotment.methods.objectives.divergence import (
     DELTAS,
     DivergencePPO,
     binary_kl,
@@ -16,7 +17,6 @@ from allotment.learning.divergence import (
     top_k_buckets,
     total_variation,
 )
-from allotment.learning.record import TokenRecord
 
 GATES = list(DELTAS)
 BINARY = ["binary_tv", "binary_kl", "ratio"]

@@ -10,8 +10,8 @@ from scipy.optimize import brentq
 
 from allotment.errors import ConfigError, InvalidInputError
 from allotment.learning import aggregate
-from allotment.learning.flowrl import FlowRL
 from allotment.learning.record import TokenRecord
+from allotment.methods.objectives.flowrl import FlowRL
 
 SEQUENCES = [(0,), *((a, b) for a in (1, 2) for b in (0, 1, 2))]
 """Everything a policy over three tokens can write, where token 0 ends and two tokens are the most."""

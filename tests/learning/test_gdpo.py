@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from allotment.errors import ConfigError, InvalidInputError
 from allotment.integrations.trl.advantages import gdpo_advantages as trl_gdpo_advantages
 from allotment.learning import dr_grpo_advantages, grpo_advantages
-from allotment.learning.gdpo import GDPO
+from allotment.methods.objectives.gdpo import GDPO
 
 TINY = 1e-12
 EXACT = GDPO(whiten="none", epsilon=TINY)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from scipy.optimize import bisect
 
 from allotment.errors import ConfigError, InvalidInputError
-from allotment.learning.jackpot import (
+from allotment.learning.record import TokenRecord
+from allotment.methods.objectives.jackpot import (
     Jackpot,
     kl_divergence,
     normaliser,
@@ -19,7 +20,6 @@ from allotment.learning.jackpot import (
     solve_lambda,
     top_k_normaliser,
 )
-from allotment.learning.record import TokenRecord
 
 INFINITE = math.inf
 UNTRUNCATED = {"c1": INFINITE, "c2": INFINITE}

@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch.nn.functional import relu
 
 from allotment.errors import ConfigError, InvalidInputError
-from allotment.learning.ml_irl import RewardNetwork, reward_loss, soft_rewards, squared_rewards
+from allotment.methods.objectives.ml_irl import RewardNetwork, reward_loss, soft_rewards, squared_rewards
 
 PROMPTS, COMPLETIONS, FEATURES = 3, 6, 5
 BETA = 0.5

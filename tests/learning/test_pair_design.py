@@ -10,16 +10,16 @@ from scipy.linalg import eigh
 from allotment.errors import ConfigError, InvalidInputError
 from allotment.learning import rloo_advantages, rollout_weights
 from allotment.learning.advantages import dr_grpo_advantages
-from allotment.learning.pair_design import (
+from allotment.learning.record import TokenRecord
+from allotment.methods.objectives.optimal_design import leverages
+from allotment.methods.objectives.pair_design import (
     MOST_CANDIDATES,
     TOLERANCE,
     coverage_metrics,
     design_shares,
     mean_hidden,
 )
-from allotment.learning.preference import Preference
-from allotment.learning.record import TokenRecord
-from allotment.selection.optimal_design import leverages
+from allotment.methods.objectives.preference import Preference
 
 IDS = torch.tensor([4, 4, 4, 4, 7, 7, 7, 1])
 

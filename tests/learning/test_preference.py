@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from allotment.errors import ConfigError, InvalidInputError
 from allotment.learning import rloo_advantages, rollout_weights
 from allotment.learning.advantages import dr_grpo_advantages
-from allotment.learning.pairs import preference_pairs
-from allotment.learning.preference import Preference, distillation_losses, dpo_losses, label_confidence
 from allotment.learning.record import TokenRecord
+from allotment.methods.objectives.pairs import preference_pairs
+from allotment.methods.objectives.preference import Preference, distillation_losses, dpo_losses, label_confidence
 
 groups_of_scores = st.lists(st.lists(st.integers(0, 3), min_size=1, max_size=5), min_size=1, max_size=4)
 

@@ -6,9 +6,9 @@ from hypothesis import strategies as st
 from torch import nn
 
 from allotment.errors import InvalidInputError
-from allotment.learning.pairs import preference_pairs
-from allotment.learning.preference import label_confidence
-from allotment.learning.representation import (
+from allotment.methods.objectives.pairs import preference_pairs
+from allotment.methods.objectives.preference import label_confidence
+from allotment.methods.objectives.representation import (
     RepresentationProbe,
     auc,
     auc_within,

@@ -7,23 +7,24 @@ from typing import Any
 import numpy as np
 from planning_cases import EMBEDDED, IDS
 
-from allotment import VIP, InverseAccuracy, InverseVariance, RewardVarianceVIP, RidgeVIP, Uniform
-from allotment.planning.coba_rl import CoBARL
-from allotment.planning.dapo import DAPO
-from allotment.planning.dynamic_pruning import DynamicPruning
-from allotment.planning.greso import GRESO
-from allotment.planning.gvm import GVM
-from allotment.planning.knapsack import Knapsack
-from allotment.planning.mopps import MoPPS
-from allotment.planning.optpo import OptPO
-from allotment.planning.reinforce_ada import ReinforceAda
-from allotment.planning.reinforce_ada_est import ReinforceAdaEst
+from allotment import VIP, Uniform
+from allotment.methods.planners.coba_rl import CoBARL
+from allotment.methods.planners.dapo import DAPO
+from allotment.methods.planners.dynamic_pruning import DynamicPruning
+from allotment.methods.planners.greso import GRESO
+from allotment.methods.planners.gvm import GVM
+from allotment.methods.planners.knapsack import Knapsack
+from allotment.methods.planners.mopps import MoPPS
+from allotment.methods.planners.optpo import OptPO
+from allotment.methods.planners.reinforce_ada import ReinforceAda
+from allotment.methods.planners.reinforce_ada_est import ReinforceAdaEst
+from allotment.methods.selectors.completion_pruning import CompletionPruning
+from allotment.methods.selectors.contextual_bandit import ContextualBandit
+from allotment.methods.selectors.pods import PODS
+from allotment.methods.selectors.subsets import MaxReward, RandomSubset
+from allotment.planning import InverseAccuracy, InverseVariance, RewardVarianceVIP, RidgeVIP
 from allotment.prediction import DiscountedCounts, LengthPredictor
 from allotment.selection import ImportanceWeights
-from allotment.selection.completion_pruning import CompletionPruning
-from allotment.selection.contextual_bandit import ContextualBandit
-from allotment.selection.pods import PODS
-from allotment.selection.subsets import MaxReward, RandomSubset
 
 BUDGET, LOWER, UPPER = 6 * len(IDS) + 3, 3, 10
 """A few are left over when it is split evenly."""

@@ -5,7 +5,8 @@ from types import SimpleNamespace
 
 import numpy as np
 
-from allotment import VIP, InverseAccuracy, InverseVariance, RewardVarianceVIP, RidgeVIP, Uniform
+from allotment import VIP, Uniform
+from allotment.planning import InverseAccuracy, InverseVariance, RewardVarianceVIP, RidgeVIP
 from allotment.types import Posterior
 
 IDS = [7, "7", "täsk/3", 0, -5, "x", 10**20, "y z", "", 12, "x\n", "\ud800"]

@@ -4,13 +4,14 @@ import numpy as np
 import pytest
 from planning_cases import COUNTING, EMBEDDING, EMBEDDINGS, IDS, NAMES, Known, assert_same, make, snapshot, with_history
 
-from allotment import VIP, RewardVarianceVIP, RidgeVIP
+from allotment import VIP
 from allotment.errors import (
     DuplicatePromptError,
     InfeasibleBudgetError,
     InvalidInputError,
     UnknownPromptError,
 )
+from allotment.planning import RewardVarianceVIP, RidgeVIP
 
 every_planner = pytest.mark.parametrize("name", NAMES)
 

@@ -11,8 +11,8 @@ from battery_cases import CASES, World, one_step, rows, total_counts
 from planning_cases import IDS, assert_same, snapshot
 
 from allotment.errors import InfeasibleBudgetError, RewardMismatchError
-from allotment.lab.toy import Policy, Toy
 from allotment.planning import Planner
+from theory.toy import Policy, Toy
 
 every_planner = pytest.mark.parametrize("name", CASES)
 every_new_planner = pytest.mark.parametrize("name", [name for name, case in CASES.items() if not case.is_embedded])

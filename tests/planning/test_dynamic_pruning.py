@@ -10,7 +10,7 @@ from planning_cases import assert_same
 from allotment import Uniform
 from allotment.errors import InvalidInputError
 from allotment.learning import advantage_estimator
-from allotment.planning.dynamic_pruning import DynamicPruning, mean_absolute_advantage
+from allotment.methods.planners.dynamic_pruning import DynamicPruning, mean_absolute_advantage
 from allotment.planning.ledger import Outcome
 from allotment.selection import ImportanceWeights, Scored
 

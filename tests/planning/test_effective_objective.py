@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
-from allotment.lab.toy import measured_weights
-from allotment.planning.dynamic_pruning import DynamicPruning
+from allotment.methods.planners.dynamic_pruning import DynamicPruning
+from allotment.methods.selectors.completion_pruning import CompletionPruning
 from allotment.selection import ImportanceWeights
 from allotment.selection.chain import Chain
-from allotment.selection.completion_pruning import CompletionPruning
+from theory.toy import measured_weights
 
 sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
 from method_curves import max_variance_share

@@ -7,8 +7,8 @@ import pytest
 from planning_cases import assert_same
 
 from allotment.errors import InvalidInputError, StateError
-from allotment.planning.dapo import DAPO
-from allotment.planning.greso import GRESO, visit_rate
+from allotment.methods.planners.dapo import DAPO
+from allotment.methods.planners.greso import GRESO, visit_rate
 
 IDS = [f"p{q}" for q in range(16)]
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from planning_cases import Known, assert_same, rewards_for, snapshot
 
 from allotment.errors import InvalidInputError, StateError
-from allotment.planning.gvm import GVM
+from allotment.methods.planners.gvm import GVM
 from allotment.types import ScoreMoments
 
 

@@ -8,7 +8,7 @@ from planning_cases import Known, assert_same, rewards_for
 from scipy.stats import beta
 
 from allotment.errors import InfeasibleBudgetError, InvalidInputError, StateError
-from allotment.planning.mopps import BetaCounts, MoPPS, thompson_draws
+from allotment.methods.planners.mopps import BetaCounts, MoPPS, thompson_draws
 from allotment.types import BetaPosterior, Posterior
 
 POOL = list(range(64))

@@ -8,9 +8,9 @@ import pytest
 from planning_cases import assert_same, snapshot
 
 from allotment.errors import InfeasibleBudgetError, InvalidInputError, RewardMismatchError, StateError
-from allotment.lab.toy import Policy, measured_weights
-from allotment.planning.optpo import OptPO, is_sure
-from allotment.selection.pseudo_labels import Tally
+from allotment.methods.planners.optpo import OptPO, is_sure
+from allotment.methods.selectors.pseudo_labels import Tally
+from theory.toy import Policy, measured_weights
 
 
 def play(planner, answers, rewards=0.0):

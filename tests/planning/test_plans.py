@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning_cases import IDS, NAMES, Known, make, rewards_for, with_history
 
-from allotment import VIP, Plan, Planner, Uniform, allocate_exact, allocate_relaxed
+from allotment import VIP, Plan, Planner, Uniform, allocate_exact
+from allotment.allocation import allocate_relaxed
 from allotment.errors import InvalidInputError, UnknownPromptError
 from allotment.planning.base import OneShotPlanner
 from allotment.prediction import DiscountedCounts, HierarchicalPredictor

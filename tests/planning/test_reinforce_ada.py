@@ -10,9 +10,9 @@ from scipy.special import logit
 from scipy.stats import beta, binom
 
 from allotment.errors import InfeasibleBudgetError, InvalidInputError, StateError
-from allotment.lab.toy import measured_weights
-from allotment.planning.reinforce_ada import NoSignalPrice, ReinforceAda
+from allotment.methods.planners.reinforce_ada import NoSignalPrice, ReinforceAda
 from allotment.types import BetaPosterior, Posterior
+from theory.toy import measured_weights
 
 BALANCE, POSITIVE = (2, 2), (1, 0)
 """Correct and wrong rollouts to leave with, of the code at n = 4."""

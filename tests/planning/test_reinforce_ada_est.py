@@ -9,8 +9,8 @@ from scipy.special import logit
 from scipy.stats import binom
 
 from allotment.errors import InfeasibleBudgetError, InvalidInputError, StateError
-from allotment.lab.toy import measured_weights
-from allotment.planning.reinforce_ada_est import ReinforceAdaEst
+from allotment.methods.planners.reinforce_ada_est import ReinforceAdaEst
+from theory.toy import measured_weights
 
 SHARES = {
     "inverse_root": lambda p, eps: 1 / np.sqrt(p + eps),

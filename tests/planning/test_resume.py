@@ -17,8 +17,9 @@ from planning_cases import (
     with_history,
 )
 
-from allotment import VIP, InverseAccuracy, Uniform
+from allotment import VIP, Uniform
 from allotment.errors import StateError, StateVersionError
+from allotment.planning import InverseAccuracy
 from allotment.prediction import DiscountedCounts, GlobalMean, LastValue
 from allotment.state import load_state, save_state
 

@@ -8,8 +8,8 @@ import pytest
 from battery_cases import BUDGET, CASES, MAY_EMPTY_GROUPS, SELECTORS
 from planning_cases import IDS, assert_same
 
-from allotment.lab.toy import Policy, Toy
 from allotment.selection import Selector, check_selection, emptied_groups
+from theory.toy import Policy, Toy
 
 every_selector = pytest.mark.parametrize("name", SELECTORS)
 P = np.linspace(0.05, 0.95, len(IDS))

@@ -9,9 +9,9 @@ from scipy.stats import binom
 from selection_cases import kept_of, permuted, random_scored, scored
 
 from allotment.errors import InvalidInputError, StateError
-from allotment.lab.toy import Policy
 from allotment.learning.selected import selected_advantages_and_weights
-from allotment.selection.balanced import BalancedDownSampling, RootWeighting, balanced_counts
+from allotment.methods.selectors.balanced import BalancedDownSampling, RootWeighting, balanced_counts
+from theory.toy import Policy
 
 POOL = [1, 0, 0, 1, 0, 0, 1, 0]  # three of eight correct
 

@@ -7,9 +7,9 @@ import pytest
 from selection_cases import scored
 
 from allotment.errors import ConfigError, InvalidInputError, StateError
+from allotment.methods.selectors.completion_pruning import CompletionPruning
 from allotment.selection import ImportanceWeights, Selection, Selector, Stateless
 from allotment.selection.chain import Chain
-from allotment.selection.completion_pruning import CompletionPruning
 
 SCORED = scored([[1, 0, 0, 0, 0, 0], [1, 1, 1, 0, 1, 1], [1, 0], [0, 0, 0], [0, 1, 0]])
 KEEP_Q = np.array([0.5, 1, 0.25, 1, 0.5])

@@ -12,8 +12,8 @@ from scipy.linalg import eigh
 from scipy.special import expit
 
 from allotment.errors import InvalidInputError
-from allotment.selection.coverage import coverage_number, within_group_covariance
-from allotment.selection.optimal_design import g_optimal_design, leverages, preferential_design
+from allotment.methods.objectives.coverage import coverage_number, within_group_covariance
+from allotment.methods.objectives.optimal_design import g_optimal_design, leverages, preferential_design
 
 
 def arms(seed, size=40, dimensions=4):
@@ -256,5 +256,6 @@ def test_matrices_without_a_coverage_number_are_refused(sampler, target, ridge):
 
 
 def test_no_torch_is_loaded():
-    code = "import sys, allotment.selection.coverage, allotment.selection.optimal_design; print('torch' in sys.modules)"
+    modules = "allotment.methods.objectives.coverage, allotment.methods.objectives.optimal_design"
+    code = f"import sys, {modules}; print('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=True, capture_output=True).stdout.strip() == b"False"

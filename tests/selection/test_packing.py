@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from allotment.errors import InvalidInputError
 from allotment.learning import rloo_advantages, rollout_weights
-from allotment.selection.packing import pack
+from allotment.methods.selectors.packing import pack
 
 lengths = st.lists(st.integers(1, 20), max_size=40)
 

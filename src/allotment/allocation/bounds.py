@@ -7,7 +7,7 @@ import operator
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InfeasibleBudgetError, InvalidInputError, message
+from allotment.errors import InfeasibleBudgetError, InvalidInputError
 from allotment.types import IntArray
 
 Bound = int | npt.ArrayLike
@@ -29,14 +29,12 @@ def check_bounds(
     least, most = int(lower_Q.sum()), int(upper_Q.sum())
     if not least <= budget <= most:
         raise InfeasibleBudgetError(
-            message(
-                "no allocation within the bounds spends the budget",
-                got=f"budget {budget} for {n_prompts} prompts ({budget / n_prompts:.3g} per prompt)",
-                allowed=f"{least} (sum of the lower bounds) to {most} (sum of the upper bounds)",
-                fix="lower `lower`, or raise the budget, or take fewer prompts"
-                if budget < least
-                else "raise `upper`, or lower the budget, or take more prompts",
-            )
+            "no allocation within the bounds spends the budget",
+            got=f"budget {budget} for {n_prompts} prompts ({budget / n_prompts:.3g} per prompt)",
+            allowed=f"{least} (sum of the lower bounds) to {most} (sum of the upper bounds)",
+            fix="lower `lower`, or raise the budget, or take fewer prompts"
+            if budget < least
+            else "raise `upper`, or lower the budget, or take more prompts",
         )
     return budget, lower_Q, upper_Q
 
@@ -64,7 +62,7 @@ def tie_rank(n_prompts: int, tie_keys: npt.ArrayLike | None, seed: int | None) -
         return np.arange(n_prompts) if seed is None else np.random.default_rng(seed).permutation(n_prompts)
     if seed is not None:
         raise InvalidInputError(
-            message("two rules for ties", got="tie_keys and seed", allowed="at most one", fix="drop one of them")
+            "two rules for ties", got="tie_keys and seed", allowed="at most one", fix="drop one of them"
         )
     keys_Q = np.asarray(tie_keys)
     try:
@@ -74,12 +72,10 @@ def tie_rank(n_prompts: int, tie_keys: npt.ArrayLike | None, seed: int | None) -
         distinct = False
     if not distinct:
         raise InvalidInputError(
-            message(
-                "tie_keys do not order the prompts",
-                got=f"an array of shape {keys_Q.shape}, or equal or incomparable keys",
-                allowed=f"{n_prompts} distinct keys of one type",
-                fix="pass the prompt ids, or a hash of each",
-            )
+            "tie_keys do not order the prompts",
+            got=f"an array of shape {keys_Q.shape}, or equal or incomparable keys",
+            allowed=f"{n_prompts} distinct keys of one type",
+            fix="pass the prompt ids, or a hash of each",
         )
     rank_Q = np.empty(n_prompts, dtype=np.int64)
     rank_Q[order_Q] = np.arange(n_prompts)
@@ -93,12 +89,7 @@ def _check_budget(budget: int) -> int:
         return operator.index(budget)
     except TypeError:
         raise InvalidInputError(
-            message(
-                "the budget is not an integer",
-                got=repr(budget),
-                allowed="a whole number of rollouts",
-                fix="pass an int",
-            )
+            "the budget is not an integer", got=repr(budget), allowed="a whole number of rollouts", fix="pass an int"
         ) from None
 
 
@@ -106,12 +97,10 @@ def _check_bound(name: str, bound: Bound, n_prompts: int) -> IntArray:
     array = np.asarray(bound)
     if array.dtype.kind not in "iu" or array.shape not in ((), (n_prompts,)):
         raise InvalidInputError(
-            message(
-                f"`{name}` is not a count of rollouts",
-                got=f"{bound!r} (dtype {array.dtype}, shape {array.shape})",
-                allowed=f"an integer, or {n_prompts} integers, one per prompt",
-                fix=f"round `{name}` to whole rollouts",
-            )
+            f"`{name}` is not a count of rollouts",
+            got=f"{bound!r} (dtype {array.dtype}, shape {array.shape})",
+            allowed=f"an integer, or {n_prompts} integers, one per prompt",
+            fix=f"round `{name}` to whole rollouts",
         )
     return np.broadcast_to(array.astype(np.int64), (n_prompts,))
 
@@ -121,23 +110,19 @@ def _check_order(lower_Q: IntArray, upper_Q: IntArray) -> None:
     if crossed_Q.any():
         index = int(crossed_Q.argmax())
         raise InvalidInputError(
-            message(
-                "a lower bound is above its upper bound",
-                got=f"lower {lower_Q[index]}, upper {upper_Q[index]} for prompt {index}",
-                allowed="lower <= upper",
-                fix="swap them, or widen the interval",
-            )
+            "a lower bound is above its upper bound",
+            got=f"lower {lower_Q[index]}, upper {upper_Q[index]} for prompt {index}",
+            allowed="lower <= upper",
+            fix="swap them, or widen the interval",
         )
 
 
 def _check_convex(lower_Q: IntArray, minimum_count: int) -> None:
     if (least := int(lower_Q.min())) < minimum_count:
         raise InvalidInputError(
-            message(
-                f"`lower` is {least}, but the variance is convex and falling only from n = {minimum_count}",
-                got=f"lower = {least} at prompt {int(lower_Q.argmin())}",
-                allowed=f"lower >= {minimum_count} (RLOO: 2, infinite at n = 1; Dr. GRPO: 3, whose gain from 2 to 3 "
-                "rollouts, 0.028, is below that from 3 to 4, 0.035, so that taking the largest gains is not optimal)",
-                fix=f"raise `lower` to {minimum_count}",
-            )
+            f"`lower` is {least}, but the variance is convex and falling only from n = {minimum_count}",
+            got=f"lower = {least} at prompt {int(lower_Q.argmin())}",
+            allowed=f"lower >= {minimum_count} (RLOO: 2, infinite at n = 1; Dr. GRPO: 3, whose gain from 2 to 3 "
+            "rollouts, 0.028, is below that from 3 to 4, 0.035, so that taking the largest gains is not optimal)",
+            fix=f"raise `lower` to {minimum_count}",
         )

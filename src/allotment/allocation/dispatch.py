@@ -11,7 +11,7 @@ from allotment.allocation.bounds import Bound
 from allotment.allocation.heuristics import inverse_accuracy, inverse_variance, uniform
 from allotment.allocation.integer import allocate_exact
 from allotment.allocation.relaxed import allocate_relaxed
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.pricing import Estimator, bernoulli_weights, check_probabilities
 from allotment.types import Allocation
 
@@ -65,7 +65,7 @@ def allocate(
     """
     if method not in METHODS:
         raise InvalidInputError(
-            message("unknown method", got=repr(method), allowed=", ".join(METHODS), fix="use exact, the optimum")
+            "unknown method", got=repr(method), allowed=", ".join(METHODS), fix="use exact, the optimum"
         )
     if method in _BY_WEIGHT:
         split, values = _BY_WEIGHT[method], bernoulli_weights(success_probabilities)

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from allotment.allocation.bounds import Bound
 from allotment.allocation.level import clipped_to_budget
 from allotment.allocation.problem import Problem
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.pricing import Estimator, Price, bernoulli_weights, check_probabilities
 from allotment.types import Allocation, FloatArray, IntArray
 
@@ -128,6 +128,6 @@ def _proportional(problem: Problem, share_Q: FloatArray) -> IntArray:
 def _check_epsilon(epsilon: float) -> float:
     if not 0.0 < epsilon < np.inf:
         raise InvalidInputError(
-            message("epsilon is not a positive number", got=repr(epsilon), allowed="> 0, finite", fix=f"try {EPSILON}")
+            "epsilon is not a positive number", got=repr(epsilon), allowed="> 0, finite", fix=f"try {EPSILON}"
         )
     return epsilon

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation.bounds import Bound, check_bounds, check_interval, tie_rank
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.pricing import Estimator, Price, WeightedPrice, check_vector, get_estimator
 from allotment.types import Allocation, FloatArray, IntArray
 
@@ -91,12 +91,10 @@ class Problem:
         gains_QK = np.asarray(self.price.gains(grid_K), dtype=np.float64)
         if gains_QK.shape != (len(self.lower), len(grid_K)):
             raise InvalidInputError(
-                message(
-                    "the gains of the price have the wrong shape",
-                    got=gains_QK.shape,
-                    allowed=f"[Q, K] = {len(self.lower), len(grid_K)}",
-                    fix="return one row per prompt and one column per count of the grid",
-                )
+                "the gains of the price have the wrong shape",
+                got=gains_QK.shape,
+                allowed=f"[Q, K] = {len(self.lower), len(grid_K)}",
+                fix="return one row per prompt and one column per count of the grid",
             )
         if int(self.lower.max()) == self.first and int(reach_Q.min()) == int(reach_Q.max()):
             return _falling(gains_QK, None, self.first)
@@ -165,11 +163,9 @@ def _falling(gains_QK: FloatArray, inside_QK: npt.NDArray[np.bool_] | None, firs
         if column:
             got += f", after {gains_QK[prompt, column - 1]:.6g} for the rollout before"
         raise InvalidInputError(
-            message(
-                f"the price of prompt {prompt} is not convex and falling within its bounds",
-                got=got,
-                allowed="gains f(n) - f(n + 1) that are finite, >= 0 and never grow with n",
-                fix="raise `lower` to where the price is convex, or use its lower convex envelope",
-            )
+            f"the price of prompt {prompt} is not convex and falling within its bounds",
+            got=got,
+            allowed="gains f(n) - f(n + 1) that are finite, >= 0 and never grow with n",
+            fix="raise `lower` to where the price is convex, or use its lower convex envelope",
         )
     return clean_QK

@@ -17,7 +17,7 @@ from allotment.allocation.bounds import Bound
 from allotment.allocation.integer import largest_gains
 from allotment.allocation.level import LevelCurve, clipped_to_budget
 from allotment.allocation.problem import Problem
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.pricing import DR_GRPO, RLOO, Estimator, WeightedPrice, check_vector, get_estimator
 from allotment.types import Allocation, FloatArray, IntArray
 
@@ -124,12 +124,10 @@ def _problem(
     found = get_estimator(estimator)
     if found not in CLOSED_FORMS:
         raise InvalidInputError(
-            message(
-                "the relaxation has no closed form for this estimator",
-                got=repr(found.name),
-                allowed=", ".join(repr(known.name) for known in CLOSED_FORMS),
-                fix="use allocate_exact, which takes any convex variance",
-            )
+            "the relaxation has no closed form for this estimator",
+            got=repr(found.name),
+            allowed=", ".join(repr(known.name) for known in CLOSED_FORMS),
+            fix="use allocate_exact, which takes any convex variance",
         )
     price = WeightedPrice(check_vector("weight", weights), found)
     return Problem.of(price, budget, lower=lower, upper=upper, estimator=found, tie_keys=tie_keys, seed=seed)

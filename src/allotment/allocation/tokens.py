@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from allotment.allocation.bounds import Bound
 from allotment.allocation.problem import NOT_A_UNIT, Problem
-from allotment.errors import InfeasibleBudgetError, InvalidInputError, message
+from allotment.errors import InfeasibleBudgetError, InvalidInputError
 from allotment.pricing import Estimator, Price, check_vector
 from allotment.types import Allocation, FloatArray, IntArray
 
@@ -160,12 +160,10 @@ def _check_costs(costs: npt.ArrayLike, n_prompts: int) -> FloatArray:
     costs_Q = check_vector("cost", costs)
     if costs_Q.shape != (n_prompts,) or not (costs_Q > 0.0).all():
         raise InvalidInputError(
-            message(
-                "the costs do not fit the prompts",
-                got=f"{len(costs_Q)} costs for {n_prompts} prompts, the least {costs_Q.min():g}",
-                allowed="one number > 0 per prompt",
-                fix="pass the predicted tokens of one rollout of each prompt",
-            )
+            "the costs do not fit the prompts",
+            got=f"{len(costs_Q)} costs for {n_prompts} prompts, the least {costs_Q.min():g}",
+            allowed="one number > 0 per prompt",
+            fix="pass the predicted tokens of one rollout of each prompt",
         )
     return costs_Q
 
@@ -173,17 +171,15 @@ def _check_costs(costs: npt.ArrayLike, n_prompts: int) -> FloatArray:
 def _check_budget(budget: float) -> float:
     if isinstance(budget, bool) or not isinstance(budget, int | float | np.number) or not 0.0 < budget < np.inf:
         raise InvalidInputError(
-            message("the token budget is not a number", got=repr(budget), allowed="> 0, finite", fix="pass the tokens")
+            "the token budget is not a number", got=repr(budget), allowed="> 0, finite", fix="pass the tokens"
         )
     return float(budget)
 
 
 def _infeasible(budget: float, least: float, problem: Problem) -> InfeasibleBudgetError:
     return InfeasibleBudgetError(
-        message(
-            "the token budget does not pay for the lower bounds",
-            got=f"{budget:g} tokens for {len(problem.price)} prompts",
-            allowed=f"at least {least:g} predicted tokens ({int(problem.lower.sum())} rollouts)",
-            fix="raise the budget, lower `lower`, or take fewer prompts",
-        )
+        "the token budget does not pay for the lower bounds",
+        got=f"{budget:g} tokens for {len(problem.price)} prompts",
+        allowed=f"at least {least:g} predicted tokens ({int(problem.lower.sum())} rollouts)",
+        fix="raise the budget, lower `lower`, or take fewer prompts",
     )

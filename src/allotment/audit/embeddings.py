@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from allotment.audit.log import Log
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.prediction import distinct_parts, embed
 from allotment.types import FloatArray
 
@@ -44,11 +44,9 @@ def _read(file: Path, n_prompts: int) -> FloatArray:
         got, good = str(error), False
     if not good:
         raise InvalidInputError(
-            message(
-                f"{file} does not hold the embeddings of this log",
-                got=got,
-                allowed=f"an array of finite floats [{n_prompts}, D], a row a prompt in the order of the log",
-                fix="delete the file, and it is made anew",
-            )
+            f"{file} does not hold the embeddings of this log",
+            got=got,
+            allowed=f"an array of finite floats [{n_prompts}, D], a row a prompt in the order of the log",
+            fix="delete the file, and it is made anew",
         )
     return embeddings.astype(np.float64)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.prediction import DiscountedCounts, GaussianProcess, GlobalMean, KNearest, LastValue, Predictor, Ridge
 from allotment.prediction.default import default_predictor
 from allotment.types import FloatArray, PromptId
@@ -69,11 +69,9 @@ def chosen(names: Sequence[Name], has_embeddings: bool) -> tuple[Name, ...]:
     helpless = [name for name in names or USUAL if CONTESTANTS[name].embeddings == "needed" and not has_embeddings]
     if names and helpless:
         raise InvalidInputError(
-            message(
-                "a predictor needs embeddings of the prompts",
-                got=f"{', '.join(helpless)}, and a log without the prompts' texts",
-                allowed=", ".join(name for name, c in CONTESTANTS.items() if c.embeddings != "needed"),
-                fix="add a `prompt` to every line of the log, or pass --embeddings FILE.npy",
-            )
+            "a predictor needs embeddings of the prompts",
+            got=f"{', '.join(helpless)}, and a log without the prompts' texts",
+            allowed=", ".join(name for name, c in CONTESTANTS.items() if c.embeddings != "needed"),
+            fix="add a `prompt` to every line of the log, or pass --embeddings FILE.npy",
         )
     return tuple(name for name in dict.fromkeys(names or USUAL) if name not in helpless)

@@ -11,7 +11,7 @@ from allotment.audit.formats.finding import Format, Source, find_sources, refuse
 from allotment.audit.formats.rollouts import read_rollouts
 from allotment.audit.formats.runs import read_runs
 from allotment.audit.log import Log
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 
 
 def read_log(
@@ -41,12 +41,10 @@ def read_log(
     sources = find_sources(path, format, columns)
     if len(sources) > 1:
         raise InvalidInputError(
-            message(
-                f"{path} holds several runs",
-                got=", ".join(str(source.path) for source in sources[:5]) + (", ..." if len(sources) > 5 else ""),
-                allowed="one run",
-                fix="read them one by one",
-            )
+            f"{path} holds several runs",
+            got=", ".join(str(source.path) for source in sources[:5]) + (", ..." if len(sources) > 5 else ""),
+            allowed="one run",
+            fix="read them one by one",
         )
     return read_source(sources[0], success_above)
 

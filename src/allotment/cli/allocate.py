@@ -13,7 +13,7 @@ import tyro
 
 from allotment.allocation import Method, allocate
 from allotment.config import EstimatorName
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -57,20 +57,16 @@ class Allocate:
             values = json.loads(sys.stdin.read() if self.file == "-" else Path(self.file).read_text())
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise InvalidInputError(
-                message(
-                    "cannot read the success probabilities",
-                    got=f"{self.file}: {error}",
-                    allowed="a JSON array of numbers in [0, 1]",
-                    fix="write for example [0.1, 0.5, 0.9] to the file, or pass - and pipe it in",
-                )
+                "cannot read the success probabilities",
+                got=f"{self.file}: {error}",
+                allowed="a JSON array of numbers in [0, 1]",
+                fix="write for example [0.1, 0.5, 0.9] to the file, or pass - and pipe it in",
             ) from error
         if not isinstance(values, list) or not all(type(v) in (int, float) for v in values):
             raise InvalidInputError(
-                message(
-                    "the success probabilities are not a JSON array of numbers",
-                    got=repr(values)[:80],
-                    allowed="a JSON array of numbers in [0, 1]",
-                    fix="write for example [0.1, 0.5, 0.9]",
-                )
+                "the success probabilities are not a JSON array of numbers",
+                got=repr(values)[:80],
+                allowed="a JSON array of numbers in [0, 1]",
+                fix="write for example [0.1, 0.5, 0.9]",
             )
         return values

@@ -23,10 +23,10 @@ from allotment.audit.replaying import Replay, Settings, replay
 from allotment.audit.summary import Summary, summarise
 from allotment.cli.audit_tables import predictor_figures, print_predictors, print_summary, summary_figures
 from allotment.config import EstimatorName, TrainConfig
-from allotment.errors import AllotmentError, InvalidInputError, MissingExtraError, message
-from allotment.lab.run_directory import saved_config
+from allotment.errors import AllotmentError, InvalidInputError, MissingExtraError
 from allotment.prediction import distinct_parts, text_features
 from allotment.report.audit_page import Audited, write_audit
+from allotment.run_logs.directory import saved_config
 
 ASSUMED_ORDER = "order assumed: the log does not say which prompts shared a step; one random order for every epoch"
 MOST_EMBEDDED = 60_000
@@ -97,12 +97,10 @@ class Audit:
         sources = [source for path in self.logs for source in find_sources(path, named, self.columns)]
         if not sources or (len(sources) > 1 and self.embeddings is not None):
             raise InvalidInputError(
-                message(
-                    "which log?" if not sources else "one file of embeddings does not serve several runs",
-                    got=", ".join(str(source.path) for source in sources[:5]) or "none",
-                    allowed="one or more logs; one with --embeddings",
-                    fix="pass a log" if not sources else "pass one run, or leave --embeddings out",
-                )
+                "which log?" if not sources else "one file of embeddings does not serve several runs",
+                got=", ".join(str(source.path) for source in sources[:5]) or "none",
+                allowed="one or more logs; one with --embeddings",
+                fix="pass a log" if not sources else "pass one run, or leave --embeddings out",
             )
         return sources
 

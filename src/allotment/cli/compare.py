@@ -20,7 +20,7 @@ from allotment.compare.cluster import on_ray
 from allotment.compare.running import locked, on_processes
 from allotment.compare.table import WIDTH
 from allotment.config import AnyTrainConfig, TrainConfig, TrainedName, TRLTrainConfig
-from allotment.errors import AllotmentError, ConfigError, message
+from allotment.errors import AllotmentError, ConfigError
 from allotment.planning.named import NamedPlanner
 
 EVERY_PLANNER: tuple[TrainedName, ...] = tuple(
@@ -80,12 +80,10 @@ class _Compare:
         print(json.dumps(as_json(comparison, blocks)) if self.json else as_text(comparison, blocks, width))
         if failed:
             raise RunsFailedError(
-                message(
-                    f"{len(failed)} of {len(jobs)} runs did not finish",
-                    got=f"{failed[0].job.path.name}: {str(failed[0].error).splitlines()[0]}",
-                    allowed="runs that end",
-                    fix="see each run's line above; the same command takes them up again",
-                )
+                f"{len(failed)} of {len(jobs)} runs did not finish",
+                got=f"{failed[0].job.path.name}: {str(failed[0].error).splitlines()[0]}",
+                allowed="runs that end",
+                fix="see each run's line above; the same command takes them up again",
             )
 
     def comparison(self) -> Comparison:
@@ -96,15 +94,13 @@ class _Compare:
         """
         for name, value in (("seeds", self.seeds), ("processes", self.processes)):
             if value < 1:
-                raise ConfigError(message(f"--{name} is too small", got=value, allowed="1 or more", fix="raise it"))
+                raise ConfigError(f"--{name} is too small", got=value, allowed="1 or more", fix="raise it")
         if self.gpus_per_run < 0 or (self.gpus_per_run > 0 and self.ray is None):
             raise ConfigError(
-                message(
-                    "--gpus-per-run cannot be had",
-                    got=f"--gpus-per-run {self.gpus_per_run:g}, --ray {self.ray}",
-                    allowed="0 or more, and only with --ray",
-                    fix="leave it out, or name a cluster with --ray",
-                )
+                "--gpus-per-run cannot be had",
+                got=f"--gpus-per-run {self.gpus_per_run:g}, --ray {self.ray}",
+                allowed="0 or more, and only with --ray",
+                fix="leave it out, or name a cluster with --ray",
             )
         form, values = type(self)._form, self.settings.model_dump()  # type: ignore[attr-defined]
         settings: AnyTrainConfig = form.from_values(values, "the command line")

@@ -16,7 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.text import Text
 
 from allotment.config import AnyTrainConfig, TrainConfig, TRLTrainConfig, train_config_named
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.sinks import SinkName, opened
 from allotment.trainers import trainer_of
 
@@ -43,7 +43,7 @@ class _Train:
         if self.dry_run:
             print(config.to_json(), end="")
             return
-        from allotment.lab.run_directory import RunDirectory, check_vacant
+        from allotment.run_logs.directory import RunDirectory, check_vacant
 
         if not is_main_process():
             trainer_of(config, out).run(RunDirectory(out), lambda row: None)
@@ -100,14 +100,12 @@ def defaults_of(arguments: Sequence[str]) -> tuple[str, AnyTrainConfig | None]:
     if "--resume" in arguments:
         if out is None or config is not None:
             raise ConfigError(
-                message(
-                    "--resume continues the run in --out with the settings saved there",
-                    got=f"--out {out}, --config {config}",
-                    allowed="--resume --out DIR",
-                    fix="name the run directory, leave --config out",
-                )
+                "--resume continues the run in --out with the settings saved there",
+                got=f"--out {out}, --config {config}",
+                allowed="--resume --out DIR",
+                fix="name the run directory, leave --config out",
             )
-        from allotment.lab.run_directory import saved_config
+        from allotment.run_logs.directory import saved_config
 
         saved = saved_config(Path(out))
         return saved.trainer, saved

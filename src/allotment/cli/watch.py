@@ -18,7 +18,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from allotment.errors import RunDirectoryError, message
+from allotment.errors import RunDirectoryError
 
 Row = dict[str, Any]
 RECENT = 20
@@ -66,12 +66,10 @@ class MetricsTail:
         self._read = 0
         if not self.path.exists():
             raise RunDirectoryError(
-                message(
-                    "there is no run to watch",
-                    got=run,
-                    allowed="a folder with metrics.jsonl",
-                    fix="check the path; a run writes its first line when its first evaluation is done",
-                )
+                "there is no run to watch",
+                got=run,
+                allowed="a folder with metrics.jsonl",
+                fix="check the path; a run writes its first line when its first evaluation is done",
             )
 
     def read(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from allotment.compare.plan import Job
 from allotment.compare.running import RESTARTS, Ended, explained, train
-from allotment.errors import ConfigError, message, needs_extra
+from allotment.errors import ConfigError, needs_extra
 
 
 def on_ray(jobs: Sequence[Job], address: str, processes: int, gpus: float = 0.0) -> Generator[Ended]:
@@ -32,13 +32,11 @@ def on_ray(jobs: Sequence[Job], address: str, processes: int, gpus: float = 0.0)
         ray.init(address=address, num_cpus=cores, log_to_driver=False, logging_level="ERROR")
     except (ConnectionError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
         raise ConfigError(
-            message(
-                "no Ray cluster can be reached there",
-                got=f"--ray {address}: {error}",
-                allowed="the address of a running cluster, auto, or local",
-                fix="start one with `ray start --head`, or let --ray local do it; "
-                "where the cluster asks for a token, set RAY_AUTH_MODE=token",
-            )
+            "no Ray cluster can be reached there",
+            got=f"--ray {address}: {error}",
+            allowed="the address of a running cluster, auto, or local",
+            fix="start one with `ray start --head`, or let --ray local do it; "
+            "where the cluster asks for a token, set RAY_AUTH_MODE=token",
         ) from error
     try:
         _check_gpus(gpus, ray.cluster_resources().get("GPU", 0.0))
@@ -64,10 +62,8 @@ def _check_gpus(asked: float, there: float) -> None:
     """Ray would wait for them without a word."""
     if asked > there:
         raise ConfigError(
-            message(
-                "the cluster has fewer GPUs than a run asks for",
-                got=f"--gpus-per-run {asked:g}, {there:g} in the cluster",
-                allowed="what the cluster has; a fraction shares a GPU",
-                fix="lower --gpus-per-run, or add a node with a GPU",
-            )
+            "the cluster has fewer GPUs than a run asks for",
+            got=f"--gpus-per-run {asked:g}, {there:g} in the cluster",
+            allowed="what the cluster has; a fraction shares a GPU",
+            fix="lower --gpus-per-run, or add a node with a GPU",
         )

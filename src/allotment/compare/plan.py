@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from allotment.config import AnyTrainConfig, TrainConfig
-from allotment.errors import ConfigError, message
-from allotment.lab.run_directory import saved_config
+from allotment.errors import ConfigError
 from allotment.report.runs import Run, read_run
 from allotment.report.summary import Measure
+from allotment.run_logs.directory import saved_config
 
 Role = Literal["reference", "planner", "yardstick"]
 
@@ -52,12 +52,10 @@ class Comparison:
         for name, values in (("planner", self.planners), ("budget", self.budgets)):
             if not values or len(set(values)) < len(values):
                 raise ConfigError(
-                    message(
-                        f"each {name} is compared once",
-                        got=" ".join(map(str, values)) or "none",
-                        allowed=f"at least one {name}, all different",
-                        fix=f"check --{name}s",
-                    )
+                    f"each {name} is compared once",
+                    got=" ".join(map(str, values)) or "none",
+                    allowed=f"at least one {name}, all different",
+                    fix=f"check --{name}s",
                 )
 
     def block(self, budget: int) -> list[Entry]:
@@ -108,12 +106,10 @@ def finished_run(job: Job) -> Run | None:
     if saved.steps > job.config.steps or saved.model_copy(update={"steps": job.config.steps}) != job.config:
         different = [n for n in type(saved).model_fields if getattr(saved, n) != getattr(job.config, n, None)]
         raise ConfigError(
-            message(
-                f"{job.path} holds a run with other settings: {', '.join(different)}",
-                got={name: getattr(job.config, name, None) for name in different},
-                allowed={name: getattr(saved, name) for name in different},
-                fix="give the settings it was made with (more --steps continue it), or compare in another folder",
-            )
+            f"{job.path} holds a run with other settings: {', '.join(different)}",
+            got={name: getattr(job.config, name, None) for name in different},
+            allowed={name: getattr(saved, name) for name in different},
+            fix="give the settings it was made with (more --steps continue it), or compare in another folder",
         )
     run = read_run(job.path)
     return _evaluated_as_configured(run) if job.config.steps in run.evaluations else None

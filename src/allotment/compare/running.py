@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from allotment.compare.plan import Job
-from allotment.errors import AllotmentError, RunDirectoryError, message, needs_extra
-from allotment.lab.run_directory import RunDirectory
+from allotment.errors import AllotmentError, RunDirectoryError, needs_extra
+from allotment.run_logs.directory import RunDirectory
 from allotment.trainers import trainer_of
 
 RESTARTS = 3
@@ -61,12 +61,10 @@ def locked(file: Path, wait_s: float = 0.0) -> Iterator[None]:
         lock = FileLock(file).acquire(timeout=wait_s)
     except Timeout as error:
         raise RunDirectoryError(
-            message(
-                "another process is at work there",
-                got=f"{file} is locked",
-                allowed="one comparison in a folder, and one process in a run directory, at a time",
-                fix="wait for it or stop it; a lock whose holder died is free by itself",
-            )
+            "another process is at work there",
+            got=f"{file} is locked",
+            allowed="one comparison in a folder, and one process in a run directory, at a time",
+            fix="wait for it or stop it; a lock whose holder died is free by itself",
         ) from error
     with lock:
         yield

@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import ConfigError, InvalidInputError, RewardMismatchError, message, needs_extra
+from allotment.errors import ConfigError, InvalidInputError, RewardMismatchError, needs_extra
 from allotment.planning import Planner
 from allotment.planning.shortlist import shortlist
 from allotment.prediction.base import canonical_ids
@@ -44,12 +44,10 @@ def plan(planner: Planner, prompt_ids: PromptIds, *, budget: int | None = None, 
     if (asked.counts == 1).any() or (budget is not None and asked.budget != budget):
         planner.cancel(asked)
         raise RewardMismatchError(
-            message(
-                "the plan cannot be carried out",
-                got=f"{asked.budget} rollouts, counts from {asked.counts.min()} to {asked.counts.max()}",
-                allowed=f"{'any sum' if budget is None else budget}, each count 0 or from 2 on",
-                fix="use a planner that spends its budget exactly, with a lower bound of 2 or more",
-            )
+            "the plan cannot be carried out",
+            got=f"{asked.budget} rollouts, counts from {asked.counts.min()} to {asked.counts.max()}",
+            allowed=f"{'any sum' if budget is None else budget}, each count 0 or from 2 on",
+            fix="use a planner that spends its budget exactly, with a lower bound of 2 or more",
         )
     return asked
 
@@ -68,12 +66,10 @@ def expand(rows: Sequence[Row], counts: Sequence[int]) -> list[Row]:
     """
     if len(rows) != len(counts) or any(count < 0 for count in counts):
         raise InvalidInputError(
-            message(
-                "rows and counts do not fit together",
-                got=f"{len(rows)} rows, {len(counts)} counts, the least {min(counts, default=0)}",
-                allowed="one count >= 0 for each row",
-                fix="pass counts_of(plan, ids of the rows)",
-            )
+            "rows and counts do not fit together",
+            got=f"{len(rows)} rows, {len(counts)} counts, the least {min(counts, default=0)}",
+            allowed="one count >= 0 for each row",
+            fix="pass counts_of(plan, ids of the rows)",
         )
     return [row for row, count in zip(rows, counts, strict=True) for _ in range(count)]
 
@@ -100,7 +96,7 @@ def group_advantages(
         from allotment.learning.advantages import advantage_estimator
     if weighting not in get_args(Weighting):
         raise ConfigError(
-            message("there is no such weighting", got=repr(weighting), allowed="prompt, rollout", fix="use 'prompt'")
+            "there is no such weighting", got=repr(weighting), allowed="prompt, rollout", fix="use 'prompt'"
         )
     number: dict[Any, int] = {}
     group_N = np.array([number.setdefault(group, len(number)) for group in group_ids], dtype=np.int64)

@@ -19,7 +19,7 @@ from typing import Any
 
 from tinker_cookbook.rl.types import Env, EnvGroupBuilder, Metrics, RLDataset, Trajectory
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.integrations.generic import Weighting, counts_of, plan
 from allotment.planning import Planner
 from allotment.types import Plan, PromptId
@@ -137,12 +137,10 @@ class _Told(EnvGroupBuilder):  # type: ignore[misc]
 def _resized(builder: Any, count: int) -> EnvGroupBuilder:
     if "num_envs" not in getattr(builder, "__dataclass_fields__", {}):
         raise ConfigError(
-            message(
-                "the size of a group cannot be set",
-                got=f"a builder {type(builder).__name__}",
-                allowed="a dataclass with a field num_envs, such as ProblemGroupBuilder",
-                fix="give the builder such a field",
-            )
+            "the size of a group cannot be set",
+            got=f"a builder {type(builder).__name__}",
+            allowed="a dataclass with a field num_envs, such as ProblemGroupBuilder",
+            fix="give the builder such a field",
         )
     resized: EnvGroupBuilder = dataclasses.replace(builder, num_envs=count)
     return resized

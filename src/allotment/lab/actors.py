@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from allotment.config import TrainConfig
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_parameters, parameters_state
 from allotment.lab.generation import Lab, Rollouts
 from allotment.lab.step_rows import Metrics
@@ -187,15 +187,13 @@ def make_actor(config: TrainConfig, trained: Lab) -> Actor:
         return makers[config.actor](trained, **config.actor_settings)  # type: ignore[no-any-return]
     except (KeyError, TypeError) as error:
         raise ConfigError(
-            message(
-                f"the actor {config.actor!r} cannot be made with these settings",
-                got=error,
-                allowed=", ".join(makers),
-                fix="correct the setting's name",
-            )
+            f"the actor {config.actor!r} cannot be made with these settings",
+            got=error,
+            allowed=", ".join(makers),
+            fix="correct the setting's name",
         ) from error
 
 
 def _refused(actor: str, got: str, allowed: str) -> ConfigError:
     wrong = f"the actor {actor!r} cannot be made with these settings"
-    return ConfigError(message(wrong, got=got, allowed=allowed, fix="correct --actor-settings"))
+    return ConfigError(wrong, got=got, allowed=allowed, fix="correct --actor-settings")

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from allotment.errors import StateError, message
+from allotment.errors import StateError
 from allotment.lab.generation import Lab
 from allotment.lab.policy import Policy, PolicySize
 from allotment.lab.regime import Regime, regime_named
@@ -52,12 +52,10 @@ def load_lab(regime: str | Regime, path: Path | None = None) -> Lab:
     state = load_state(path, kind=KIND)
     if state["regime"] != regime.name:
         raise StateError(
-            message(
-                f"the policy in {path} was trained for another regime",
-                got=state["regime"],
-                allowed=regime.name,
-                fix="pass the regime it was trained for",
-            )
+            f"the policy in {path} was trained for another regime",
+            got=state["regime"],
+            allowed=regime.name,
+            fix="pass the regime it was trained for",
         )
     tokenizer = Tokenizer(decode_json(state["vocabulary"]))
     policy = Policy(PolicySize(len(tokenizer), **state["size"]))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from allotment.config import ObjectiveName, TrainConfig
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.learning import AdvantageName
 
 ADVANTAGES: dict[ObjectiveName, AdvantageName] = {"rloo": "rloo", "dr-grpo": "dr_grpo", "grpo": "grpo"}
@@ -78,12 +78,10 @@ def _check_beside_planner(config: TrainConfig) -> None:
 def refused(config: TrainConfig, reason: str, fix: str) -> ConfigError:
     """The error that says what stands against a combination."""
     return ConfigError(
-        message(
-            f"these cannot be combined: {reason}",
-            got=f"objective {' '.join(config.objective) or 'of the estimator'}, planner {config.planner}, "
-            f"select {config.select}",
-            allowed="one of grpo, dr-grpo, rloo, gdpo; one of divergence-ppo, flowrl, on-policy-dpo; "
-            "one of representation-reward, ml-irl; jackpot and capo beside them",
-            fix=fix,
-        )
+        f"these cannot be combined: {reason}",
+        got=f"objective {' '.join(config.objective) or 'of the estimator'}, planner {config.planner}, "
+        f"select {config.select}",
+        allowed="one of grpo, dr-grpo, rloo, gdpo; one of divergence-ppo, flowrl, on-policy-dpo; "
+        "one of representation-reward, ml-irl; jackpot and capo beside them",
+        fix=fix,
     )

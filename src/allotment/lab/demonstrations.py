@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.lab.generation import Lab, Rollouts
 from allotment.tasks.mixture import Problem
 from allotment.tasks.verifier import is_correct
@@ -89,4 +89,4 @@ def _checked_tokens(lab: Lab, problem: Problem, text: str) -> list[int]:
 
 
 def _refused(wrong: str, got: str, allowed: str, fix: str) -> InvalidInputError:
-    return InvalidInputError(message(wrong, got=got, allowed=allowed, fix=fix))
+    return InvalidInputError(wrong, got=got, allowed=allowed, fix=fix)

@@ -19,7 +19,7 @@ import torch
 
 from allotment.allocation import allocate_exact
 from allotment.config import GradientVarianceConfig
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.history import past_steps
@@ -176,21 +176,17 @@ def _informed_planners(
 def _check(config: GradientVarianceConfig, pool_size: int) -> None:
     if config.batches * config.prompts > pool_size:
         raise ConfigError(
-            message(
-                "more prompts than the pool holds",
-                got=f"{config.batches} batches of {config.prompts}",
-                allowed=f"{pool_size} prompts in all",
-                fix="lower --batches or --prompts",
-            )
+            "more prompts than the pool holds",
+            got=f"{config.batches} batches of {config.prompts}",
+            allowed=f"{pool_size} prompts in all",
+            fix="lower --batches or --prompts",
         )
 
 
 def _no_variance(config: GradientVarianceConfig, batch: int) -> ConfigError:
     return ConfigError(
-        message(
-            f"batch {batch + 1} has no gradient variance to compare: no prompt had both a right and a wrong rollout",
-            got=f"{config.prompts} prompts of {config.rollouts} rollouts",
-            allowed="batches with variance",
-            fix="raise --prompts or --rollouts",
-        )
+        f"batch {batch + 1} has no gradient variance to compare: no prompt had both a right and a wrong rollout",
+        got=f"{config.prompts} prompts of {config.rollouts} rollouts",
+        allowed="batches with variance",
+        fix="raise --prompts or --rollouts",
     )

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import layer_norm
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_optimizer, load_parameters, optimizer_state, parameters_state
 from allotment.lab.demonstrations import Demonstration, as_rollouts, written_demonstrations
 from allotment.lab.generation import Lab, Rollouts
@@ -18,7 +18,7 @@ from allotment.lab.judges import Judged
 from allotment.lab.labelled import Pooling
 from allotment.lab.step_rows import Metrics
 from allotment.learning.groups import group
-from allotment.learning.ml_irl import RewardNetwork, reward_loss, soft_rewards, squared_rewards
+from allotment.methods.objectives.ml_irl import RewardNetwork, reward_loss, soft_rewards, squared_rewards
 from allotment.state import State, check_state
 from allotment.tasks.mixture import Mixture, Problem
 
@@ -30,9 +30,10 @@ class MaximumLikelihoodIRL:
     """Maximum-likelihood inverse reinforcement learning (arXiv 2210.01808) in the verifier's place.
 
     The verifier is not asked: what is right is known from demonstrations alone, right completions of prompts of the
-    pool. One step of the policy on the reward, one step of the reward (:mod:`allotment.learning.ml_irl`), in turns. The
-    reward step is on the rollouts of the policy before its step, one step later than in the paper, so that no further
-    ones are drawn. It is that of the likelihood where rollouts are of the trained policy (``--actor current``).
+    pool. One step of the policy on the reward, one step of the reward (:mod:`allotment.methods.objectives.ml_irl`), in
+    turns. The reward step is on the rollouts of the policy before its step, one step later than in the paper, so that
+    no further ones are drawn. It is that of the likelihood where rollouts are of the trained policy (``--actor
+    current``).
 
     The reward is a network on what the policy's blocks make of prompt and completion, as the policy was at the start:
     each block's output, normalised. From the trained policy's own hidden states, the policy could raise its reward by
@@ -177,4 +178,4 @@ class MaximumLikelihoodIRL:
 
 def _refused(setting: str, got: str, allowed: str) -> ConfigError:
     wrong = f"maximum-likelihood inverse reinforcement learning cannot have this {setting}"
-    return ConfigError(message(wrong, got=got, allowed=allowed, fix="correct the setting"))
+    return ConfigError(wrong, got=got, allowed=allowed, fix="correct the setting")

@@ -9,13 +9,13 @@ from typing import Any
 from torch import nn
 
 from allotment.config import ObjectiveName, TrainConfig
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.lab.combinations import ADVANTAGES, LOSSES, check_combination, refused, trains_on_preferences
 from allotment.lab.generation import Lab
 from allotment.learning import AdvantageName
-from allotment.learning.gdpo import GDPO
 from allotment.learning.record import Need, TokenGate, TokenObjective
 from allotment.learning.surrogate import Surrogate
+from allotment.methods.objectives.gdpo import GDPO
 
 _PREFERENCE = {"beta": 0.15, "pairs": "extreme", "alpha": 7.5}
 """How a representation-based reward trains; the first and the last can be set."""
@@ -60,33 +60,33 @@ def make_objective(config: TrainConfig, lab: Lab) -> Objective:
     advantage: AdvantageName = next((ADVANTAGES[n] for n in names if n in ADVANTAGES), _default_advantage(config))
     loss: TokenObjective = made("surrogate", Surrogate, settings)
     if "divergence-ppo" in names:
-        from allotment.learning.divergence import DivergencePPO
+        from allotment.methods.objectives.divergence import DivergencePPO
 
         loss = made("divergence-ppo", DivergencePPO, settings)
     if "flowrl" in names:
-        from allotment.learning.flowrl import FlowRL
+        from allotment.methods.objectives.flowrl import FlowRL
 
         loss = made("flowrl", FlowRL, settings, width=lab.policy.size.width, seed=config.seed)
     if "on-policy-dpo" in names:
-        from allotment.learning.preference import Preference
+        from allotment.methods.objectives.preference import Preference
 
         loss = made("on-policy-dpo", Preference, settings)
     elif trains_on_preferences(config):
-        from allotment.learning.preference import Preference
+        from allotment.methods.objectives.preference import Preference
 
         own = settings.get("representation-reward", {})
         chosen = {name: own.get(name, value) for name, value in _PREFERENCE.items()}
         loss = made("representation-reward", Preference, {"representation-reward": chosen})
     gates: dict[str, TokenGate] = {}
     if "jackpot" in names:
-        from allotment.learning.jackpot import Jackpot
+        from allotment.methods.objectives.jackpot import Jackpot
 
         gates["jackpot"] = made("jackpot", Jackpot, settings)
         if getattr(loss, "anchor", "old") == "rollout":
             reason = "divergence-ppo and jackpot both weigh by the ratio to the rollout policy"
             raise refused(config, reason, 'give divergence-ppo the setting "anchor": "old"')
     if "capo" in names:
-        from allotment.learning.capo import CAPO
+        from allotment.methods.objectives.capo import CAPO
 
         gates["capo"] = made("capo", CAPO, settings)
     gdpo: GDPO | None = made("gdpo", GDPO, settings, rewards=config.rewards) if "gdpo" in names else None
@@ -111,12 +111,10 @@ def judge_settings(config: TrainConfig, name: ObjectiveName) -> dict[str, Any]:
         train = settings.pop("train", "preference")
         if train not in ("preference", "policy-gradient"):
             raise ConfigError(
-                message(
-                    "a representation-based reward cannot train so",
-                    got=repr(train),
-                    allowed="preference, policy-gradient",
-                    fix="choose one of them",
-                )
+                "a representation-based reward cannot train so",
+                got=repr(train),
+                allowed="preference, policy-gradient",
+                fix="choose one of them",
             )
         settings = {key: value for key, value in settings.items() if key not in ("beta", "alpha")}
     return settings
@@ -129,12 +127,10 @@ def _settings(config: TrainConfig) -> dict[str, dict[str, Any]]:
     for name, values in settings.items():
         if name not in allowed or not isinstance(values, dict):
             raise ConfigError(
-                message(
-                    "objective_settings has an entry that is of no objective of the run",
-                    got=f"{name!r}: {values!r}",
-                    allowed=f"a table of settings for each of: {', '.join(allowed)}",
-                    fix='such as \'{"divergence-ppo": {"delta": 0.15}}\'',
-                )
+                "objective_settings has an entry that is of no objective of the run",
+                got=f"{name!r}: {values!r}",
+                allowed=f"a table of settings for each of: {', '.join(allowed)}",
+                fix='such as \'{"divergence-ppo": {"delta": 0.15}}\'',
             )
     return settings
 
@@ -149,10 +145,8 @@ def made(name: str, constructor: Any, settings: Mapping[str, dict[str, Any]], **
         return constructor(**given, **settings.get(name, {}))
     except (TypeError, AttributeError) as error:
         raise ConfigError(
-            message(
-                f"the objective {name!r} cannot be made with these settings",
-                got=error,
-                allowed=f"the arguments of {constructor.__module__}.{constructor.__name__}",
-                fix="correct the setting's name",
-            )
+            f"the objective {name!r} cannot be made with these settings",
+            got=error,
+            allowed=f"the arguments of {constructor.__module__}.{constructor.__name__}",
+            fix="correct the setting's name",
         ) from error

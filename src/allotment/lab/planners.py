@@ -9,7 +9,7 @@ import numpy as np
 from scipy.special import logit
 
 from allotment.config import CHOOSE_PROMPTS, MethodName, PlannerName, TrainConfig
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.lab.embeddings import prompt_embeddings
 from allotment.lab.generation import Lab
 from allotment.planning import VIP, Planner
@@ -114,12 +114,10 @@ def make_planner(
         case _ if name in NAMES or name in METHODS:
             return named_planner(name, **settings, **described(), seed=seed, **method)
     raise ConfigError(
-        message(
-            "unknown planner",
-            got=repr(name),
-            allowed=f"{', '.join(NAMES)}, {', '.join(METHODS)}, vip-second-look, vip-tokens",
-            fix="choose one of them",
-        )
+        "unknown planner",
+        got=repr(name),
+        allowed=f"{', '.join(NAMES)}, {', '.join(METHODS)}, vip-second-look, vip-tokens",
+        fix="choose one of them",
     )
 
 
@@ -129,9 +127,7 @@ def _predictor_named(name: str, described: dict[str, Any]) -> Predictor:
         return default_predictor(*described.values())
     if name == "counts":
         return DiscountedCounts()
-    raise ConfigError(
-        message("unknown predictor", got=repr(name), allowed="vip, counts", fix="choose one, or leave it out")
-    )
+    raise ConfigError("unknown predictor", got=repr(name), allowed="vip, counts", fix="choose one, or leave it out")
 
 
 def make_training_selector(planner: Planner, config: TrainConfig) -> Selector | None:
@@ -153,10 +149,8 @@ def make_training_selector(planner: Planner, config: TrainConfig) -> Selector | 
     else:
         reason = f"{config.planner} says itself which rollouts are trained on and how they count"
     raise ConfigError(
-        message(
-            f"--select {config.select} cannot be combined with --planner {config.planner}: {reason}",
-            got=f"planner {config.planner}, select {config.select}",
-            allowed="a planner that trains on all it generates, such as vip or uniform",
-            fix="leave --select out, or choose another planner",
-        )
+        f"--select {config.select} cannot be combined with --planner {config.planner}: {reason}",
+        got=f"planner {config.planner}, select {config.select}",
+        allowed="a planner that trains on all it generates, such as vip or uniform",
+        fix="leave --select out, or choose another planner",
     )

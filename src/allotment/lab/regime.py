@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 
 SCRATCHPAD_ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 MAX_ANSWER = 10
@@ -69,5 +69,5 @@ def regime_named(name: str) -> Regime:
         ConfigError: there is none.
     """
     if name not in REGIMES:
-        raise ConfigError(message("unknown regime", got=repr(name), allowed=sorted(REGIMES), fix="choose one of them"))
+        raise ConfigError("unknown regime", got=repr(name), allowed=sorted(REGIMES), fix="choose one of them")
     return REGIMES[name]

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_optimizer, load_parameters, optimizer_state, parameters_state
 from allotment.lab.generation import Lab, Rollouts
 from allotment.lab.judges import Judged
 from allotment.lab.labelled import Compare, Labelled, Pooling, balanced, labelled_pairs, labelled_rollouts
 from allotment.lab.step_rows import Metrics
-from allotment.learning.pairs import preference_pairs
-from allotment.learning.representation import RepresentationProbe, fit_probe, probe_optimizer, probe_step
+from allotment.methods.objectives.pairs import preference_pairs
+from allotment.methods.objectives.representation import RepresentationProbe, fit_probe, probe_optimizer, probe_step
 from allotment.state import State, check_state
 from allotment.tasks.mixture import Mixture, Problem
 
@@ -67,9 +67,9 @@ class RepresentationReward:
     """The representation-based reward (arXiv 2503.10093) in the verifier's place.
 
     At the start, rollouts of the starting policy on prompts of the warm start, which are not trained on, are labelled
-    by the verifier, and a probe (:class:`~allotment.learning.representation.RepresentationProbe`) is fitted to pairs of
-    a right and a wrong one. The verifier is not asked again. A rollout's reward is ``sigmoid(s) - 1/2``; a success is
-    s > 0.
+    by the verifier, and a probe (:class:`~allotment.methods.objectives.representation.RepresentationProbe`) is fitted
+    to pairs of a right and a wrong one. The verifier is not asked again. A rollout's reward is ``sigmoid(s) - 1/2``; a
+    success is s > 0.
 
     The default is not the paper's, ``pooling="last"``, ``compare="prompt"``, ``states="current"``. So small a
     policy's state at the last token says next to nothing of which of a prompt's rollouts is right; what its states
@@ -199,4 +199,4 @@ class RepresentationReward:
 
 
 def _refused(wrong: str, got: str, allowed: str, fix: str) -> ConfigError:
-    return ConfigError(message(f"the representation-based reward {wrong}", got=got, allowed=allowed, fix=fix))
+    return ConfigError(f"the representation-based reward {wrong}", got=got, allowed=allowed, fix=fix)

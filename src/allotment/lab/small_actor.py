@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.lab.actors import Learnt
 from allotment.lab.checkpoint import (
     load_lab,
@@ -18,7 +18,7 @@ from allotment.lab.checkpoint import (
 from allotment.lab.generation import Lab, Outputs
 from allotment.lab.step_rows import Metrics
 from allotment.learning import clipped_surrogate
-from allotment.learning.jackpot import kl_divergence
+from allotment.methods.objectives.jackpot import kl_divergence
 from allotment.state import State
 
 
@@ -92,4 +92,4 @@ class SmallActor:
 
 def _refused(got: str, allowed: str) -> ConfigError:
     wrong = "the actor 'small' cannot be made with these settings"
-    return ConfigError(message(wrong, got=got, allowed=allowed, fix="correct --actor-settings"))
+    return ConfigError(wrong, got=got, allowed=allowed, fix="correct --actor-settings")

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 
 PAD, ANSWER, END = "<pad>", "<ans>", "<end>"
 MINIMUM_SHARE = 0.02
@@ -83,10 +83,8 @@ class Tokenizer:
             return [self._numbers[part] for part in parts]
         except KeyError as error:
             raise InvalidInputError(
-                message(
-                    "a text holds a character outside the vocabulary",
-                    got=f"{error.args[0]!r} in {text!r}",
-                    allowed="".join(t for t in self.vocabulary if len(t) == 1),
-                    fix="train a new tokenizer and a new checkpoint on the texts to be used",
-                )
+                "a text holds a character outside the vocabulary",
+                got=f"{error.args[0]!r} in {text!r}",
+                allowed="".join(t for t in self.vocabulary if len(t) == 1),
+                fix="train a new tokenizer and a new checkpoint on the texts to be used",
             ) from None

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 
 from allotment.config import TrainConfig
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.lab.actors import Learnt, make_actor
 from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
@@ -23,13 +23,13 @@ from allotment.lab.learner import Learner
 from allotment.lab.planners import make_planner, make_training_selector
 from allotment.lab.recent import Recent, Visit
 from allotment.lab.rewards import named_rewards
-from allotment.lab.run_directory import RunDirectory
 from allotment.lab.scores import sketch_named
 from allotment.lab.solutions import many_answers
 from allotment.lab.step_rows import Metrics, rollout_rows, step_metrics
 from allotment.learning import Length, advantage_estimator, group, rollout_weights, second_look_advantages
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.planning import Planner
+from allotment.run_logs.directory import RunDirectory
 from allotment.selection import Selection, check_selection, emptied_groups
 from allotment.state import State
 from allotment.tasks.countdown import mixture_of
@@ -296,12 +296,10 @@ class Trainer:
 def _check_pool(pool_size: int, config: TrainConfig) -> None:
     if config.asked_prompts > pool_size:
         raise ConfigError(
-            message(
-                "a step takes more prompts than the pool holds",
-                got=f"{config.asked_prompts}: prompts_per_step {config.prompts_per_step} times its candidates",
-                allowed=f"at most {pool_size}",
-                fix="lower --prompts-per-step or --candidates",
-            )
+            "a step takes more prompts than the pool holds",
+            got=f"{config.asked_prompts}: prompts_per_step {config.prompts_per_step} times its candidates",
+            allowed=f"at most {pool_size}",
+            fix="lower --prompts-per-step or --candidates",
         )
 
 

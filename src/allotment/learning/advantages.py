@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from allotment.errors import ConfigError, InvalidInputError, message
+from allotment.errors import ConfigError, InvalidInputError
 from allotment.learning.groups import Groups, group
 
 AdvantageName = Literal["rloo", "dr_grpo", "grpo"]
@@ -65,7 +65,7 @@ def grpo_advantages(rewards_N: Tensor, group_ids_N: Tensor, epsilon: float = 1e-
     """
     if not epsilon > 0:
         raise InvalidInputError(
-            message("epsilon is not positive.", got=epsilon, allowed="> 0", fix="use 1e-4 (TRL) or 1e-6 (verl)")
+            "epsilon is not positive.", got=epsilon, allowed="> 0", fix="use 1e-4 (TRL) or 1e-6 (verl)"
         )
     groups, centred_N = _centred(rewards_N, group_ids_N)
     std_Q = (groups.sums(centred_N**2) / (groups.sizes_Q - 1).clamp(min=1)).sqrt()
@@ -86,7 +86,7 @@ def advantage_estimator(name: AdvantageName) -> AdvantageFunction:
     """
     if name not in _BY_NAME:
         raise ConfigError(
-            message("Unknown advantage.", got=repr(name), allowed=", ".join(_BY_NAME), fix="use 'rloo' when in doubt")
+            "Unknown advantage.", got=repr(name), allowed=", ".join(_BY_NAME), fix="use 'rloo' when in doubt"
         )
     return _BY_NAME[name]
 
@@ -96,23 +96,19 @@ def _centred(rewards_N: Tensor, group_ids_N: Tensor) -> tuple[Groups, Tensor]:
     groups = group(group_ids_N)
     if rewards_N.shape != group_ids_N.shape:
         raise InvalidInputError(
-            message(
-                "Rewards and group ids do not fit together.",
-                got=f"rewards {tuple(rewards_N.shape)}, group ids {tuple(group_ids_N.shape)}",
-                allowed="both [N]",
-                fix="give one reward and one id per rollout, flat",
-            )
+            "Rewards and group ids do not fit together.",
+            got=f"rewards {tuple(rewards_N.shape)}, group ids {tuple(group_ids_N.shape)}",
+            allowed="both [N]",
+            fix="give one reward and one id per rollout, flat",
         )
     finite_N = torch.isfinite(rewards_N)
     if not finite_N.all():
         index = int((~finite_N).nonzero()[0, 0])
         raise InvalidInputError(
-            message(
-                f"The reward at index {index} is not finite.",
-                got=float(rewards_N[index]),
-                allowed="finite numbers",
-                fix="score a failed verification 0, or leave the rollout out",
-            )
+            f"The reward at index {index} is not finite.",
+            got=float(rewards_N[index]),
+            allowed="finite numbers",
+            fix="score a failed verification 0, or leave the rollout out",
         )
     dtype = torch.promote_types(rewards_N.dtype, torch.float32)
     return groups, groups.centred(rewards_N.detach().to(dtype))

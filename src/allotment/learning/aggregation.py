@@ -12,7 +12,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from allotment.errors import ConfigError, InvalidInputError, message
+from allotment.errors import ConfigError, InvalidInputError
 from allotment.learning.groups import checked_mask, group
 
 Aggregation = Literal["prompt_mean", "sequence_mean", "token_mean"]
@@ -58,7 +58,7 @@ def rollout_weights(
     _check_options(aggregation, length)
     if group_sizes_N is not None and total is None:
         fix = "pass the total of the whole batch too (for prompt_mean its number of prompts)"
-        raise ConfigError(message("group_sizes_N without total.", got="total=None", allowed="both or none", fix=fix))
+        raise ConfigError("group_sizes_N without total.", got="total=None", allowed="both or none", fix=fix)
     mask_NT = checked_mask(mask_NT, len(group_ids_N))
     groups = group(group_ids_N)
     ones_N = torch.ones(len(group_ids_N), dtype=dtype, device=mask_NT.device)
@@ -101,21 +101,15 @@ def aggregate(
 def _check_options(aggregation: str, length: Length) -> None:
     if aggregation not in get_args(Aggregation):
         allowed = ", ".join(get_args(Aggregation))
-        raise ConfigError(
-            message("Unknown aggregation.", got=repr(aggregation), allowed=allowed, fix="use 'prompt_mean'")
-        )
+        raise ConfigError("Unknown aggregation.", got=repr(aggregation), allowed=allowed, fix="use 'prompt_mean'")
     if length not in ("mean", "sum") and not (isinstance(length, int | float) and 0 < length < float("inf")):
-        raise ConfigError(
-            message("Unknown length.", got=repr(length), allowed="'mean', 'sum', a number > 0", fix="use 'mean'")
-        )
+        raise ConfigError("Unknown length.", got=repr(length), allowed="'mean', 'sum', a number > 0", fix="use 'mean'")
     if aggregation == "token_mean" and length != "mean":
         raise ConfigError(
-            message(
-                "token_mean divides by the tokens of the batch and has no choice of length.",
-                got=f"length={length!r}",
-                allowed="length='mean'",
-                fix="use prompt_mean or sequence_mean with this length",
-            )
+            "token_mean divides by the tokens of the batch and has no choice of length.",
+            got=f"length={length!r}",
+            allowed="length='mean'",
+            fix="use prompt_mean or sequence_mean with this length",
         )
 
 
@@ -124,18 +118,16 @@ def _total(given: float | None, seen: int) -> float:
     if given is None:
         return seen
     if not given > 0:
-        raise InvalidInputError(message("total is not positive.", got=given, allowed="> 0", fix="leave it out"))
+        raise InvalidInputError("total is not positive.", got=given, allowed="> 0", fix="leave it out")
     return given
 
 
 def _checked_sizes(given_N: Tensor, seen_N: Tensor) -> Tensor:
     if given_N.shape != seen_N.shape or bool((given_N < seen_N).any()):
         raise InvalidInputError(
-            message(
-                "The group sizes do not fit the group ids.",
-                got=f"shape {tuple(given_N.shape)}, least {given_N.min()}",
-                allowed=f"shape {tuple(seen_N.shape)}, each at least the rollouts of the group that are present",
-                fix="pass n_q of the whole batch for every rollout, or leave group_sizes_N out",
-            )
+            "The group sizes do not fit the group ids.",
+            got=f"shape {tuple(given_N.shape)}, least {given_N.min()}",
+            allowed=f"shape {tuple(seen_N.shape)}, each at least the rollouts of the group that are present",
+            fix="pass n_q of the whole batch for every rollout, or leave group_sizes_N out",
         )
     return given_N

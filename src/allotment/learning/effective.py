@@ -13,7 +13,7 @@ import numpy.typing as npt
 import torch
 from scipy.special import comb
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.learning.advantages import AdvantageName, advantage_estimator
 from allotment.learning.aggregation import Aggregation, Length, rollout_weights
 from allotment.types import FloatArray, IntArray
@@ -62,12 +62,10 @@ def _check(p_Q: FloatArray, n_Q: IntArray, lengths_2Q: IntArray) -> None:
     fits = p_Q.ndim == 1 and p_Q.shape == n_Q.shape and p_Q.size > 0
     if not (fits and np.all((p_Q > 0) & (p_Q < 1)) and np.all(n_Q >= 1) and np.all(lengths_2Q >= 1)):
         raise InvalidInputError(
-            message(
-                "Effective weights cannot be computed.",
-                got=f"probabilities {p_Q}, counts {n_Q}, lengths {lengths_2Q.tolist()}",
-                allowed="equally many probabilities inside (0, 1) and counts >= 1, lengths >= 1",
-                fix="leave out prompts with p = 0 or 1: their gradient is 0",
-            )
+            "Effective weights cannot be computed.",
+            got=f"probabilities {p_Q}, counts {n_Q}, lengths {lengths_2Q.tolist()}",
+            allowed="equally many probabilities inside (0, 1) and counts >= 1, lengths >= 1",
+            fix="leave out prompts with p = 0 or 1: their gradient is 0",
         )
 
 

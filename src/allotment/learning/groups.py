@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 
 
 @dataclass(frozen=True)
@@ -58,21 +58,17 @@ def group(group_ids_N: Tensor) -> Groups:
     """
     if group_ids_N.ndim != 1 or group_ids_N.numel() == 0:
         raise InvalidInputError(
-            message(
-                "The group ids are not a non-empty vector.",
-                got=f"shape {tuple(group_ids_N.shape)}",
-                allowed="shape [N] with N >= 1",
-                fix="give one id per rollout, flat",
-            )
+            "The group ids are not a non-empty vector.",
+            got=f"shape {tuple(group_ids_N.shape)}",
+            allowed="shape [N] with N >= 1",
+            fix="give one id per rollout, flat",
         )
     if group_ids_N.is_floating_point() or group_ids_N.is_complex() or group_ids_N.dtype == torch.bool:
         raise InvalidInputError(
-            message(
-                "The group ids are not integers.",
-                got=f"dtype {group_ids_N.dtype}",
-                allowed="an integer dtype",
-                fix="number the prompts of the batch, for instance by numpy.unique(ids, return_inverse=True)",
-            )
+            "The group ids are not integers.",
+            got=f"dtype {group_ids_N.dtype}",
+            allowed="an integer dtype",
+            fix="number the prompts of the batch, for instance by numpy.unique(ids, return_inverse=True)",
         )
     ids_Q, index_N, sizes_Q = torch.unique(group_ids_N, return_inverse=True, return_counts=True)
     return Groups(ids_Q, index_N, sizes_Q)
@@ -85,11 +81,9 @@ def checked_mask(mask_NT: Tensor, rollouts: int) -> Tensor:
     """
     if mask_NT.ndim != 2 or len(mask_NT) != rollouts or not ((mask_NT == 0) | (mask_NT == 1)).all():
         raise InvalidInputError(
-            message(
-                "The token mask cannot be used.",
-                got=f"shape {tuple(mask_NT.shape)}, dtype {mask_NT.dtype}",
-                allowed=f"shape [{rollouts}, T], values 0 and 1 only",
-                fix="pass the response mask; multiply token weights into the token loss instead",
-            )
+            "The token mask cannot be used.",
+            got=f"shape {tuple(mask_NT.shape)}, dtype {mask_NT.dtype}",
+            allowed=f"shape [{rollouts}, T], values 0 and 1 only",
+            fix="pass the response mask; multiply token weights into the token loss instead",
         )
     return mask_NT.bool()

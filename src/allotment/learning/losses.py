@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.learning.groups import checked_mask
 
 
@@ -70,21 +70,17 @@ def _check(new_NT: Tensor, old_NT: Tensor, advantages_N: Tensor, mask_NT: Tensor
     shapes = [tuple(x.shape) for x in (new_NT, old_NT, advantages_N, mask_NT)]
     if not (shapes[0] == shapes[1] == shapes[3] and shapes[2] == shapes[0][:1]):
         raise InvalidInputError(
-            message(
-                "The tensors of the surrogate do not fit together.",
-                got=f"log_probs {shapes[0]}, old_log_probs {shapes[1]}, advantages {shapes[2]}, mask {shapes[3]}",
-                allowed="[N, T], [N, T], [N], [N, T]",
-                fix="one row per rollout, in the same order everywhere",
-            )
+            "The tensors of the surrogate do not fit together.",
+            got=f"log_probs {shapes[0]}, old_log_probs {shapes[1]}, advantages {shapes[2]}, mask {shapes[3]}",
+            allowed="[N, T], [N, T], [N], [N, T]",
+            fix="one row per rollout, in the same order everywhere",
         )
     if not (0 <= low <= 1 and high >= 0):
         raise InvalidInputError(
-            message(
-                "The clip range cannot be used.",
-                got=f"clip_low={low}, clip_high={high}",
-                allowed="0 <= clip_low <= 1, clip_high >= 0",
-                fix="use 0.2 and 0.2 (PPO) or 0.2 and 0.28 (DAPO)",
-            )
+            "The clip range cannot be used.",
+            got=f"clip_low={low}, clip_high={high}",
+            allowed="0 <= clip_low <= 1, clip_high >= 0",
+            fix="use 0.2 and 0.2 (PPO) or 0.2 and 0.28 (DAPO)",
         )
 
 
@@ -93,10 +89,8 @@ def _check_finite(name: str, values: Tensor) -> None:
     if not finite.all():
         index = tuple(int(i) for i in (~finite).nonzero()[0])
         raise InvalidInputError(
-            message(
-                f"The {name} at index {index} is not finite.",
-                got=float(values[index]),
-                allowed="finite numbers inside the mask",
-                fix="check the mask, and that both policies can produce this token",
-            )
+            f"The {name} at index {index} is not finite.",
+            got=float(values[index]),
+            allowed="finite numbers inside the mask",
+            fix="check the mask, and that both policies can produce this token",
         )

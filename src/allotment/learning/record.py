@@ -14,7 +14,7 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.learning.groups import checked_mask
 from allotment.learning.losses import TokenLoss
 
@@ -80,12 +80,10 @@ class TokenRecord:
             bad_NT = mask_NT & ~torch.isfinite(values_NT.detach())
             if bad_NT.any():
                 raise InvalidInputError(
-                    message(
-                        f"{name} is not finite for {int(bad_NT.sum())} tokens",
-                        got=float(values_NT[bad_NT][0]),
-                        allowed="finite logarithms inside the mask",
-                        fix=f"{who} must log the log-probability of every token it drew",
-                    )
+                    f"{name} is not finite for {int(bad_NT.sum())} tokens",
+                    got=float(values_NT[bad_NT][0]),
+                    allowed="finite logarithms inside the mask",
+                    fix=f"{who} must log the log-probability of every token it drew",
                 )
 
 
@@ -116,12 +114,10 @@ def require(record: TokenRecord, name: str, *needs: Need) -> None:
         field, who = _WHO[need]
         if getattr(record, field) is None:
             raise InvalidInputError(
-                message(
-                    f"the objective {name!r} needs {field}",
-                    got="None",
-                    allowed="a tensor in the record",
-                    fix=f"{who} must provide it",
-                )
+                f"the objective {name!r} needs {field}",
+                got="None",
+                allowed="a tensor in the record",
+                fix=f"{who} must provide it",
             )
 
 

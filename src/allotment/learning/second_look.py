@@ -11,7 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from allotment.errors import ConfigError, InvalidInputError, message
+from allotment.errors import ConfigError, InvalidInputError
 from allotment.learning.advantages import rloo_advantages
 from allotment.learning.groups import group
 
@@ -45,7 +45,7 @@ def second_look_advantages(
         return pooled_N
     if estimator != "unbiased":
         raise ConfigError(
-            message("unknown estimator", got=repr(estimator), allowed="'unbiased', 'pooled'", fix="use 'unbiased'")
+            "unknown estimator", got=repr(estimator), allowed="'unbiased', 'pooled'", fix="use 'unbiased'"
         )
     _check(group_ids_N, rounds_N, expected_N)
     groups, is_later_N = group(group_ids_N), rounds_N == 1
@@ -85,12 +85,10 @@ def _check(group_ids_N: Tensor, rounds_N: Tensor, expected_N: Tensor) -> None:
     else:
         return
     raise InvalidInputError(
-        message(
-            wrong,
-            got=got,
-            allowed="all [N]: rounds 0 or 1, one finite expected count >= 0 for each prompt",
-            fix="plan.round and plan.expected_later of the plan each rollout belongs to",
-        )
+        wrong,
+        got=got,
+        allowed="all [N]: rounds 0 or 1, one finite expected count >= 0 for each prompt",
+        fix="plan.round and plan.expected_later of the plan each rollout belongs to",
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.learning.advantages import AdvantageName, advantage_estimator
 from allotment.learning.aggregation import Aggregation, Length, rollout_weights
 from allotment.selection.base import Selection
@@ -37,12 +37,10 @@ def selected_advantages_and_weights(
     """
     if not len(selection.weights_N) == len(rewards_N) == len(group_ids_N):
         raise InvalidInputError(
-            message(
-                "The selection is of other rollouts.",
-                got=f"{len(selection.weights_N)} weights, {len(rewards_N)} rewards, {len(group_ids_N)} group ids",
-                allowed="one of each per rollout",
-                fix="pass the rollouts that the selector was shown, in that order",
-            )
+            "The selection is of other rollouts.",
+            got=f"{len(selection.weights_N)} weights, {len(rewards_N)} rewards, {len(group_ids_N)} group ids",
+            allowed="one of each per rollout",
+            fix="pass the rollouts that the selector was shown, in that order",
         )
     kept_N = torch.as_tensor(selection.is_kept, device=group_ids_N.device)
     everything_N = torch.ones_like(kept_N)

@@ -19,7 +19,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.learning.groups import checked_mask
 
 
@@ -103,10 +103,8 @@ def _check(mask: Tensor, directions: SketchDirections, *, inputs: Tensor, output
     for name, (got, allowed) in shapes.items():
         if tuple(got) != tuple(allowed):
             raise InvalidInputError(
-                message(
-                    f"the shape of {name} does not fit",
-                    got=tuple(got),
-                    allowed=f"{tuple(allowed)}, after the mask and the directions",
-                    fix="pass the same places of one forward pass, and directions for this matrix",
-                )
+                f"the shape of {name} does not fit",
+                got=tuple(got),
+                allowed=f"{tuple(allowed)}, after the mask and the directions",
+                fix="pass the same places of one forward pass, and directions for this matrix",
             )

@@ -12,7 +12,7 @@ from typing import Any, Protocol, Self, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, RewardMismatchError, StateError, message
+from allotment.errors import InvalidInputError, RewardMismatchError, StateError
 from allotment.planning.ledger import Ledger, Outcome
 from allotment.prediction.base import canonical_ids
 from allotment.pricing import get_estimator
@@ -147,9 +147,7 @@ class OneShotPlanner(ABC):
         """
         ids = canonical_ids(prompt_ids)
         if not ids:
-            raise InvalidInputError(
-                message("the batch is empty", got="0 prompts", allowed="at least 1", fix="skip the step")
-            )
+            raise InvalidInputError("the batch is empty", got="0 prompts", allowed="at least 1", fix="skip the step")
         plan = self._plan(ids, budget)
         self._ledger.open(plan)
         self._step = max(self._step, plan.step + 1)
@@ -245,12 +243,10 @@ class OneShotPlanner(ABC):
         newest = max((plan.step for plan in ledger.plans()), default=-1)
         if not (type(step) is type(missing) is int and newest < step and missing >= 0):
             raise StateError(
-                message(
-                    "the counters of a planner state cannot be right",
-                    got=f"step {step!r}, missing {missing!r}, newest open plan of step {newest}",
-                    allowed="step above that of every open plan, missing >= 0",
-                    fix="load a whole state_dict(), or start anew",
-                )
+                "the counters of a planner state cannot be right",
+                got=f"step {step!r}, missing {missing!r}, newest open plan of step {newest}",
+                allowed="step above that of every open plan, missing >= 0",
+                fix="load a whole state_dict(), or start anew",
             )
         self._belief.load_state_dict(state["predictor"])  # the last that can fail; it is all or nothing itself
         self._ledger, self._step, self._missing = ledger, step, missing
@@ -300,12 +296,10 @@ class OneShotPlanner(ABC):
         values = saved if isinstance(saved, dict) else {}
         different = {k: (values.get(k), own.get(k)) for k in {**own, **values} if values.get(k) != own.get(k)}
         raise StateError(
-            message(
-                "the planner state does not fit this planner",
-                got=f"settings (saved, own) {different}",
-                allowed="equal settings",
-                fix="make the planner with the settings it was saved with; ask(budget=...) varies a single step",
-            )
+            "the planner state does not fit this planner",
+            got=f"settings (saved, own) {different}",
+            allowed="equal settings",
+            fix="make the planner with the settings it was saved with; ask(budget=...) varies a single step",
         )
 
     def _check_settings(self) -> None:
@@ -313,12 +307,10 @@ class OneShotPlanner(ABC):
         minimum = get_estimator(self.estimator).minimum_count
         if not (minimum <= lower <= upper and self.budget >= lower):
             raise InvalidInputError(
-                message(
-                    "budget and bounds do not make sense",
-                    got=f"budget {self.budget}, bounds ({lower}, {upper})",
-                    allowed=f"{minimum} <= lower <= upper and budget >= lower ({self.estimator}: from {minimum})",
-                    fix="raise the lower bound or the budget",
-                )
+                "budget and bounds do not make sense",
+                got=f"budget {self.budget}, bounds ({lower}, {upper})",
+                allowed=f"{minimum} <= lower <= upper and budget >= lower ({self.estimator}: from {minimum})",
+                fix="raise the lower bound or the budget",
             )
 
 
@@ -326,7 +318,7 @@ def _whole(name: str, value: object) -> int:
     """``value`` as a plain int: numpy's cannot be saved, and a float or bool is a mistake."""
     if isinstance(value, bool) or not isinstance(value, int | np.integer):
         raise InvalidInputError(
-            message(f"`{name}` is not a whole number", got=repr(value), allowed="an int", fix=f"pass int({name})")
+            f"`{name}` is not a whole number", got=repr(value), allowed="an int", fix=f"pass int({name})"
         )
     return int(value)
 
@@ -336,12 +328,10 @@ def _pair(bounds: Any) -> tuple[int, int]:
         lower, upper = bounds
     except (TypeError, ValueError):
         raise InvalidInputError(
-            message(
-                "`bounds` is not a pair",
-                got=repr(bounds),
-                allowed="(least, most) rollouts of a prompt",
-                fix="pass bounds=(3, 32)",
-            )
+            "`bounds` is not a pair",
+            got=repr(bounds),
+            allowed="(least, most) rollouts of a prompt",
+            fix="pass bounds=(3, 32)",
         ) from None
     return _whole("lower bound", lower), _whole("upper bound", upper)
 
@@ -350,10 +340,8 @@ def _refuse_missing_groups(outcome: Outcome) -> None:
     absent = [p for p, n, k in zip(outcome.prompt_ids, outcome.planned, outcome.received, strict=True) if n and not k]
     if absent:
         raise RewardMismatchError(
-            message(
-                "groups are missing: prompts of the plan got no reward",
-                got=f"{len(absent)} of {len(outcome.prompt_ids)}, the first {absent[:3]}",
-                allowed="at least one reward for every prompt with a planned rollout",
-                fix="tell them too (final=False for parts), or pass allow_missing_groups=True",
-            )
+            "groups are missing: prompts of the plan got no reward",
+            got=f"{len(absent)} of {len(outcome.prompt_ids)}, the first {absent[:3]}",
+            allowed="at least one reward for every prompt with a planned rollout",
+            fix="tell them too (final=False for parts), or pass allow_missing_groups=True",
         )

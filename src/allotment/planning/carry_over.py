@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 
-from allotment.errors import InvalidInputError, StateError, message
+from allotment.errors import InvalidInputError, StateError
 from allotment.planning.base import Planner
 from allotment.prediction.base import canonical_ids
 from allotment.state import State, check_state, decode_json, encode_json
@@ -38,12 +38,10 @@ class CarryOver:
         lower, upper = self.bounds
         if not lower * prompts <= self.budget <= upper * prompts:
             raise InvalidInputError(
-                message(
-                    "the bounds do not admit the budget",
-                    got=f"budget {self.budget} for {prompts} prompts, bounds ({lower}, {upper})",
-                    allowed=f"a budget from {lower * prompts} to {upper * prompts}",
-                    fix="change the budget, or the number of prompts",
-                )
+                "the bounds do not admit the budget",
+                got=f"budget {self.budget} for {prompts} prompts, bounds ({lower}, {upper})",
+                allowed=f"a budget from {lower * prompts} to {upper * prompts}",
+                fix="change the budget, or the number of prompts",
             )
         self._left: tuple[int, int] = (self.budget, prompts)
         self._recent: deque[PromptId] = deque(maxlen=prompts)
@@ -115,12 +113,10 @@ class CarryOver:
         prompts, budget = state["prompts"], state["budget"]
         if state["block"] != self.prompts or not lower * prompts <= budget <= upper * prompts:
             raise StateError(
-                message(
-                    "the state of a carried budget does not fit",
-                    got=f"blocks of {state['block']}, {budget} rollouts left for {prompts} prompts",
-                    allowed=f"blocks of {self.prompts} prompts, from {lower} to {upper} rollouts each",
-                    fix="resume with the batch size and bounds the state was saved with",
-                )
+                "the state of a carried budget does not fit",
+                got=f"blocks of {state['block']}, {budget} rollouts left for {prompts} prompts",
+                allowed=f"blocks of {self.prompts} prompts, from {lower} to {upper} rollouts each",
+                fix="resume with the batch size and bounds the state was saved with",
             )
         self._left = (budget, prompts)
         self._recent = deque(decode_json(state["recent"]), maxlen=self.prompts)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.types import FloatArray, PromptId
 
 MAX_SKETCHES = 16
@@ -64,12 +64,10 @@ def answer_column(answers: Sequence[str | None], group_ids: tuple[PromptId, ...]
     strange = next((a for a in column_N if not (a is None or isinstance(a, str))), None)
     if len(column_N) != len(group_ids) or strange is not None:
         raise InvalidInputError(
-            message(
-                "answers and group ids do not fit together",
-                got=f"{len(column_N)} answers, {len(group_ids)} group ids" if strange is None else repr(strange),
-                allowed="a text or None for every rollout",
-                fix="pass the canonical answer of each completion, None where there is none",
-            )
+            "answers and group ids do not fit together",
+            got=f"{len(column_N)} answers, {len(group_ids)} group ids" if strange is None else repr(strange),
+            allowed="a text or None for every rollout",
+            fix="pass the canonical answer of each completion, None where there is none",
         )
     return column_N
 
@@ -89,12 +87,10 @@ def appended(
     if told is None or new is None or told.shape[1:] != new.shape[1:]:
         shapes = ["none" if part is None else str(part.shape) for part in (told, new)]
         raise InvalidInputError(
-            message(
-                f"the parts of one plan differ in their {name}",
-                got=f"{shapes[0]} for the first {earlier} rollouts, {shapes[1]} for the next {further}",
-                allowed=f"{name} of one shape in all parts of a plan, or in none",
-                fix=f"tell `{name}` in every part; nothing of this call was recorded",
-            )
+            f"the parts of one plan differ in their {name}",
+            got=f"{shapes[0]} for the first {earlier} rollouts, {shapes[1]} for the next {further}",
+            allowed=f"{name} of one shape in all parts of a plan, or in none",
+            fix=f"tell `{name}` in every part; nothing of this call was recorded",
         )
     return np.concatenate([told, new])
 
@@ -105,23 +101,19 @@ def _floats(name: str, values: npt.ArrayLike) -> FloatArray:
         return np.asarray(values, dtype=np.float64).copy()
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # RuntimeError: a tensor that requires grad
         raise InvalidInputError(
-            message(
-                f"the {name} are not an array of numbers",
-                got=f"{type(error).__name__}: {error}",
-                allowed="numbers, one row per rollout",
-                fix=f"pass a list or a numpy array; of a torch tensor, {name}.detach().float().cpu().numpy()",
-            )
+            f"the {name} are not an array of numbers",
+            got=f"{type(error).__name__}: {error}",
+            allowed="numbers, one row per rollout",
+            fix=f"pass a list or a numpy array; of a torch tensor, {name}.detach().float().cpu().numpy()",
         ) from error
 
 
 def _misfit(name: str, column: FloatArray, group_ids: tuple[PromptId, ...], allowed: str) -> InvalidInputError:
     return InvalidInputError(
-        message(
-            f"{name} and group ids do not fit together",
-            got=f"{name} of shape {column.shape}, {len(group_ids)} group ids",
-            allowed=allowed,
-            fix="pass one entry per rollout; leave out rollouts that did not finish",
-        )
+        f"{name} and group ids do not fit together",
+        got=f"{name} of shape {column.shape}, {len(group_ids)} group ids",
+        allowed=allowed,
+        fix="pass one entry per rollout; leave out rollouts that did not finish",
     )
 
 
@@ -139,10 +131,8 @@ def _refuse(
     bad_N = bad.reshape(len(bad), -1).any(axis=1)
     i = int(bad_N.argmax())
     raise InvalidInputError(
-        message(
-            f"a {name.removesuffix('s')} is {wrong}",
-            got=f"{column[i]} at index {i} (prompt {group_ids[i]!r}), {int(bad_N.sum())} of {len(bad)} in all",
-            allowed=allowed,
-            fix="leave out rollouts whose value is unknown, or measure them; nothing of this call was recorded",
-        )
+        f"a {name.removesuffix('s')} is {wrong}",
+        got=f"{column[i]} at index {i} (prompt {group_ids[i]!r}), {int(bad_N.sum())} of {len(bad)} in all",
+        allowed=allowed,
+        fix="leave out rollouts whose value is unknown, or measure them; nothing of this call was recorded",
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, RewardMismatchError, StateError, UnknownPromptError, message
+from allotment.errors import InvalidInputError, RewardMismatchError, StateError, UnknownPromptError
 from allotment.planning.columns import answer_column, appended, finite_column, length_column, score_columns
 from allotment.prediction.base import canonical_ids
 from allotment.prediction.storage import array_from_state, rows_from_state
@@ -125,12 +125,10 @@ class Ledger:
         strange = next((g for g in groups if g not in rows), None)
         if strange is not None:
             raise UnknownPromptError(
-                message(
-                    "a reward belongs to a prompt that was not asked",
-                    got=repr(strange),
-                    allowed=f"the {len(rows)} prompt ids of step {plan.step}, such as {plan.prompt_ids[0]!r}",
-                    fix="pass the plan these rollouts were generated for, and prompt ids as group ids",
-                )
+                "a reward belongs to a prompt that was not asked",
+                got=repr(strange),
+                allowed=f"the {len(rows)} prompt ids of step {plan.step}, such as {plan.prompt_ids[0]!r}",
+                fix="pass the plan these rollouts were generated for, and prompt ids as group ids",
             )
         rows_n = np.array([rows[g] for g in groups], dtype=np.int64)
         earlier, further = len(entry.rows_N), len(groups)
@@ -146,12 +144,10 @@ class Ledger:
         if (outcome.missing < 0).any():
             q = int(outcome.missing.argmin())
             raise RewardMismatchError(
-                message(
-                    f"more rewards than planned rollouts for prompt {entry.prompt_ids[q]!r}",
-                    got=int(outcome.received[q]),
-                    allowed=f"at most {entry.planned[q]}",
-                    fix="tell each reward once; padding rows must not be told",
-                )
+                f"more rewards than planned rollouts for prompt {entry.prompt_ids[q]!r}",
+                got=int(outcome.received[q]),
+                allowed=f"at most {entry.planned[q]}",
+                fix="tell each reward once; padding rows must not be told",
             )
         return outcome
 
@@ -177,12 +173,10 @@ class Ledger:
                 ledger._open[step, round_] = outcome_from_state(entry)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(
-                message(
-                    "the open plans of a state cannot be used",
-                    got=f"{type(error).__name__}: {error}",
-                    allowed="what state_dict() gave under 'ledger'",
-                    fix="load a whole state_dict(), or start anew",
-                )
+                "the open plans of a state cannot be used",
+                got=f"{type(error).__name__}: {error}",
+                allowed="what state_dict() gave under 'ledger'",
+                fix="load a whole state_dict(), or start anew",
             ) from error
         return ledger
 
@@ -191,12 +185,10 @@ class Ledger:
         is_own = entry is not None and entry.prompt_ids == plan.prompt_ids
         if entry is None or not is_own or not np.array_equal(entry.planned, plan.counts):
             raise RewardMismatchError(
-                message(
-                    "the plan is not open",
-                    got=f"a plan of step {plan.step}, round {plan.round}",
-                    allowed=f"a plan this planner made and was not yet told: {sorted(self._open) or 'none'}",
-                    fix="tell each plan once, to the planner that made it",
-                )
+                "the plan is not open",
+                got=f"a plan of step {plan.step}, round {plan.round}",
+                allowed=f"a plan this planner made and was not yet told: {sorted(self._open) or 'none'}",
+                fix="tell each plan once, to the planner that made it",
             )
         return entry
 
@@ -230,12 +222,10 @@ def _appended_answers(
         return new if earlier == 0 else told
     if (told is None) != (new is None):
         raise InvalidInputError(
-            message(
-                "the parts of one plan differ in their answers",
-                got="answers in one part and none in another",
-                allowed="answers in all parts of a plan, or in none",
-                fix="tell `answers` in every part; nothing of this call was recorded",
-            )
+            "the parts of one plan differ in their answers",
+            got="answers in one part and none in another",
+            allowed="answers in all parts of a plan, or in none",
+            fix="tell `answers` in every part; nothing of this call was recorded",
         )
     return None if told is None or new is None else told + new
 

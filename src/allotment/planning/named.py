@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
+from allotment.methods.planners.coba_rl import CoBARL
+from allotment.methods.planners.dapo import DAPO
+from allotment.methods.planners.dynamic_pruning import DynamicPruning
+from allotment.methods.planners.greso import GRESO
+from allotment.methods.planners.gvm import GVM
+from allotment.methods.planners.knapsack import Knapsack
+from allotment.methods.planners.mopps import MoPPS
+from allotment.methods.planners.optpo import OptPO
+from allotment.methods.planners.reinforce_ada import ReinforceAda
+from allotment.methods.planners.reinforce_ada_est import ReinforceAdaEst
 from allotment.planning.base import Planner
 from allotment.planning.baselines import InverseAccuracy, InverseVariance, Uniform
-from allotment.planning.coba_rl import CoBARL
-from allotment.planning.dapo import DAPO
-from allotment.planning.dynamic_pruning import DynamicPruning
-from allotment.planning.greso import GRESO
-from allotment.planning.gvm import GVM
-from allotment.planning.knapsack import Knapsack
-from allotment.planning.mopps import MoPPS
-from allotment.planning.optpo import OptPO
-from allotment.planning.reinforce_ada import ReinforceAda
-from allotment.planning.reinforce_ada_est import ReinforceAdaEst
 from allotment.planning.vip import VIP, RidgeVIP
 
 NamedPlanner = Literal[
@@ -67,29 +67,23 @@ def make_planner(name: str, **settings: Any) -> Planner:
         "mopps": MoPPS,
     }
     if name not in constructors:
-        raise ConfigError(
-            message("unknown planner", got=repr(name), allowed=", ".join(constructors), fix="choose one of them")
-        )
+        raise ConfigError("unknown planner", got=repr(name), allowed=", ".join(constructors), fix="choose one of them")
     takes = {"vip": _ABOUT, "vip-moments": _ABOUT, "vip-paper": _ABOUT[:2], "ridge": _ABOUT[:2]}.get(name, ())
     if name in _NEED_EMBEDDINGS and settings.get("embeddings") is None:
         raise ConfigError(
-            message(
-                f"the planner {name!r} predicts from embeddings of the prompts",
-                got="no embeddings",
-                allowed="an embedding of every prompt",
-                fix="give embeddings, or use 'vip', which learns from each prompt's own record too",
-            )
+            f"the planner {name!r} predicts from embeddings of the prompts",
+            got="no embeddings",
+            allowed="an embedding of every prompt",
+            fix="give embeddings, or use 'vip', which learns from each prompt's own record too",
         )
     try:
         return constructors[name](**{k: v for k, v in settings.items() if k not in _ABOUT or k in takes})  # type: ignore[no-any-return]
     except TypeError as error:
         raise ConfigError(
-            message(
-                f"the planner {name!r} cannot be made with these settings",
-                got=error,
-                allowed="the arguments of its class in allotment.planning",
-                fix="correct the setting's name",
-            )
+            f"the planner {name!r} cannot be made with these settings",
+            got=error,
+            allowed="the arguments of its class in allotment.planning",
+            fix="correct the setting's name",
         ) from error
 
 

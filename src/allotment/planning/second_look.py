@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact
-from allotment.errors import InvalidInputError, RewardMismatchError, StateError, message
+from allotment.errors import InvalidInputError, RewardMismatchError, StateError
 from allotment.planning.ledger import Outcome, joined, outcome_from_state, outcome_state
 from allotment.prediction.storage import rows_from_state
 from allotment.pricing import SecondLookPrice
@@ -56,9 +56,7 @@ class SecondLook:
     def __init__(self, first_share: float) -> None:
         self.first_share = float(first_share)
         if not 0.0 < self.first_share < 1.0:
-            raise InvalidInputError(
-                message("bad share of the first round", got=first_share, allowed="in (0, 1)", fix="use 0.5")
-            )
+            raise InvalidInputError("bad share of the first round", got=first_share, allowed="in (0, 1)", fix="use 0.5")
         self.done = True
         self._steps: dict[int, Step] = {}
 
@@ -82,12 +80,10 @@ class SecondLook:
         due = next((number for number, step in self._steps.items() if step.is_due), None)
         if due is not None:
             raise RewardMismatchError(
-                message(
-                    "other prompts are asked while the second look of a step is due",
-                    got=f"{len(ids)} prompts, such as {ids[0]!r}",
-                    allowed=f"the {len(self._steps[due].expected)} prompts of step {due}",
-                    fix="ask the same prompts again until planner.done (cancel that plan to go without a second look)",
-                )
+                "other prompts are asked while the second look of a step is due",
+                got=f"{len(ids)} prompts, such as {ids[0]!r}",
+                allowed=f"the {len(self._steps[due].expected)} prompts of step {due}",
+                fix="ask the same prompts again until planner.done (cancel that plan to go without a second look)",
             )
         return None
 
@@ -174,12 +170,10 @@ class SecondLook:
             steps = {int(number): _step_from_state(entry) for number, entry in state["steps"].items()}
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(
-                message(
-                    "the steps under way of a state cannot be used",
-                    got=f"{type(error).__name__}: {error}",
-                    allowed="what state_dict() gave under 'second_look'",
-                    fix="load a whole state_dict(), or start anew",
-                )
+                "the steps under way of a state cannot be used",
+                got=f"{type(error).__name__}: {error}",
+                allowed="what state_dict() gave under 'second_look'",
+                fix="load a whole state_dict(), or start anew",
             ) from error
         self._steps, self.done = steps, bool(state["done"])
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from allotment.errors import InvalidInputError, RewardMismatchError, StateError, message
+from allotment.errors import InvalidInputError, RewardMismatchError, StateError
 from allotment.planning.base import OneShotPlanner
 from allotment.planning.ledger import Outcome, joined, outcome_from_state, outcome_state
 from allotment.prediction.storage import rows_from_state
@@ -75,12 +75,10 @@ class SequentialPlanner(OneShotPlanner):
             )
         if budget is not None:
             raise InvalidInputError(
-                message(
-                    "a budget for a later round of a step",
-                    got=budget,
-                    allowed="none: what came back decides",
-                    fix="pass the budget when the step is first asked",
-                )
+                "a budget for a later round of a step",
+                got=budget,
+                allowed="none: what came back decides",
+                fix="pass the budget when the step is first asked",
             )
         row = {prompt: i for i, prompt in enumerate(now.so_far.prompt_ids)}
         counts_Q = now.counts[[row[prompt] for prompt in ids]]
@@ -163,17 +161,15 @@ class UnderWay:
                 raise ValueError(f"step {number!r}, round {round_!r}, budget {budget!r}")
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise StateError(
-                message(
-                    "the step under way of a state cannot be used",
-                    got=f"{type(error).__name__}: {error}",
-                    allowed="what state_dict() gave",
-                    fix="load a whole state_dict(), or start anew",
-                )
+                "the step under way of a state cannot be used",
+                got=f"{type(error).__name__}: {error}",
+                allowed="what state_dict() gave",
+                fix="load a whole state_dict(), or start anew",
             ) from error
         self.number, self.round, self.budget, self.so_far, self.counts = number, round_, budget, so_far, counts
 
 
 def _busy(got: str, fix: str) -> RewardMismatchError:
     return RewardMismatchError(
-        message("a sequential planner is in the middle of a step", got=got, allowed="one step at a time", fix=fix)
+        "a sequential planner is in the middle of a step", got=got, allowed="one step at a time", fix=fix
     )

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.planning.base import Planner
 from allotment.types import PromptId
 
@@ -25,12 +25,10 @@ def shortlist(planner: Planner, prompt_ids: list[PromptId], keep: int) -> list[P
     predictor: Any = getattr(planner, "predictor", None)
     if not hasattr(predictor, "predict"):
         raise ConfigError(
-            message(
-                "this planner cannot choose among more candidates than it may train on",
-                got=type(planner).__name__,
-                allowed="a planner with a predictor of success probabilities, such as VIP or Uniform",
-                fix="use as many candidates as prompts",
-            )
+            "this planner cannot choose among more candidates than it may train on",
+            got=type(planner).__name__,
+            allowed="a planner with a predictor of success probabilities, such as VIP or Uniform",
+            fix="use as many candidates as prompts",
         )
     value_Q = predictor.predict(prompt_ids).expected_variance()
     kept = np.argsort(-value_Q, kind="stable")[:keep]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from abc import abstractmethod
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.planning.base import OneShotPlanner
 from allotment.planning.ledger import Outcome
 from allotment.prediction import Predictor, default_predictor
@@ -43,12 +43,10 @@ class SuccessPlanner(OneShotPlanner):
         self.success_threshold = float(success_threshold)
         if not math.isfinite(self.success_threshold):  # no reward, or every one, would be a success
             raise InvalidInputError(
-                message(
-                    "the success threshold is not a finite number",
-                    got=success_threshold,
-                    allowed="the least reward that is a success",
-                    fix="0.5 for rewards in {0, 1} or {-1, 1}",
-                )
+                "the success threshold is not a finite number",
+                got=success_threshold,
+                allowed="the least reward that is a success",
+                fix="0.5 for rewards in {0, 1} or {-1, 1}",
             )
 
     @abstractmethod

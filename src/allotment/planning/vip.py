@@ -7,7 +7,7 @@ from typing import Any, Literal, Self, get_args
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact, allocate_relaxed, allocate_tokens
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.planning.ledger import Outcome
 from allotment.planning.second_look import SecondLook
 from allotment.planning.success import SuccessPlanner
@@ -100,12 +100,10 @@ class VIP(SuccessPlanner):
         about_prompts = (embeddings, ids, features)
         if predictor is not None and any(given is not None for given in about_prompts):
             raise InvalidInputError(
-                message(
-                    "embeddings for a predictor that was made before",
-                    got=f"predictor {type(predictor).__name__} together with embeddings, ids or features",
-                    allowed="either a predictor, or embeddings for the default one",
-                    fix="give the embeddings to the predictor",
-                )
+                "embeddings for a predictor that was made before",
+                got=f"predictor {type(predictor).__name__} together with embeddings, ids or features",
+                allowed="either a predictor, or embeddings for the default one",
+                fix="give the embeddings to the predictor",
             )
         super().__init__(
             budget=budget,
@@ -203,12 +201,10 @@ class VIP(SuccessPlanner):
     def _observe(self, outcome: Outcome) -> None:
         if self.lengths is not None and outcome.lengths_N is None and len(outcome.rewards_N):
             raise InvalidInputError(
-                message(
-                    "a planner with a token budget was told no lengths",
-                    got=f"{len(outcome.rewards_N)} rewards",
-                    allowed="the completion tokens of every rollout beside its reward",
-                    fix="tell(plan, rewards, group_ids, lengths=[...])",
-                )
+                "a planner with a token budget was told no lengths",
+                got=f"{len(outcome.rewards_N)} rewards",
+                allowed="the completion tokens of every rollout beside its reward",
+                fix="tell(plan, rewards, group_ids, lengths=[...])",
             )
         if self.moments is not None and outcome.scores_NK is not None:
             is_success_N = outcome.rewards_N >= self.success_threshold
@@ -227,12 +223,10 @@ class VIP(SuccessPlanner):
             return plan if look is None else look.first_round(plan)
         if budget is not None:
             raise InvalidInputError(
-                message(
-                    "a budget for the second round of a step",
-                    got=budget,
-                    allowed="none: it has what the first round left",
-                    fix="pass the budget when the step is first asked",
-                )
+                "a budget for the second round of a step",
+                got=budget,
+                allowed="none: it has what the first round left",
+                fix="pass the budget when the step is first asked",
             )
         prior = self.predictor.predict(ids)
         return look.second_round(step, ids, prior, self.success_threshold, self.bounds, self._tie_keys(ids))
@@ -291,12 +285,10 @@ def _check_rounds(rounds: int, estimator: str, is_paper: bool) -> None:
     if rounds == 1 or (rounds == 2 and estimator == "rloo" and not is_paper):
         return
     raise InvalidInputError(
-        message(
-            "a step cannot have these rounds",
-            got=f"rounds={rounds!r}, estimator {estimator!r}" + ", plug_in or relaxed" * is_paper,
-            allowed="1, or 2 with the estimator 'rloo', the expected price and the exact split",
-            fix="use rounds=1",
-        )
+        "a step cannot have these rounds",
+        got=f"rounds={rounds!r}, estimator {estimator!r}" + ", plug_in or relaxed" * is_paper,
+        allowed="1, or 2 with the estimator 'rloo', the expected price and the exact split",
+        fix="use rounds=1",
     )
 
 
@@ -310,7 +302,7 @@ def _check_unit(unit: str, *, has_lengths: bool, is_plain: bool) -> None:
     else:
         return
     allowed = "'rollouts', or 'tokens' in one round, split exactly"
-    raise InvalidInputError(message("the unit of the budget cannot be used", got=got, allowed=allowed, fix=fix))
+    raise InvalidInputError("the unit of the budget cannot be used", got=got, allowed=allowed, fix=fix)
 
 
 def _check_price(price: str, *, has_moments: bool, is_exact_rloo: bool) -> None:
@@ -323,4 +315,4 @@ def _check_price(price: str, *, has_moments: bool, is_exact_rloo: bool) -> None:
     else:
         return
     allowed = "'success_variance', or 'gradient_moments' of 'rloo' in one round, expected and split exactly"
-    raise InvalidInputError(message("the price cannot be used", got=got, allowed=allowed, fix=fix))
+    raise InvalidInputError("the price cannot be used", got=got, allowed=allowed, fix=fix)

@@ -7,7 +7,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from allotment.errors import DuplicatePromptError, InvalidInputError, UnknownPromptError, message
+from allotment.errors import DuplicatePromptError, InvalidInputError, UnknownPromptError
 from allotment.state import Stateful, decode_json, encode_json
 from allotment.types import IntArray, Posterior, PromptId, PromptIds
 
@@ -37,21 +37,17 @@ def canonical_ids(ids: PromptIds, *, unique: bool = True) -> tuple[PromptId, ...
     """
     if isinstance(ids, str | bytes) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:  # a lone id
         raise InvalidInputError(
-            message(
-                "the prompt ids are not a sequence", got=repr(ids), allowed="a list or array of ids", fix="pass [id]"
-            )
+            "the prompt ids are not a sequence", got=repr(ids), allowed="a list or array of ids", fix="pass [id]"
         )
     plain = tuple(_canonical_id(prompt) for prompt in ids)
     if unique and len(set(plain)) != len(plain):
         seen: set[PromptId] = set()
         twice = next(prompt for prompt in plain if prompt in seen or seen.add(prompt))  # type: ignore[func-returns-value]
         raise DuplicatePromptError(
-            message(
-                "a prompt id stands twice in the batch",
-                got=f"{twice!r} at least twice among {len(plain)} ids",
-                allowed="each prompt once in a batch",
-                fix="merge the duplicates, or give copies ids of their own",
-            )
+            "a prompt id stands twice in the batch",
+            got=f"{twice!r} at least twice among {len(plain)} ids",
+            allowed="each prompt once in a batch",
+            fix="merge the duplicates, or give copies ids of their own",
         )
     return plain
 
@@ -62,12 +58,10 @@ def _canonical_id(prompt: object) -> PromptId:
     if isinstance(prompt, int | np.integer) and not isinstance(prompt, bool | np.bool_):
         return int(prompt)
     raise InvalidInputError(
-        message(
-            "a prompt id has the wrong type",
-            got=f"{prompt!r} of type {type(prompt).__name__}",
-            allowed="int or str",
-            fix="use the data set's row index or a stable string key",
-        )
+        "a prompt id has the wrong type",
+        got=f"{prompt!r} of type {type(prompt).__name__}",
+        allowed="int or str",
+        fix="use the data set's row index or a stable string key",
     )
 
 
@@ -83,29 +77,25 @@ def check_counts(ids: PromptIds, successes: Any, trials: Any) -> tuple[tuple[Pro
         successes_Q, trials_Q = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
-            message("counts are not numbers", got=error, allowed="whole numbers", fix="pass one count per prompt")
+            "counts are not numbers", got=error, allowed="whole numbers", fix="pass one count per prompt"
         ) from None
     shape = (len(plain),)
     if successes_Q.shape != shape or trials_Q.shape != shape:
         raise InvalidInputError(
-            message(
-                "counts and ids differ in length",
-                got=f"{len(plain)} ids, successes {successes_Q.shape}, trials {trials_Q.shape}",
-                allowed="one success count and one trial count per id",
-                fix="pass aggregated counts: one entry per prompt",
-            )
+            "counts and ids differ in length",
+            got=f"{len(plain)} ids, successes {successes_Q.shape}, trials {trials_Q.shape}",
+            allowed="one success count and one trial count per id",
+            fix="pass aggregated counts: one entry per prompt",
         )
     whole = (np.floor(successes_Q) == successes_Q) & (np.floor(trials_Q) == trials_Q)
     good = whole & (successes_Q >= 0) & (successes_Q <= trials_Q) & (trials_Q < np.inf)
     if not good.all():
         i = int(np.flatnonzero(~good)[0])
         raise InvalidInputError(
-            message(
-                "an observation is not a success count",
-                got=f"{successes_Q[i]:g} successes in {trials_Q[i]:g} trials for prompt {plain[i]!r}",
-                allowed="whole numbers with 0 <= successes <= trials",
-                fix="count rollouts whose reward passes the success rule",
-            )
+            "an observation is not a success count",
+            got=f"{successes_Q[i]:g} successes in {trials_Q[i]:g} trials for prompt {plain[i]!r}",
+            allowed="whole numbers with 0 <= successes <= trials",
+            fix="count rollouts whose reward passes the success rule",
         )
     return plain, successes_Q.astype(np.int64), trials_Q.astype(np.int64)
 
@@ -151,12 +141,10 @@ class PromptIndex:
             return np.array([self._rows[prompt] for prompt in ids], dtype=np.int64)
         except KeyError as error:
             raise UnknownPromptError(
-                message(
-                    "a prompt is not registered with this predictor",
-                    got=repr(error.args[0]),
-                    allowed=f"one of the {len(self)} registered ids",
-                    fix="call register(ids, embeddings) for new prompts before asking for them",
-                )
+                "a prompt is not registered with this predictor",
+                got=repr(error.args[0]),
+                allowed=f"one of the {len(self)} registered ids",
+                fix="call register(ids, embeddings) for new prompts before asking for them",
             ) from None
 
     def known_rows(self, ids: Iterable[PromptId]) -> IntArray:

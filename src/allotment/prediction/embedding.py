@@ -17,7 +17,7 @@ from rich.progress import track
 from safetensors.numpy import load_file
 from scipy.special import erf
 
-from allotment.errors import InvalidInputError, MissingExtraError, message
+from allotment.errors import InvalidInputError, MissingExtraError
 
 DIMENSION = 384
 MAX_TOKENS = 256
@@ -50,12 +50,10 @@ def embed(
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise InvalidInputError(
-            message(
-                "texts are not a list of strings", got=type(texts).__name__, allowed="list of str", fix="pass [text]"
-            )
+            "texts are not a list of strings", got=type(texts).__name__, allowed="list of str", fix="pass [text]"
         )
     if batch_size < 1:
-        raise InvalidInputError(message("batch_size too small", got=batch_size, allowed=">= 1", fix="use 32"))
+        raise InvalidInputError("batch_size too small", got=batch_size, allowed=">= 1", fix="use 32")
     if model is not None:
         return _sentence_transformer(list(texts), str(model), batch_size, progress)
     if not texts:
@@ -99,7 +97,7 @@ def _packaged_model() -> tuple[Any, Weights]:
 
 
 def _missing(package: str, need: str, fix: str) -> MissingExtraError:
-    return MissingExtraError(message(f"{need} needs a package", got=f"no {package}", allowed="installed", fix=fix))
+    return MissingExtraError(f"{need} needs a package", got=f"no {package}", allowed="installed", fix=fix)
 
 
 def _encode(token_lists: list[list[int]], weights: Weights) -> Float32Array:

@@ -9,7 +9,7 @@ from itertools import takewhile
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.types import FloatArray
 
 PATTERNS = {
@@ -65,7 +65,7 @@ def text_features(texts: Sequence[str]) -> FloatArray:
     """
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise InvalidInputError(
-            message("texts are not a list of strings", got=type(texts).__name__, allowed="list of str", fix="[text]")
+            "texts are not a list of strings", got=type(texts).__name__, allowed="list of str", fix="[text]"
         )
     rows = [[*(len(p.findall(text)) for p in _COMPILED), _longest_number(text)] for text in texts]
     return np.log1p(np.array(rows, dtype=np.float64).reshape(len(rows), len(PATTERNS) + 1))

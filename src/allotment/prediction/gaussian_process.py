@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logit
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.prediction.base import canonical_ids, check_counts
 from allotment.prediction.interpolation import Interpolation
 from allotment.prediction.storage import Embeddings, check_hyper, from_state
@@ -225,11 +225,9 @@ def _checked_variances(variances: Any, count: int) -> FloatArray:
         variances_B = np.full(count, np.nan)
     if variances_B.shape != (count,) or not ((variances_B >= 0) & (variances_B < np.inf)).all():
         raise InvalidInputError(
-            message(
-                "reward variances cannot be used",
-                got=variances,
-                allowed=f"{count} finite numbers >= 0, one per id",
-                fix="leave out prompts with fewer than two rollouts",
-            )
+            "reward variances cannot be used",
+            got=variances,
+            allowed=f"{count} finite numbers >= 0, one per id",
+            fix="leave out prompts with fewer than two rollouts",
         )
     return variances_B

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
-from allotment.errors import InvalidInputError, StateError, message
+from allotment.errors import InvalidInputError, StateError
 from allotment.prediction.base import canonical_ids, visits
 from allotment.prediction.binomial import binomial_sites, log_predictive
 from allotment.prediction.features import scale_beside
@@ -90,12 +90,10 @@ class _Hierarchical:
         """
         if self._landmarks is None and self._model.step:
             raise InvalidInputError(
-                message(
-                    "embeddings come too late",
-                    got=f"registration after {self._model.step} steps without embeddings",
-                    allowed="the first registration before the first outcome",
-                    fix="register some prompts first, or make a new predictor",
-                )
+                "embeddings come too late",
+                got=f"registration after {self._model.step} steps without embeddings",
+                allowed="the first registration before the first outcome",
+                fix="register some prompts first, or make a new predictor",
             )
         if features is None and not self._feature_scale.size:
             self._prompts.register(ids, embeddings)
@@ -105,12 +103,10 @@ class _Hierarchical:
         known = self._feature_scale.size or (0 if len(self._prompts) else features_QF.shape[-1])
         if features_QF.ndim != 2 or features_QF.shape != (len(embeddings_QD), known):
             raise InvalidInputError(
-                message(
-                    "features do not fit",
-                    got=f"shape {features_QF.shape} beside embeddings {embeddings_QD.shape}",
-                    allowed=f"({len(embeddings_QD)}, {known or 'F'}), or none at all as at the first registration",
-                    fix="pass one row of features per embedding, at every registration or at none",
-                )
+                "features do not fit",
+                got=f"shape {features_QF.shape} beside embeddings {embeddings_QD.shape}",
+                allowed=f"({len(embeddings_QD)}, {known or 'F'}), or none at all as at the first registration",
+                fix="pass one row of features per embedding, at every registration or at none",
             )
         check_vectors(canonical_ids(ids), np.hstack([embeddings_QD, features_QF]), self._prompts.dimension)
         scale_F = self._feature_scale if self._feature_scale.size else scale_beside(features_QF, embeddings_QD)
@@ -182,21 +178,17 @@ class _Hierarchical:
         learnt_dimension = 0 if made._landmarks is None else made._landmarks.points.shape[1]
         if made._model.step and learnt_dimension != self._prompts.dimension:
             raise StateError(
-                message(
-                    "the state was learnt with other embeddings than those registered",
-                    got=f"embeddings of dimension {self._prompts.dimension}, a state of {learnt_dimension or 'none'}",
-                    allowed="the embeddings, with features if any, that were registered when the state was saved",
-                    fix="register those, or none where the state has none",
-                )
+                "the state was learnt with other embeddings than those registered",
+                got=f"embeddings of dimension {self._prompts.dimension}, a state of {learnt_dimension or 'none'}",
+                allowed="the embeddings, with features if any, that were registered when the state was saved",
+                fix="register those, or none where the state has none",
             )
         if not np.array_equal(made._feature_scale, self._feature_scale):
             raise StateError(
-                message(
-                    "the registered features are scaled differently from those of the state",
-                    got=f"factors {self._feature_scale.tolist()}",
-                    allowed=f"{made._feature_scale.tolist()}",
-                    fix="register the same prompts first as when the state was saved, or load before registering",
-                )
+                "the registered features are scaled differently from those of the state",
+                got=f"factors {self._feature_scale.tolist()}",
+                allowed=f"{made._feature_scale.tolist()}",
+                fix="register the same prompts first as when the state was saved, or load before registering",
             )
 
 
@@ -277,12 +269,10 @@ class HierarchicalRegression(_Hierarchical):
         good = value_B.shape == noise_B.shape == (len(plain),) and np.isfinite(value_B).all()
         if not (good and (noise_B > 0).all() and np.isfinite(noise_B).all()):
             raise InvalidInputError(
-                message(
-                    "an observation is not a value with a noise variance",
-                    got=f"{len(plain)} ids, values {value_B.shape}, noise variances {noise_B.shape}",
-                    allowed="one finite value and one positive, finite variance per id",
-                    fix="leave out prompts of which nothing was measured",
-                )
+                "an observation is not a value with a noise variance",
+                got=f"{len(plain)} ids, values {value_B.shape}, noise variances {noise_B.shape}",
+                allowed="one finite value and one positive, finite variance per id",
+                fix="leave out prompts of which nothing was measured",
             )
         if not plain:
             return

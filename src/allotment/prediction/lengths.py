@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.prediction.base import canonical_ids
 from allotment.prediction.hierarchical import HierarchicalRegression
 from allotment.prediction.storage import array_from_state, check_hyper, from_state
@@ -95,7 +95,7 @@ class LengthPredictor:
         plain = canonical_ids(ids)
         if not (np.isfinite(lengths_N) & (lengths_N > 0)).all():
             raise InvalidInputError(
-                message("a length is not positive", got=lengths_N.min(), allowed="> 0", fix="leave empty rollouts out")
+                "a length is not positive", got=lengths_N.min(), allowed="> 0", fix="leave empty rollouts out"
             )
         n_Q = np.bincount(rows_N, minlength=len(plain))
         if self._observed or self.typical_length is not None:

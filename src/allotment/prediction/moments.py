@@ -15,7 +15,7 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.prediction.base import PromptIndex
 from allotment.prediction.hierarchical import HierarchicalRegression
 from allotment.prediction.storage import array_from_state, check_hyper, from_state, grown, index_from_state
@@ -67,7 +67,7 @@ class ScoreVisit:
         between_Q = np.where(trials_Q2.all(axis=1), gap_Q, 0.0) * _pairs(trials_Q2)
         if not (np.isfinite(within_Q2).all() and np.isfinite(between_Q).all()):
             raise InvalidInputError(
-                message("scores are too large", got=np.abs(scores_NK).max(), allowed="below 1e150", fix="scale them")
+                "scores are too large", got=np.abs(scores_NK).max(), allowed="below 1e150", fix="scale them"
             )
         seen = np.flatnonzero(trials_Q2.any(axis=1))
         return cls(tuple(ids[i] for i in seen), trials_Q2[seen], within_Q2[seen], between_Q[seen], size)

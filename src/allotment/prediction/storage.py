@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import AllotmentError, InvalidInputError, StateError, message
+from allotment.errors import AllotmentError, InvalidInputError, StateError
 from allotment.prediction.base import PromptIndex, canonical_ids
 from allotment.state import State, decode_json
 from allotment.types import FloatArray, IntArray, PromptId, PromptIds
@@ -35,7 +35,7 @@ def check_hyper(name: str, value: object, is_allowed: bool, allowed: str) -> Non
     """Raise :class:`InvalidInputError` naming the hyper-parameter unless ``is_allowed``."""
     if not is_allowed:
         raise InvalidInputError(
-            message(f"{name} is outside its range", got=value, allowed=allowed, fix=f"choose another {name}")
+            f"{name} is outside its range", got=value, allowed=allowed, fix=f"choose another {name}"
         )
 
 
@@ -105,23 +105,19 @@ def check_vectors(ids: tuple[PromptId, ...], vectors_QD: npt.NDArray[np.floating
     shape = vectors_QD.shape
     if len(shape) != 2 or shape[0] != len(ids) or not shape[1] or (dimension and shape[1] != dimension):
         raise InvalidInputError(
-            message(
-                "embeddings have the wrong shape",
-                got=f"{shape} for {len(ids)} ids",
-                allowed=f"({len(ids)}, {dimension or 'D'}): one row per id",
-                fix="embed all prompts with the same model, one row each",
-            )
+            "embeddings have the wrong shape",
+            got=f"{shape} for {len(ids)} ids",
+            allowed=f"({len(ids)}, {dimension or 'D'}): one row per id",
+            fix="embed all prompts with the same model, one row each",
         )
     for start in range(0, len(ids), CHECKED_ROWS):
         finite_q = np.isfinite(vectors_QD[start : start + CHECKED_ROWS]).all(axis=1)
         if not finite_q.all():
             raise InvalidInputError(
-                message(
-                    "an embedding is not finite",
-                    got=f"NaN or infinity in the embedding of prompt {ids[start + int(finite_q.argmin())]!r}",
-                    allowed="finite numbers",
-                    fix="embed that prompt again, or leave it out",
-                )
+                "an embedding is not finite",
+                got=f"NaN or infinity in the embedding of prompt {ids[start + int(finite_q.argmin())]!r}",
+                allowed="finite numbers",
+                fix="embed that prompt again, or leave it out",
             )
 
 
@@ -136,12 +132,10 @@ def check_unchanged(
     changed_Q[old_Q] = (before != vectors_QD[old_Q]).any(axis=1)
     if changed_Q.any():
         raise InvalidInputError(
-            message(
-                "a registered prompt was registered again with another embedding",
-                got=f"prompt {ids[int(changed_Q.argmax())]!r}",
-                allowed="the embedding it has",
-                fix="give the changed prompt a new id, or use the embedding it was registered with",
-            )
+            "a registered prompt was registered again with another embedding",
+            got=f"prompt {ids[int(changed_Q.argmax())]!r}",
+            allowed="the embedding it has",
+            fix="give the changed prompt a new id, or use the embedding it was registered with",
         )
 
 
@@ -155,12 +149,10 @@ def array_from_state(state: State, key: str, shape: tuple[int, ...]) -> FloatArr
     array = np.array(state[key])
     if array.shape != shape or array.dtype != np.float64 or not np.isfinite(array).all():
         raise StateError(
-            message(
-                f"{key!r} of a state does not fit",
-                got=f"{array.dtype} {array.shape}",
-                allowed=f"finite float64 {shape}",
-                fix="load the state_dict() of one and the same predictor",
-            )
+            f"{key!r} of a state does not fit",
+            got=f"{array.dtype} {array.shape}",
+            allowed=f"finite float64 {shape}",
+            fix="load the state_dict() of one and the same predictor",
         )
     return array
 
@@ -170,12 +162,10 @@ def rows_from_state(state: State, key: str, limit: int) -> IntArray:
     rows = np.array(state[key])
     if rows.ndim != 1 or rows.dtype != np.int64 or ((rows < 0) | (rows >= limit)).any():
         raise StateError(
-            message(
-                f"{key!r} of a state does not fit",
-                got=f"{rows.dtype} {rows.shape}",
-                allowed=f"1-d int64 in [0, {limit})",
-                fix="load the state_dict() of one and the same predictor",
-            )
+            f"{key!r} of a state does not fit",
+            got=f"{rows.dtype} {rows.shape}",
+            allowed=f"1-d int64 in [0, {limit})",
+            fix="load the state_dict() of one and the same predictor",
         )
     return rows
 
@@ -186,7 +176,7 @@ def from_state(make: Callable[[], Result]) -> Result:
         return make()
     except (AllotmentError, TypeError, ValueError) as error:
         raise StateError(
-            message("a state holds values that cannot be used", got=error, allowed="a state_dict()", fix="start anew")
+            "a state holds values that cannot be used", got=error, allowed="a state_dict()", fix="start anew"
         ) from error
 
 
@@ -195,5 +185,5 @@ def _as_floats(values: Any) -> FloatArray:
         return np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
-            message("embeddings are not numbers", got=error, allowed="an array [Q, D]", fix="pass one vector per id")
+            "embeddings are not numbers", got=error, allowed="an array [Q, D]", fix="pass one vector per id"
         ) from None

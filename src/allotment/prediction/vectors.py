@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.prediction.base import PromptIndex, canonical_ids
 from allotment.prediction.storage import check_unchanged, check_vectors
 from allotment.types import FloatArray, IntArray, PromptIds
@@ -73,5 +73,5 @@ def as_float32(values: object) -> Float32Array:
             return np.asarray(values, dtype=np.float32)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
-            message("embeddings are not numbers", got=error, allowed="an array [Q, D]", fix="pass one vector per id")
+            "embeddings are not numbers", got=error, allowed="an array [Q, D]", fix="pass one vector per id"
         ) from None

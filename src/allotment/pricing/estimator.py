@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.types import FloatArray
 
 Curve = Callable[[npt.ArrayLike], FloatArray]
@@ -80,11 +80,9 @@ def get_estimator(estimator: str | Estimator) -> Estimator:
     if found is None:
         names = ", ".join(repr(name) for name in ESTIMATORS)
         raise InvalidInputError(
-            message(
-                "unknown estimator",
-                got=repr(estimator),
-                allowed=f"{names}, or an Estimator",
-                fix="name the estimator whose advantages the trainer computes",
-            )
+            "unknown estimator",
+            got=repr(estimator),
+            allowed=f"{names}, or an Estimator",
+            fix="name the estimator whose advantages the trainer computes",
         )
     return found

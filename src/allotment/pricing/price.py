@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.pricing.estimator import Estimator
 from allotment.types import FloatArray, IntArray
 
@@ -82,12 +82,10 @@ class TablePrice:
         costs_QK = np.asarray(self.costs, dtype=np.float64)
         if costs_QK.ndim != 2:
             raise InvalidInputError(
-                message(
-                    "a price table has one row per prompt and one column per count",
-                    got=f"an array of shape {costs_QK.shape}",
-                    allowed="[Q, K]",
-                    fix="tabulate f_q(n) for every n from `minimum_count` to the upper bound",
-                )
+                "a price table has one row per prompt and one column per count",
+                got=f"an array of shape {costs_QK.shape}",
+                allowed="[Q, K]",
+                fix="tabulate f_q(n) for every n from `minimum_count` to the upper bound",
             )
         object.__setattr__(self, "costs", costs_QK)
 
@@ -117,11 +115,9 @@ class TablePrice:
         first = int(counts.min(initial=last))
         if last > end or first < self.minimum_count:
             raise InvalidInputError(
-                message(
-                    "the price table does not reach the counts asked for",
-                    got=f"counts {first} to {last}",
-                    allowed=f"{self.minimum_count} to {end}, the columns of the table",
-                    fix="tabulate up to the upper bound, or lower the upper bound",
-                )
+                "the price table does not reach the counts asked for",
+                got=f"counts {first} to {last}",
+                allowed=f"{self.minimum_count} to {end}, the columns of the table",
+                fix="tabulate up to the upper bound, or lower the upper bound",
             )
         return counts - self.minimum_count

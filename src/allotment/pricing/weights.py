@@ -10,7 +10,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.types import FloatArray, Posterior
 
 
@@ -52,16 +52,14 @@ def check_vector(what: str, values: npt.ArrayLike, *, high: float | None = None)
         vector = np.asarray(values, dtype=np.float64)
     except (TypeError, ValueError) as error:
         raise InvalidInputError(
-            message(f"a {what} is not a number", got=error, allowed="real numbers", fix="pass a vector of floats")
+            f"a {what} is not a number", got=error, allowed="real numbers", fix="pass a vector of floats"
         ) from error
     if vector.ndim != 1 or vector.size == 0:
         raise InvalidInputError(
-            message(
-                f"the batch needs one {what} per prompt",
-                got=f"an array of shape {vector.shape}",
-                allowed="a non-empty vector [Q]",
-                fix="skip empty batches; pass one number per prompt",
-            )
+            f"the batch needs one {what} per prompt",
+            got=f"an array of shape {vector.shape}",
+            allowed="a non-empty vector [Q]",
+            fix="skip empty batches; pass one number per prompt",
         )
     bad_Q = ~(np.isfinite(vector) & (vector >= 0.0))
     if high is not None:
@@ -70,11 +68,9 @@ def check_vector(what: str, values: npt.ArrayLike, *, high: float | None = None)
         index = int(bad_Q.argmax())
         allowed = "finite, >= 0" if high is None else f"in [0, {high:g}]"
         raise InvalidInputError(
-            message(
-                f"the {what} of prompt {index} is outside its domain",
-                got=f"{vector[index]} at index {index} ({int(bad_Q.sum())} such of {vector.size})",
-                allowed=allowed,
-                fix="look at the predictor or the file this number comes from",
-            )
+            f"the {what} of prompt {index} is outside its domain",
+            got=f"{vector[index]} at index {index} ({int(bad_Q.sum())} such of {vector.size})",
+            allowed=allowed,
+            fix="look at the predictor or the file this number comes from",
         )
     return vector

@@ -14,9 +14,9 @@ from importlib import import_module
 from pathlib import Path
 
 from allotment.errors import needs_extra
-from allotment.lab.run_directory import write_atomically
 from allotment.report.data import Arm, Study, read_study
 from allotment.report.runs import Run
+from allotment.run_logs.directory import write_atomically
 
 __all__ = ["Arm", "Run", "Study", "read_study", "write_report"]
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from allotment.errors import needs_extra
-from allotment.lab.run_directory import write_atomically
 from allotment.report.tables import Cell, Table
+from allotment.run_logs.directory import write_atomically
 
 if TYPE_CHECKING:
     from allotment.audit.bootstrap import Interval

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from allotment.config import AnyTrainConfig, TrainedName
-from allotment.errors import RunDirectoryError, message
+from allotment.errors import RunDirectoryError
 from allotment.report.runs import Run, read_run
 
 BOOKKEEPING = frozenset({"seed", "evaluate_every", "checkpoint_every"})
@@ -88,7 +88,7 @@ def read_study(run_directories: Sequence[Path]) -> Study:
     """
     if not run_directories:
         raise RunDirectoryError(
-            message("no run to report on", got="no directory", allowed="at least 1", fix="name a run directory")
+            "no run to report on", got="no directory", allowed="at least 1", fix="name a run directory"
         )
     repeated: list[str] = []
     directories: dict[Path, Path] = {}

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from allotment.config import AnyTrainConfig
-from allotment.errors import RunDirectoryError, message
-from allotment.lab.run_directory import LOGS, read_log, saved_config
+from allotment.errors import RunDirectoryError
+from allotment.run_logs.directory import LOGS, read_log, saved_config
 
 Row = dict[str, Any]
 
@@ -73,12 +73,10 @@ def read_run(path: Path) -> Run:
             logs[log] = read_log(path / log)
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise RunDirectoryError(
-                message(
-                    f"{path / log} is damaged",
-                    got=error,
-                    allowed="one JSON object a line; only the last line may be cut short",
-                    fix="restore the file, or train again with --resume from the last checkpoint",
-                )
+                f"{path / log} is damaged",
+                got=error,
+                allowed="one JSON object a line; only the last line may be cut short",
+                fix="restore the file, or train again with --resume from the last checkpoint",
             ) from error
     cut = tuple(log for log in LOGS if _is_cut(path / log))
     resumed = tuple(row["step"] for row in logs["timing.jsonl"] if "resumed" in row)

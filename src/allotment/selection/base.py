@@ -9,7 +9,7 @@ from typing import Literal, Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.state import State, Stateful, check_state
 from allotment.types import FloatArray, IntArray, PromptId
 
@@ -137,13 +137,11 @@ def check_selection(selection: Selection, scored: Scored) -> Selection:
         fits = np.shape(column_N) == (len(scored),) and bool(np.isfinite(column_N).all())
         if not fits or (name == "weights" and bool((column_N < 0).any())):
             raise InvalidInputError(
-                message(
-                    f"the {name} of a selection cannot be used",
-                    got=f"shape {np.shape(column_N)} for {len(scored)} rollouts, "
-                    f"{int((~np.isfinite(column_N)).sum())} not finite",
-                    allowed="one finite number per rollout, weights >= 0",
-                    fix="return one entry per rollout of `scored`, 0 to leave it out",
-                )
+                f"the {name} of a selection cannot be used",
+                got=f"shape {np.shape(column_N)} for {len(scored)} rollouts, "
+                f"{int((~np.isfinite(column_N)).sum())} not finite",
+                allowed="one finite number per rollout, weights >= 0",
+                fix="return one entry per rollout of `scored`, 0 to leave it out",
             )
     return selection
 

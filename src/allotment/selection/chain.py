@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import cast
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.selection.base import Scope, Scored, Selection, Selector, check_selection
 from allotment.state import State, Together
 
@@ -101,5 +101,5 @@ class Chain:
 def _refusal(first: Selector, second: Selector, got: str, allowed: str) -> ConfigError:
     names = f"{type(first).__name__} and {type(second).__name__}"
     return ConfigError(
-        message(f"{names} cannot be combined", got=got, allowed=allowed, fix="use one of them, or another planner")
+        f"{names} cannot be combined", got=got, allowed=allowed, fix="use one of them, or another planner"
     )

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Literal, get_args
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
+from allotment.methods.selectors.completion_pruning import CompletionPruning
+from allotment.methods.selectors.contextual_bandit import ContextualBandit
+from allotment.methods.selectors.pods import PODS
+from allotment.methods.selectors.subsets import MaxReward, RandomSubset
 from allotment.selection.base import Selector
-from allotment.selection.completion_pruning import CompletionPruning
-from allotment.selection.contextual_bandit import ContextualBandit
-from allotment.selection.pods import PODS
-from allotment.selection.subsets import MaxReward, RandomSubset
 
 SelectorName = Literal["pods", "max-reward", "random", "completion-pruning", "contextual-bandit"]
 NAMES: tuple[SelectorName, ...] = get_args(SelectorName)
@@ -27,9 +27,7 @@ def make_selector(name: str, **settings: Any) -> Selector:
         InvalidInputError: a setting is not allowed.
     """
     if name not in NAMES:
-        raise ConfigError(
-            message("unknown selector", got=repr(name), allowed=", ".join(NAMES), fix="choose one of them")
-        )
+        raise ConfigError("unknown selector", got=repr(name), allowed=", ".join(NAMES), fix="choose one of them")
     constructors: dict[str, Any] = {
         "pods": PODS,
         "max-reward": MaxReward,
@@ -41,10 +39,8 @@ def make_selector(name: str, **settings: Any) -> Selector:
         return constructors[name](**settings)  # type: ignore[no-any-return]
     except TypeError as error:
         raise ConfigError(
-            message(
-                f"the selector {name!r} cannot be made with these settings",
-                got=error,
-                allowed="the arguments of its class in allotment.selection",
-                fix="correct the setting's name",
-            )
+            f"the selector {name!r} cannot be made with these settings",
+            got=error,
+            allowed="the arguments of its class in allotment.selection",
+            fix="correct the setting's name",
         ) from error

@@ -13,7 +13,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from allotment.errors import ConfigError, DuplicatePromptError, InvalidInputError, message, needs_extra
+from allotment.errors import ConfigError, DuplicatePromptError, InvalidInputError, needs_extra
 from allotment.tasks.entries import encode_entry
 from allotment.tasks.files import read_records
 
@@ -55,12 +55,12 @@ def load_rows(
         return _generated(str(source).removeprefix(PREFIX), size, seed, dict(options or {}))
     if options:
         raise ConfigError(
-            message("a file takes no task options", got=options, allowed=f"{PREFIX}NAME", fix="leave the options out")
+            "a file takes no task options", got=options, allowed=f"{PREFIX}NAME", fix="leave the options out"
         )
     path = Path(source)
     records = read_records(path)
     if not records:
-        raise InvalidInputError(message(f"{path} is empty", got="no rows", allowed="one or more", fix="add rows"))
+        raise InvalidInputError(f"{path} is empty", got="no rows", allowed="one or more", fix="add rows")
     rows = []
     for number, record in enumerate(records):
         where = f"{path}, row {number}"
@@ -95,12 +95,10 @@ def split_held_out(rows: Sequence[Row], held_out: int) -> tuple[list[Row], list[
     ordered = sorted(set(keys))
     if not 0 <= held_out < max(1, len(ordered)):
         raise InvalidInputError(
-            message(
-                "no prompts are left to train on" if held_out > 0 else "held-out prompts",
-                got=f"{held_out} held out of {len(ordered)} distinct prompts",
-                allowed=f"0 to {len(ordered) - 1}",
-                fix="use more rows or hold out fewer",
-            )
+            "no prompts are left to train on" if held_out > 0 else "held-out prompts",
+            got=f"{held_out} held out of {len(ordered)} distinct prompts",
+            allowed=f"0 to {len(ordered) - 1}",
+            fix="use more rows or hold out fewer",
         )
     apart = set(ordered[:held_out])
     train = [row for row, key in zip(rows, keys, strict=True) if key not in apart]
@@ -150,12 +148,10 @@ def _formatted(prompt: Any, system: str | None, suffix: str | None, chat: bool) 
         return messages
     if messages[0]["role"] == "system":
         raise ConfigError(
-            message(
-                "the prompts bring their own system message",
-                got=messages[0]["content"][:80],
-                allowed="one system message",
-                fix="leave the system prompt out",
-            )
+            "the prompts bring their own system message",
+            got=messages[0]["content"][:80],
+            allowed="one system message",
+            fix="leave the system prompt out",
         )
     return [{"role": "system", "content": system}, *messages]
 
@@ -168,23 +164,19 @@ def _generated(name: str, size: int, seed: int, options: dict[str, Any]) -> list
     if name not in names:
         near = get_close_matches(name, names, n=5, cutoff=0.5) or names[:5]
         raise ConfigError(
-            message(
-                "composite takes no names" if name == "composite" else "reasoning-gym has no such task",
-                got=f"{PREFIX}{name}",
-                allowed=f"one of {len(names)} names, such as {', '.join(near)}",
-                fix="name a single task",
-            )
+            "composite takes no names" if name == "composite" else "reasoning-gym has no such task",
+            got=f"{PREFIX}{name}",
+            allowed=f"one of {len(names)} names, such as {', '.join(near)}",
+            fix="name a single task",
         )
     if size < 1:
-        raise InvalidInputError(message("size of the data set", got=size, allowed=">= 1", fix="generate more rows"))
+        raise InvalidInputError("size of the data set", got=size, allowed=">= 1", fix="generate more rows")
     try:
         dataset = reasoning_gym.create_dataset(name, size=size, seed=seed, **options)
     except (TypeError, AssertionError, ValueError) as error:
         fields = ", ".join(DATASETS[name][1].__dataclass_fields__)
         raise ConfigError(
-            message(
-                f"{name} refuses these options", got=f"{options} ({error})", allowed=fields, fix="change the options"
-            )
+            f"{name} refuses these options", got=f"{options} ({error})", allowed=fields, fix="change the options"
         ) from error
     return [
         {
@@ -204,12 +196,10 @@ def _value(record: Mapping[str, Any], column: str, where: str) -> Any:
     for part in column.split("."):
         if not isinstance(value, Mapping) or part not in value:
             raise ConfigError(
-                message(
-                    f"{where}: no column {column!r}",
-                    got=", ".join(map(str, record)),
-                    allowed="a column that every row has",
-                    fix="name the columns of prompt and answer",
-                )
+                f"{where}: no column {column!r}",
+                got=", ".join(map(str, record)),
+                allowed="a column that every row has",
+                fix="name the columns of prompt and answer",
             )
         value = value[part]
     return value
@@ -225,12 +215,10 @@ def _prompt(value: Any, where: str) -> Any:
     ):
         return [{"role": entry["role"], "content": entry["content"]} for entry in messages]
     raise InvalidInputError(
-        message(
-            f"{where}: not a prompt",
-            got=repr(value)[:120],
-            allowed="a text, or a list of messages with a role and a content (text)",
-            fix="mend the row or name another column",
-        )
+        f"{where}: not a prompt",
+        got=repr(value)[:120],
+        allowed="a text, or a list of messages with a role and a content (text)",
+        fix="mend the row or name another column",
     )
 
 
@@ -238,9 +226,7 @@ def _text(value: Any, what: str, types: Any) -> str:
     if isinstance(value, types) and not isinstance(value, bool):
         return value if isinstance(value, str) else json.dumps(value)
     allowed = "a text or a number" if isinstance(0.5, types) else "a text or a whole number"
-    raise InvalidInputError(
-        message(f"{what} has the wrong type", got=repr(value)[:120], allowed=allowed, fix="mend it")
-    )
+    raise InvalidInputError(f"{what} has the wrong type", got=repr(value)[:120], allowed=allowed, fix="mend it")
 
 
 def _check_one_kind(rows: Sequence[Row], path: Path) -> None:
@@ -248,12 +234,10 @@ def _check_one_kind(rows: Sequence[Row], path: Path) -> None:
     for number, row in enumerate(rows):
         if isinstance(row["prompt"], str) != isinstance(rows[0]["prompt"], str):
             raise InvalidInputError(
-                message(
-                    f"{path}, row {number}: prompts of two kinds",
-                    got="texts and lists of messages",
-                    allowed="one of the two",
-                    fix='write a text as [{"role": "user", "content": TEXT}]',
-                )
+                f"{path}, row {number}: prompts of two kinds",
+                got="texts and lists of messages",
+                allowed="one of the two",
+                fix='write a text as [{"role": "user", "content": TEXT}]',
             )
 
 
@@ -262,12 +246,10 @@ def _check_ids(rows: Sequence[Row], path: Path) -> None:
     for number, row in enumerate(rows):
         if first.setdefault(row["prompt_id"], row) != row:
             raise DuplicatePromptError(
-                message(
-                    f"{path}, row {number}: an id stands twice with different prompts or answers",
-                    got=repr(row["prompt_id"]),
-                    allowed="one prompt and one answer an id",
-                    fix="make the ids unique or name another column",
-                )
+                f"{path}, row {number}: an id stands twice with different prompts or answers",
+                got=repr(row["prompt_id"]),
+                allowed="one prompt and one answer an id",
+                fix="make the ids unique or name another column",
             )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import Literal, get_args
 
-from allotment.errors import ConfigError, message, needs_extra
+from allotment.errors import ConfigError, needs_extra
 
 Rule = Literal["answer_tag", "last_line", "last_number", "boxed", "whole"]
 
@@ -42,7 +42,7 @@ def check_rule(rule: str) -> None:
     """
     if rule not in get_args(Rule):
         rules = ", ".join(get_args(Rule))
-        raise ConfigError(message("unknown extraction rule", got=repr(rule), allowed=rules, fix="name one of these"))
+        raise ConfigError("unknown extraction rule", got=repr(rule), allowed=rules, fix="name one of these")
 
 
 def _boxed(completion: str) -> str | None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from allotment.errors import ConfigError, InvalidInputError, message, needs_extra
+from allotment.errors import ConfigError, InvalidInputError, needs_extra
 
 Record = dict[str, Any]
 
@@ -26,12 +26,10 @@ def read_records(path: Path) -> list[Record]:
     reader = _READERS.get(path.suffix.lower())
     if reader is None:
         raise ConfigError(
-            message(
-                "unknown kind of data set",
-                got=str(path),
-                allowed=f"reasoning-gym:NAME, or a file that ends in {', '.join(_READERS)}",
-                fix="convert the file or mend its name",
-            )
+            "unknown kind of data set",
+            got=str(path),
+            allowed=f"reasoning-gym:NAME, or a file that ends in {', '.join(_READERS)}",
+            fix="convert the file or mend its name",
         )
     try:
         return reader(path)
@@ -102,4 +100,4 @@ def _object(value: Any, where: str) -> Record:
 
 
 def _damaged(wrong: str, got: object, allowed: str) -> InvalidInputError:
-    return InvalidInputError(message(wrong, got=got, allowed=allowed, fix="mend the file or write it again"))
+    return InvalidInputError(wrong, got=got, allowed=allowed, fix="mend the file or write it again")

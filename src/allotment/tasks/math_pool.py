@@ -16,7 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from queue import SimpleQueue
 
-from allotment.errors import InvalidInputError, message, needs_extra
+from allotment.errors import InvalidInputError, needs_extra
 
 
 class MathPool:
@@ -35,9 +35,7 @@ class MathPool:
         workers = min(4, os.cpu_count() or 1) if workers is None else workers
         if limit <= 0 or workers < 1:
             raise InvalidInputError(
-                message(
-                    "math pool", got=f"limit {limit}, workers {workers}", allowed="> 0", fix="use 5.0 and 1 or more"
-                )
+                "math pool", got=f"limit {limit}, workers {workers}", allowed="> 0", fix="use 5.0 and 1 or more"
             )
         with needs_extra("trl"):
             if find_spec("math_verify") is None:

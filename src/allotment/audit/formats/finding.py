@@ -11,7 +11,7 @@ from typing import Literal, NoReturn
 
 from allotment.audit.formats.columns import LENGTHS, PRESETS, Columns, Row, trl_rewards
 from allotment.audit.formats.tables import ENDINGS, sample
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 
 Format = Literal["counts", "run", "verl", "trl", "columns"]
 FORMATS = "prompt_id, rollouts_per_visit, successes; prompt_id, step, n, successes; input, output, score, step (verl); \
@@ -135,50 +135,42 @@ def _trl_reward(path: Path, first: Sequence[Row]) -> str:
     names = [name for name in trl_rewards(first[0]) if all(name in trl_rewards(row) for row in first)]
     if len(names) != 1:
         raise InvalidInputError(
-            message(
-                f"{path}: which column is the reward?",
-                got=", ".join(names) or "no column of numbers",
-                allowed="one column; TRL does not log the weights of its reward functions",
-                fix="name the one that says whether a rollout succeeded: --reward NAME",
-            )
+            f"{path}: which column is the reward?",
+            got=", ".join(names) or "no column of numbers",
+            allowed="one column; TRL does not log the weights of its reward functions",
+            fix="name the one that says whether a rollout succeeded: --reward NAME",
         )
     return names[0]
 
 
 def _refuse(path: Path, row: Row) -> NoReturn:
     raise UnknownFormatError(
-        message(
-            f"{path}, line 1: unknown format",
-            got=", ".join(map(str, row))[:120] or "no keys",
-            allowed=FORMATS,
-            fix="name the columns, or pass the log of a run",
-        )
+        f"{path}, line 1: unknown format",
+        got=", ".join(map(str, row))[:120] or "no keys",
+        allowed=FORMATS,
+        fix="name the columns, or pass the log of a run",
     )
 
 
 def refuse_empty(path: Path, got: str) -> NoReturn:
     """Raise :class:`UnknownFormatError`: nothing in the log can be used; ``got`` says why."""
     fix = "pass the success log of a run that was not stopped before its first step"
-    raise UnknownFormatError(message(f"{path} holds no visits", got=got, allowed="at least one visit", fix=fix))
+    raise UnknownFormatError(f"{path} holds no visits", got=got, allowed="at least one visit", fix=fix)
 
 
 def _refuse_columns(columns: Columns) -> NoReturn:
     raise InvalidInputError(
-        message(
-            "not all columns are named",
-            got=", ".join(f"--{role} {name}" for role, name in columns.named().items()) or "none",
-            allowed="--prompt or --id, --step and --reward",
-            fix="name the missing ones",
-        )
+        "not all columns are named",
+        got=", ".join(f"--{role} {name}" for role, name in columns.named().items()) or "none",
+        allowed="--prompt or --id, --step and --reward",
+        fix="name the missing ones",
     )
 
 
 def _refuse_folder(path: Path, passed_over: Sequence[Path]) -> NoReturn:
     raise InvalidInputError(
-        message(
-            f"{path} is a directory without a log",
-            got=f"{len(passed_over)} files of no known format" + (f", first {passed_over[0]}" if passed_over else ""),
-            allowed=FORMATS,
-            fix="pass the folder or file that holds the rollouts",
-        )
+        f"{path} is a directory without a log",
+        got=f"{len(passed_over)} files of no known format" + (f", first {passed_over[0]}" if passed_over else ""),
+        allowed=FORMATS,
+        fix="pass the folder or file that holds the rollouts",
     )

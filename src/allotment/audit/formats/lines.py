@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from allotment.audit.formats.left_out import LeftOut
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 from allotment.types import PromptId
 
 MOST_ROLLOUTS = 100_000
@@ -29,9 +29,7 @@ class Line:
     def fail(self, wrong: str, got: object, allowed: str, fix: str = "mend the line") -> NoReturn:
         """Raise :class:`~allotment.errors.InvalidInputError` naming the line."""
         shown = got if isinstance(got, str) else repr(got)
-        raise InvalidInputError(
-            message(f"{self.path}, line {self.number}: {wrong}", got=shown[:120], allowed=allowed, fix=fix)
-        )
+        raise InvalidInputError(f"{self.path}, line {self.number}: {wrong}", got=shown[:120], allowed=allowed, fix=fix)
 
     def get(self, key: str) -> Any:
         """The value of ``key``."""

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from allotment.errors import ConfigError, RewardMismatchError, message
+from allotment.errors import ConfigError, RewardMismatchError
 from allotment.types import IntArray, PromptId
 
 
@@ -37,12 +37,10 @@ def every_nth(keys: Sequence[Any], repeats: int) -> list[Any]:
     candidates = list(keys[::repeats])
     if len(keys) % repeats or any(keys[i] != candidates[i // repeats] for i in range(len(keys))):
         raise ConfigError(
-            message(
-                "the data loader does not repeat prompts as TRL's does",
-                got=f"{len(keys)} rows that are not {repeats} copies of each prompt in turn",
-                allowed="the order of TRL's RepeatSampler",
-                fix="leave _get_train_sampler as TRL has it",
-            )
+            "the data loader does not repeat prompts as TRL's does",
+            got=f"{len(keys)} rows that are not {repeats} copies of each prompt in turn",
+            allowed="the order of TRL's RepeatSampler",
+            fix="leave _get_train_sampler as TRL has it",
         )
     return candidates
 
@@ -63,12 +61,10 @@ def lay_out(
     """
     if sum(counts) != rows or 1 in counts:
         raise RewardMismatchError(
-            message(
-                "the plan does not fill the batch",
-                got=f"{sum(counts)} rollouts, counts from {min(counts)} to {max(counts)}",
-                allowed=f"{rows} rollouts, each count 0 or from 2 on",
-                fix="use a planner that spends its budget exactly, with a lower bound of 2 or more",
-            )
+            "the plan does not fill the batch",
+            got=f"{sum(counts)} rollouts, counts from {min(counts)} to {max(counts)}",
+            allowed=f"{rows} rollouts, each count 0 or from 2 on",
+            fix="use a planner that spends its budget exactly, with a lower bound of 2 or more",
         )
     places: dict[PromptId, list[int]] = {}
     for place, prompt in enumerate(candidate_ids):

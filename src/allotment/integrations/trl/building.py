@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.integrations.trl.config import AllotmentArguments
 from allotment.integrations.trl.prompts import PromptIdentity, prompt_texts
 from allotment.planning import Planner
@@ -51,13 +51,11 @@ def arithmetic(args: Any, candidates: int | None) -> Arithmetic:
     if candidates is not None and (candidates < least or budget % candidates):
         valid = [n for n in range(least, budget + 1) if budget % n == 0]
         raise ConfigError(
-            message(
-                "candidate_prompts does not fit the generation batch",
-                got=f"candidate_prompts={candidates}",
-                allowed=f"{', '.join(map(str, valid))}: divisors of the generation batch size {budget}, "
-                f"from its {least} prompts on",
-                fix="choose one of them, or leave candidate_prompts out",
-            )
+            "candidate_prompts does not fit the generation batch",
+            got=f"candidate_prompts={candidates}",
+            allowed=f"{', '.join(map(str, valid))}: divisors of the generation batch size {budget}, "
+            f"from its {least} prompts on",
+            fix="choose one of them, or leave candidate_prompts out",
         )
     return Arithmetic(budget, mean, candidates or least)
 
@@ -102,16 +100,14 @@ def planner_for(
 def _check_given(planner: object, candidates: int | None, identity: PromptIdentity) -> None:
     if isinstance(planner, type) or not isinstance(planner, str | Planner):
         raise ConfigError(
-            message("this is no planner", got=repr(planner), allowed="a name or a planner object", fix="use 'vip'")
+            "this is no planner", got=repr(planner), allowed="a name or a planner object", fix="use 'vip'"
         )
     if candidates is not None and identity.ids is not None and len(identity.ids) < candidates:
         raise ConfigError(
-            message(
-                "the data set has fewer rows than a batch has candidates",
-                got=f"{len(identity.ids)} rows, candidate_prompts={candidates}",
-                allowed="at most as many candidates as rows: TRL drops a batch that is not full",
-                fix="lower candidate_prompts, or leave it out",
-            )
+            "the data set has fewer rows than a batch has candidates",
+            got=f"{len(identity.ids)} rows, candidate_prompts={candidates}",
+            allowed="at most as many candidates as rows: TRL drops a batch that is not full",
+            fix="lower candidate_prompts, or leave it out",
         )
 
 
@@ -127,12 +123,10 @@ def _about_prompts(source: str | None, identity: PromptIdentity) -> dict[str, An
         return {}
     if identity.ids is None:
         raise ConfigError(
-            message(
-                "the prompts of an iterable data set cannot be embedded beforehand",
-                got=f"prompt_embeddings={source!r}",
-                allowed="a map-style data set",
-                fix="leave prompt_embeddings out, or load the data set without streaming",
-            )
+            "the prompts of an iterable data set cannot be embedded beforehand",
+            got=f"prompt_embeddings={source!r}",
+            allowed="a map-style data set",
+            fix="leave prompt_embeddings out, or load the data set without streaming",
         )
     first = {prompt: row for row, prompt in reversed(list(enumerate(identity.ids)))}
     rows = list(first.values())
@@ -149,12 +143,10 @@ def _row_vectors(file: str, rows: int) -> npt.NDArray[Any]:
     vectors = np.load(file)
     if len(vectors) != rows:
         raise ConfigError(
-            message(
-                "the embeddings do not fit the data set",
-                got=f"{len(vectors)} rows in {file}",
-                allowed=f"{rows}, one for each row of the data set, in its order",
-                fix="embed the data set anew",
-            )
+            "the embeddings do not fit the data set",
+            got=f"{len(vectors)} rows in {file}",
+            allowed=f"{rows}, one for each row of the data set, in its order",
+            fix="embed the data set anew",
         )
     return np.asarray(vectors)
 
@@ -164,12 +156,10 @@ def _refuse_settings_of_named(settings: AllotmentArguments) -> None:
     set_ = [name for name in names if getattr(settings, name) is not None]
     if set_:
         raise ConfigError(
-            message(
-                "settings for a planner that was made before",
-                got=f"planner {type(settings.planner).__name__} together with {', '.join(set_)}",
-                allowed="a planner object, or a name with settings",
-                fix="give the settings to the planner",
-            )
+            "settings for a planner that was made before",
+            got=f"planner {type(settings.planner).__name__} together with {', '.join(set_)}",
+            allowed="a planner object, or a name with settings",
+            fix="give the settings to the planner",
         )
 
 
@@ -181,20 +171,16 @@ def _check(planner: Planner, sizes: Arithmetic) -> None:
         unsuited.append("rounds=2")
     if unsuited:
         raise ConfigError(
-            message(
-                "TRL generates a fixed number of rollouts once a batch",
-                got=f"a planner with {', '.join(unsuited)}",
-                allowed="unit='rollouts', rounds=1",
-                fix="leave these out, or train in the lab (allotment train)",
-            )
+            "TRL generates a fixed number of rollouts once a batch",
+            got=f"a planner with {', '.join(unsuited)}",
+            allowed="unit='rollouts', rounds=1",
+            fix="leave these out, or train in the lab (allotment train)",
         )
     if budget != sizes.budget or not lower * sizes.prompts <= budget <= upper * sizes.prompts:
         raise ConfigError(
-            message(
-                "the planner's budget contradicts TRL's batch",
-                got=f"budget {budget}, bounds ({lower}, {upper})",
-                allowed=f"budget {sizes.budget} = per_device_train_batch_size x processes x steps_per_generation; "
-                f"bounds around num_generations = {sizes.mean}, the mean over {sizes.prompts} prompts",
-                fix=f"make the planner with budget={sizes.budget} and lower <= {sizes.mean} <= upper",
-            )
+            "the planner's budget contradicts TRL's batch",
+            got=f"budget {budget}, bounds ({lower}, {upper})",
+            allowed=f"budget {sizes.budget} = per_device_train_batch_size x processes x steps_per_generation; "
+            f"bounds around num_generations = {sizes.mean}, the mean over {sizes.prompts} prompts",
+            fix=f"make the planner with budget={sizes.budget} and lower <= {sizes.mean} <= upper",
         )

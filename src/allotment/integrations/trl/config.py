@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal
 
 from trl import GRPOConfig, RLOOConfig
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 
 
 @dataclass
@@ -92,12 +92,12 @@ class AllotmentArguments:
             got = f"planner_kwargs={self.planner_kwargs!r}"
             fix = 'write {"bounds": [3, 32]}'
             raise ConfigError(
-                message("these are not settings of a planner", got=got, allowed="a dict, or one as JSON", fix=fix)
+                "these are not settings of a planner", got=got, allowed="a dict, or one as JSON", fix=fix
             ) from error
         if self.prompt_weighting not in ("prompt", "rollout"):
             got = f"prompt_weighting={self.prompt_weighting!r}"
             raise ConfigError(
-                message("there is no such weighting", got=got, allowed="prompt, rollout", fix="choose one of them")
+                "there is no such weighting", got=got, allowed="prompt, rollout", fix="choose one of them"
             )
 
     def to_dict(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal, NoReturn
 
 from trl import DPOConfig
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.integrations.trl.config import AllotmentArguments
 
 LEAST = {"prompts_per_round": 1, "num_generations": 2, "updates_per_round": 1, "max_completion_length": 1}
@@ -54,4 +54,4 @@ class AllotmentDPOConfig(AllotmentArguments, DPOConfig):
 
 def refuse(what: str, got: object, allowed: str, fix: str) -> NoReturn:
     """A setting, or what was given, does not do."""
-    raise ConfigError(message(f"preferences cannot be learnt with this: {what}", got=got, allowed=allowed, fix=fix))
+    raise ConfigError(f"preferences cannot be learnt with this: {what}", got=got, allowed=allowed, fix=fix)

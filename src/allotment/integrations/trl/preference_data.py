@@ -11,8 +11,8 @@ import torch
 from datasets import Dataset
 from torch import Tensor
 
-from allotment.errors import InvalidInputError, message
-from allotment.learning.pairs import PairsName, preference_pairs
+from allotment.errors import InvalidInputError
+from allotment.methods.objectives.pairs import PairsName, preference_pairs
 from allotment.types import FloatArray, IntArray, PromptId
 
 log = logging.getLogger("allotment")
@@ -87,7 +87,7 @@ def preference_dataset(
     if len(set(lengths)) > 1 or not lengths[0]:
         got = "{} prompts, {} completions, {} rewards, {} group ids".format(*lengths)
         raise InvalidInputError(
-            message("these are not rewarded completions", got=got, allowed="one of each a completion", fix="pass all")
+            "these are not rewarded completions", got=got, allowed="one of each a completion", fix="pass all"
         )
     number: dict[Hashable, int] = {}
     groups_N = [number.setdefault(group, len(number)) for group in group_ids]
@@ -96,12 +96,10 @@ def preference_dataset(
     found = preference_pairs(rewards_N, torch.tensor(groups_N), pairs)
     if not len(found):
         raise InvalidInputError(
-            message(
-                "there is no pair to learn from",
-                got=f"{len(rewards)} completions of {found.groups} prompts, no two of a prompt with unequal rewards",
-                allowed="at least one prompt with a better and a worse completion",
-                fix="draw more completions a prompt, or other prompts; check the rewards and the group ids",
-            )
+            "there is no pair to learn from",
+            got=f"{len(rewards)} completions of {found.groups} prompts, no two of a prompt with unequal rewards",
+            allowed="at least one prompt with a better and a worse completion",
+            fix="draw more completions a prompt, or other prompts; check the rewards and the group ids",
         )
     log.info("%d pairs; %d of %d prompts have none", len(found), found.without_pair, found.groups)
     better, worse = found.chosen_P.tolist(), found.rejected_P.tolist()
@@ -118,10 +116,8 @@ def _check_groups(prompts: Sequence[Text], groups_N: Sequence[int]) -> None:
     for row, (prompt, group) in enumerate(zip(prompts, groups_N, strict=True)):
         if first.setdefault(group, prompt) != prompt:
             raise InvalidInputError(
-                message(
-                    "completions of different prompts are in one group",
-                    got=f"{first[group]!r}, and in row {row} {prompt!r}",
-                    allowed="one prompt a group: only its completions can be compared",
-                    fix="check the order of the group ids",
-                )
+                "completions of different prompts are in one group",
+                got=f"{first[group]!r}, and in row {row} {prompt!r}",
+                allowed="one prompt a group: only its completions can be compared",
+                fix="check the order of the group ids",
             )

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import GenerationConfig
 
-from allotment.errors import ConfigError, InvalidInputError, message
+from allotment.errors import ConfigError, InvalidInputError
 from allotment.types import FloatArray
 
 RewardFunction = Callable[..., Sequence[float | None]]
@@ -91,12 +91,10 @@ def rewards_of(functions: Sequence[RewardFunction], rows: Sequence[Row], rollout
         wrong = [value for value in values if value is not None and not np.isfinite(value)]
         if len(values) != len(rows) or wrong:
             raise InvalidInputError(
-                message(
-                    f"the reward function {getattr(function, '__name__', function)!r} gives what is no reward",
-                    got=f"{len(values)} values" + (f", among them {wrong[0]}" if wrong else ""),
-                    allowed=f"{len(rows)} values, a finite number or None for each completion",
-                    fix="return None for a completion that cannot be judged",
-                )
+                f"the reward function {getattr(function, '__name__', function)!r} gives what is no reward",
+                got=f"{len(values)} values" + (f", among them {wrong[0]}" if wrong else ""),
+                allowed=f"{len(rows)} values, a finite number or None for each completion",
+                fix="return None for a completion that cannot be judged",
             )
         values_FN.append([np.nan if value is None else value for value in values])
     rewards_FN = np.array(values_FN, dtype=np.float64)
@@ -113,9 +111,7 @@ def checked_functions(given: Any) -> list[RewardFunction]:
     if not functions or not all(callable(f) and not isinstance(f, torch.nn.Module) for f in functions):
         allowed = "functions of prompts, completions and the columns of the data set, as for GRPOTrainer"
         raise ConfigError(
-            message(
-                "these are not reward functions", got=repr(given), allowed=allowed, fix="wrap a model in a function"
-            )
+            "these are not reward functions", got=repr(given), allowed=allowed, fix="wrap a model in a function"
         )
     return functions
 

@@ -23,15 +23,15 @@ from torch import Tensor
 from trl import DPOTrainer
 
 from allotment.errors import RewardMismatchError
-from allotment.integrations.figures import rollout_rows, step_figures
-from allotment.integrations.log import RolloutLog
 from allotment.integrations.trl.building import Arithmetic, planner_for
 from allotment.integrations.trl.preference_config import AllotmentDPOConfig, refuse
 from allotment.integrations.trl.preference_data import RoundLoader, draw, preference_dataset, prompts_of_round
 from allotment.integrations.trl.preference_rollouts import Rollouts, Row, checked_functions, generate, rewards_of
 from allotment.integrations.trl.prompts import PromptIdentity
-from allotment.learning.pairs import Pairs, preference_pairs
+from allotment.methods.objectives.pairs import Pairs, preference_pairs
 from allotment.planning import Outcome
+from allotment.run_logs.figures import rollout_rows, step_figures
+from allotment.run_logs.rollout_log import RolloutLog
 from allotment.state import load_state, save_state
 from allotment.types import IntArray, Plan, PromptId
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, IterableDataset
 
-from allotment.errors import ConfigError, InvalidInputError, message
+from allotment.errors import ConfigError, InvalidInputError
 from allotment.types import PromptId
 
 ROW = "allotment_row"
@@ -41,12 +41,10 @@ class PromptIdentity:
         """[M] by row of a map-style data set, else None."""
         if column is not None and dataset.column_names is not None and column not in dataset.column_names:
             raise ConfigError(
-                message(
-                    "the data set has no such column for prompt ids",
-                    got=f"prompt_id_column={column!r}",
-                    allowed=", ".join(dataset.column_names),
-                    fix="name a column, or leave prompt_id_column out",
-                )
+                "the data set has no such column for prompt ids",
+                got=f"prompt_id_column={column!r}",
+                allowed=", ".join(dataset.column_names),
+                fix="name a column, or leave prompt_id_column out",
             )
         if isinstance(dataset, Dataset):
             dataset = dataset.remove_columns([ROW] if ROW in dataset.column_names else [])  # of an earlier trainer
@@ -80,7 +78,7 @@ def _checked(value: object, column: str) -> PromptId:
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value
     raise InvalidInputError(
-        message(f"{column!r} is not a prompt id", got=repr(value), allowed="an int or a string", fix="mend the column")
+        f"{column!r} is not a prompt id", got=repr(value), allowed="an int or a string", fix="mend the column"
     )
 
 

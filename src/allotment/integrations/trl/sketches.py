@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.learning import SketchDirections, last_layer_scores, layer_scores
 
 
@@ -110,12 +110,10 @@ class ScoreSketch:
             return found
         other = "last-block" if self.kind == "last-layer" else "last-layer"
         raise ConfigError(
-            message(
-                f"no matrix for the score sketch {self.kind!r} is found in the model",
-                got=type(model).__name__,
-                allowed="a causal language model of Hugging Face with linear modules",
-                fix=f"sketch {other!r}, or take a planner without score sketches",
-            )
+            f"no matrix for the score sketch {self.kind!r} is found in the model",
+            got=type(model).__name__,
+            allowed="a causal language model of Hugging Face with linear modules",
+            fix=f"sketch {other!r}, or take a planner without score sketches",
         )
 
 
@@ -131,12 +129,10 @@ class _Tap:
         shapes = [tuple(x.shape) for x in self.inputs]
         if len(shapes) != 1 or len(shapes[0]) != 3 or shapes[0][0] != len(prompt_ids) or shapes[0][1] < kept:
             raise ConfigError(
-                message(
-                    "the matrix found for score sketches is not used once for every token",
-                    got=f"inputs of shapes {shapes}",
-                    allowed=f"one of shape ({len(prompt_ids)}, at least {kept}, width)",
-                    fix="take the other of 'last-layer' and 'last-block', or a planner without score sketches",
-                )
+                "the matrix found for score sketches is not used once for every token",
+                got=f"inputs of shapes {shapes}",
+                allowed=f"one of shape ({len(prompt_ids)}, at least {kept}, width)",
+                fix="take the other of 'last-layer' and 'last-block', or a planner without score sketches",
             )
 
 
@@ -180,12 +176,10 @@ def _logits(output: Any) -> Tensor:
     if isinstance(logits, Tensor):
         return logits
     raise ConfigError(
-        message(
-            "score sketches need the model's logits",
-            got=f"a {type(output).__name__} without any",
-            allowed="a causal language model of Hugging Face",
-            fix="take a planner without score sketches",
-        )
+        "score sketches need the model's logits",
+        got=f"a {type(output).__name__} without any",
+        allowed="a causal language model of Hugging Face",
+        fix="take a planner without score sketches",
     )
 
 

@@ -22,9 +22,7 @@ from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
-from allotment.errors import ConfigError, RewardMismatchError, message
-from allotment.integrations.figures import rollout_rows, step_figures
-from allotment.integrations.log import RolloutLog
+from allotment.errors import ConfigError, RewardMismatchError
 from allotment.integrations.trl import advantages
 from allotment.integrations.trl.batch import Layout, every_nth, lay_out
 from allotment.integrations.trl.building import arithmetic, planner_for
@@ -33,6 +31,8 @@ from allotment.integrations.trl.prompts import ROW, PromptIdentity
 from allotment.integrations.trl.sketches import ScoreSketch
 from allotment.integrations.trl.versions import check_methods, scores_none_as_zero
 from allotment.planning.shortlist import shortlist
+from allotment.run_logs.figures import rollout_rows, step_figures
+from allotment.run_logs.rollout_log import RolloutLog
 from allotment.state import load_state, save_state
 from allotment.types import Plan, PromptId
 
@@ -212,12 +212,10 @@ class AllotmentMixin(_Trainer):
         if kind is None:
             return None
         raise ConfigError(
-            message(
-                "score sketches for a planner that has no use for them",
-                got=f"score_sketch={kind!r}, planner {type(self.planner).__name__}",
-                allowed="planner 'vip-moments', or VIP(price='gradient_moments')",
-                fix="leave score_sketch out, or use such a planner",
-            )
+            "score sketches for a planner that has no use for them",
+            got=f"score_sketch={kind!r}, planner {type(self.planner).__name__}",
+            allowed="planner 'vip-moments', or VIP(price='gradient_moments')",
+            fix="leave score_sketch out, or use such a planner",
         )
 
     def _scores(self, output: dict[str, Any]) -> Tensor:
@@ -290,12 +288,10 @@ class AllotmentMixin(_Trainer):
         )
         if not self.planner.done:
             raise ConfigError(
-                message(
-                    "TRL generates once a batch",
-                    got=f"{type(self.planner).__name__} asks for a further round",
-                    allowed="planners of one round",
-                    fix="use rounds=1",
-                )
+                "TRL generates once a batch",
+                got=f"{type(self.planner).__name__} asks for a further round",
+                allowed="planners of one round",
+                fix="use rounds=1",
             )
         figures = step_figures(plan, batch.candidates, outcome, self._threshold, self._estimator)
         figures |= {"tokens": float(sum(batch.tokens_N)), "dead_rollouts": dead}
@@ -312,12 +308,10 @@ class AllotmentMixin(_Trainer):
         """No rollout of the batch has a reward the planner could be told."""
         if not self._steps_told:
             raise ConfigError(
-                message(
-                    "no rollout of the first batch has a reward",
-                    got="None or NaN for every rollout",
-                    allowed="a number for at least one",
-                    fix="check the reward function and the columns of the data set it reads",
-                )
+                "no rollout of the first batch has a reward",
+                got="None or NaN for every rollout",
+                allowed="a number for at least one",
+                fix="check the reward function and the columns of the data set it reads",
             )
         self.planner.cancel(plan)
         log.warning("step %d: no rollout has a reward; the planner learns nothing from it", plan.step)
@@ -394,10 +388,8 @@ def with_allotment(trainer: type) -> type:
 def _check_success_reward(name: str | None, known: list[str]) -> None:
     if name is not None and name not in known:
         raise ConfigError(
-            message(
-                "there is no reward function of that name",
-                got=f"success_reward={name!r}",
-                allowed=", ".join(known),
-                fix="name one of them, or leave success_reward out for their weighted sum",
-            )
+            "there is no reward function of that name",
+            got=f"success_reward={name!r}",
+            allowed=", ".join(known),
+            fix="name one of them, or leave success_reward out for their weighted sum",
         )

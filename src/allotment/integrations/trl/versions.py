@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from packaging.version import Version
 
-from allotment.errors import MissingExtraError, message
+from allotment.errors import MissingExtraError
 
 OLDEST, NEWEST = Version("0.29.0"), Version("1.16.0")
 """Both tested; versions between them are of the same make. A newer one is tried, with a warning."""
@@ -26,12 +26,10 @@ def check_trl() -> str | None:
     installed = Version(version("trl"))
     if installed < OLDEST:
         raise MissingExtraError(
-            message(
-                "this version of TRL is too old",
-                got=f"trl {installed}",
-                allowed=f"trl {OLDEST} to {NEWEST}",
-                fix=f"pip install 'trl=={NEWEST}'",
-            )
+            "this version of TRL is too old",
+            got=f"trl {installed}",
+            allowed=f"trl {OLDEST} to {NEWEST}",
+            fix=f"pip install 'trl=={NEWEST}'",
         )
     if installed.release[:2] > NEWEST.release[:2]:
         return f"trl {installed} is newer than {NEWEST}, the newest that Allotment was tested with"
@@ -47,12 +45,10 @@ def check_methods(trainer: type) -> None:
     missing = [name for name in _METHODS if not callable(getattr(trainer, name, None))]
     if missing:
         raise MissingExtraError(
-            message(
-                f"{trainer.__name__} is not a trainer that Allotment can plan for",
-                got=f"no {', '.join(missing)}",
-                allowed=f"TRL's GRPOTrainer or RLOOTrainer, {OLDEST} to {NEWEST}, or a class derived from one",
-                fix=f"pip install 'trl=={NEWEST}', or derive the trainer from one of these",
-            )
+            f"{trainer.__name__} is not a trainer that Allotment can plan for",
+            got=f"no {', '.join(missing)}",
+            allowed=f"TRL's GRPOTrainer or RLOOTrainer, {OLDEST} to {NEWEST}, or a class derived from one",
+            fix=f"pip install 'trl=={NEWEST}', or derive the trainer from one of these",
         )
 
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from pydantic import Field
 
 from allotment.config import Config
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.planning import Planner
 from allotment.planning.named import make_planner
 
@@ -136,12 +136,10 @@ def _imported(path: str) -> Any:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError) as error:
         raise ConfigError(
-            message(
-                "the planner cannot be imported",
-                got=f"allotment.planner={path!r}: {error}",
-                allowed="a name, or module:function",
-                fix="check the path, and that the module is installed where the trainer runs",
-            )
+            "the planner cannot be imported",
+            got=f"allotment.planner={path!r}: {error}",
+            allowed="a name, or module:function",
+            fix="check the path, and that the module is installed where the trainer runs",
         ) from error
 
 
@@ -167,7 +165,7 @@ def _check(config: DictConfig, settings: AllotmentSettings, batch: Batch) -> Non
         fix = f"use at most data.train_batch_size={batch.prompts}, and a synchronous trainer; or leave it out"
     else:
         return
-    raise ConfigError(message(wrong, got=got, allowed="what docs/verl.md lists under Settings", fix=fix))
+    raise ConfigError(wrong, got=got, allowed="what docs/verl.md lists under Settings", fix=fix)
 
 
 def _check_planner(planner: object, settings: AllotmentSettings, batch: Batch) -> None:
@@ -179,11 +177,9 @@ def _check_planner(planner: object, settings: AllotmentSettings, batch: Batch) -
     if is_fit and is_plain and lower <= batch.mean and lower * kept <= batch.budget <= upper * kept:
         return
     raise ConfigError(
-        message(
-            "the planner does not fit verl's batch",
-            got=f"{type(planner).__name__}, budget {budget}, bounds ({lower}, {upper})",
-            allowed=f"a planner of one round, told rewards alone, budget {batch.budget} = train_batch_size x n, "
-            f"bounds around {batch.budget / kept:g}, the mean over {kept} prompts, from 2 on",
-            fix="correct allotment.planner_kwargs",
-        )
+        "the planner does not fit verl's batch",
+        got=f"{type(planner).__name__}, budget {budget}, bounds ({lower}, {upper})",
+        allowed=f"a planner of one round, told rewards alone, budget {batch.budget} = train_batch_size x n, "
+        f"bounds around {batch.budget / kept:g}, the mean over {kept} prompts, from 2 on",
+        fix="correct allotment.planner_kwargs",
     )

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from allotment.errors import InvalidInputError, message
+from allotment.errors import InvalidInputError
 
 
 def prompt_key(row: Mapping[str, Any], name: str = "index") -> str:
@@ -30,11 +30,9 @@ def _hash(prompt: object, name: str) -> str:
         text = json.dumps(prompt, sort_keys=True)
     except TypeError as error:
         raise InvalidInputError(
-            message(
-                "a prompt cannot be told from others",
-                got=f"no {name!r} in extra_info, and {error}",
-                allowed="a name for each row, or a prompt of text alone",
-                fix=f"add extra_info.{name} to the data set, or set allotment.prompt_id to a key it has",
-            )
+            "a prompt cannot be told from others",
+            got=f"no {name!r} in extra_info, and {error}",
+            allowed="a name for each row, or a prompt of text alone",
+            fix=f"add extra_info.{name} to the data set, or set allotment.prompt_id to a key it has",
         ) from error
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -17,10 +17,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import ConfigError, StateError, message
-from allotment.integrations.figures import rollout_rows, step_figures
+from allotment.errors import ConfigError, StateError
 from allotment.integrations.generic import counts_of, plan
-from allotment.integrations.log import RolloutLog
 from allotment.integrations.verl.config import (
     AllotmentSettings,
     Batch,
@@ -31,6 +29,8 @@ from allotment.integrations.verl.config import (
 )
 from allotment.planning import Outcome, Planner
 from allotment.planning.carry_over import CarryOver
+from allotment.run_logs.figures import rollout_rows, step_figures
+from allotment.run_logs.rollout_log import RolloutLog
 from allotment.state import decode_json, encode_json, load_state, save_state
 from allotment.types import Plan
 
@@ -210,12 +210,10 @@ class Session:
             if isinstance(error, StateError):
                 raise
             raise StateError(
-                message(
-                    f"{file} cannot be used",
-                    got=f"{type(error).__name__}: {error}",
-                    allowed="what Allotment wrote into verl's checkpoint",
-                    fix="resume from an older checkpoint, or move the file away: the planner then starts anew",
-                )
+                f"{file} cannot be used",
+                got=f"{type(error).__name__}: {error}",
+                allowed="what Allotment wrote into verl's checkpoint",
+                fix="resume from an older checkpoint, or move the file away: the planner then starts anew",
             ) from error
         self.step = step
         self._log.resume(step)
@@ -310,12 +308,10 @@ def current_session() -> Session:
     """
     if _current is None:
         raise ConfigError(
-            message(
-                "no planner was started",
-                got="an Allotment estimator, trainer or callback without Allotment's agent-loop manager",
-                allowed="all of them together",
-                fix="set actor_rollout_ref.rollout.agent.agent_loop_manager_class to "
-                "allotment.integrations.verl.AllotmentAgentLoopManager",
-            )
+            "no planner was started",
+            got="an Allotment estimator, trainer or callback without Allotment's agent-loop manager",
+            allowed="all of them together",
+            fix="set actor_rollout_ref.rollout.agent.agent_loop_manager_class to "
+            "allotment.integrations.verl.AllotmentAgentLoopManager",
         )
     return _current

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 import transfer_queue as tq
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, get_trainer_cls, register_trainer
 
-from allotment.errors import ConfigError, message
+from allotment.errors import ConfigError
 from allotment.integrations.verl.config import HOOK, OWN_ESTIMATORS, set_values
 from allotment.integrations.verl.session import current_session
 from allotment.integrations.verl.versions import check_methods
@@ -62,12 +62,10 @@ class AllotmentTrainerMixin(_Trainer):
     def _check_several_outputs(self) -> None:
         if self.config.algorithm.adv_estimator in OWN_ESTIMATORS:
             raise ConfigError(
-                message(
-                    "an agent loop gave several outputs for a rollout",
-                    got=f"algorithm.adv_estimator={self.config.algorithm.adv_estimator}",
-                    allowed="grpo, which verl computes from the last output of each",
-                    fix="set algorithm.adv_estimator=grpo",
-                )
+                "an agent loop gave several outputs for a rollout",
+                got=f"algorithm.adv_estimator={self.config.algorithm.adv_estimator}",
+                allowed="grpo, which verl computes from the last output of each",
+                fix="set algorithm.adv_estimator=grpo",
             )
 
 

@@ -6,7 +6,7 @@ from importlib.metadata import version
 
 from packaging.version import Version
 
-from allotment.errors import MissingExtraError, message
+from allotment.errors import MissingExtraError
 
 TESTED = Version("0.9.1")
 """The first with per-prompt counts in the trainer that is verl's default; a newer one is tried, with a warning."""
@@ -21,12 +21,10 @@ def check_verl() -> str | None:
     installed = Version(version("verl"))
     if installed < TESTED:
         raise MissingExtraError(
-            message(
-                "this version of verl is too old",
-                got=f"verl {installed}",
-                allowed=f"verl {TESTED}, whose V1 trainer reads a number of rollouts for each prompt",
-                fix=f"pip install 'verl=={TESTED}'",
-            )
+            "this version of verl is too old",
+            got=f"verl {installed}",
+            allowed=f"verl {TESTED}, whose V1 trainer reads a number of rollouts for each prompt",
+            fix=f"pip install 'verl=={TESTED}'",
         )
     if installed.release[:3] > TESTED.release[:3]:
         return f"verl {installed} is newer than {TESTED}, the newest that Allotment was tested with"
@@ -42,10 +40,8 @@ def check_methods(cls: type, names: tuple[str, ...]) -> None:
     missing = [name for name in names if not callable(getattr(cls, name, None))]
     if missing:
         raise MissingExtraError(
-            message(
-                f"verl's {cls.__name__} is not the one that Allotment was made for",
-                got=f"verl {version('verl')} without {', '.join(missing)}",
-                allowed=f"verl {TESTED}",
-                fix=f"pip install 'verl=={TESTED}'",
-            )
+            f"verl's {cls.__name__} is not the one that Allotment was made for",
+            got=f"verl {version('verl')} without {', '.join(missing)}",
+            allowed=f"verl {TESTED}",
+            fix=f"pip install 'verl=={TESTED}'",
         )

@@ -1,0 +1,1 @@
+"""``allotment train trl``: TRL's trainers from the command line, into a run directory."""

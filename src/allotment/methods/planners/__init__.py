@@ -1,0 +1,3 @@
+"""Planners of the neighbouring papers: CoBA-RL, DAPO, Dynamic Pruning, GRESO, GVM, Knapsack RL, MoPPS, OptPO,
+Reinforce-Ada.
+"""

@@ -1,0 +1,156 @@
+"""CoBA-RL: capability-oriented budget allocation (arXiv 2602.03048)."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from allotment.allocation import allocate_exact
+from allotment.methods.planners.coba_price import capability_shape, coba_price
+from allotment.planning.ledger import Outcome
+from allotment.planning.success import SuccessPlanner
+from allotment.prediction import DiscountedCounts, Predictor
+from allotment.prediction.storage import array_from_state, check_hyper
+from allotment.state import State, Stateful, Together, check_state
+from allotment.types import Allocation, FloatArray, Posterior, PromptId
+
+NEAR = 4
+"""Times the mean room above the lower bound, up to which counts are looked for first."""
+
+
+class CoBARL(SuccessPlanner):
+    """Most value for the budget, where what is of value depends on how able the policy is.
+
+    Maximises ``sum_q V(n_q, p_q)`` exactly (section 3.2 of the fact sheet, steps 1 to 6; see
+    :mod:`allotment.methods.planners.coba_price`). While the policy fails often, easy prompts are of value; as it
+    learns, hard ones. Predicts each prompt's success probability, and takes its mean; decides before anything is
+    generated; spends the budget exactly. With advantages by RLOO and a prompt's weight independent of its count it
+    optimises the mean success probability, as uniform allocation does; V moves the variance only.
+
+    Deviations. The paper does not disclose ``alpha_bounds``, ``slope``, ``tau`` and ``window``, nor where p comes from:
+    the defaults of these are a reconstruction. The failure rate of a step is the mean over prompts of what its rollouts
+    showed; before the first, that of the prediction. Equal gains are taken in an order drawn at each step, not
+    by position. The paper's heap greedy and this allocator give the same counts.
+
+    Args:
+        budget: rollouts of a step, spent exactly.
+        bounds: least and most rollouts of a prompt; the paper's.
+        estimator: ``"rloo"`` or ``"dr_grpo"``, of the gradient; the value does not depend on it.
+        predictor: the belief; if None :class:`~allotment.prediction.DiscountedCounts` with a prior of two rollouts at
+            the mean over prompts, which is also the belief about a prompt never seen.
+        success_threshold: a reward of at least this counts as a success.
+        seed: breaks ties between prompts of equal gain, differently at each step.
+        kappa: alpha + beta of the density of value; the larger, the narrower.
+        gamma: how fast the score of failures falls below a failure rate of 1/2.
+        alpha_bounds: least and largest alpha; the peak is at p = ``(alpha - 1) / (kappa - 2)``.
+        slope: lambda: alpha is the least plus this times the score; the difference of ``alpha_bounds`` if None.
+        tau: the larger, the later a prompt's value saturates.
+        window: k, steps over which the failure rate is averaged.
+
+    Raises:
+        InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: int,
+        bounds: tuple[int, int] = (2, 128),
+        estimator: str = "rloo",
+        predictor: Predictor | None = None,
+        success_threshold: float = 0.5,
+        seed: int = 0,
+        kappa: float = 11.0,
+        gamma: float = 10.0,
+        alpha_bounds: tuple[float, float] = (1.5, 9.5),
+        slope: float | None = None,
+        tau: float = 1.0,
+        window: int = 10,
+    ) -> None:
+        super().__init__(
+            budget=budget,
+            bounds=bounds,
+            estimator=estimator,
+            predictor=DiscountedCounts(prior_strength=2.0) if predictor is None else predictor,
+            success_threshold=success_threshold,
+            seed=seed,
+        )
+        least, largest = alpha_bounds
+        slope = largest - least if slope is None else slope
+        is_between = 0 < least <= largest < kappa < np.inf
+        check_hyper("alpha_bounds", (least, largest), is_between, f"0 < least <= largest < kappa = {kappa}")
+        check_hyper("slope", slope, 0 <= slope < np.inf, "a number >= 0")
+        check_hyper("gamma", gamma, 0 < gamma < np.inf, "a positive number")
+        check_hyper("tau", tau, 0 < tau < np.inf, "a positive number")
+        self.alpha_bounds = (float(least), float(largest))
+        self.kappa, self.gamma, self.slope, self.tau = float(kappa), float(gamma), float(slope), float(tau)
+        self.failure = FailureRate(window=window)
+
+    @property
+    def _belief(self) -> Stateful:
+        return Together({"success": self.predictor, "failure": self.failure})
+
+    def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
+        lower, upper = self.bounds
+        p_Q = posterior.success_probability()
+        failure = self.failure.mean
+        alpha, beta = capability_shape(
+            float(np.mean(1.0 - np.sort(p_Q))) if failure is None else failure,  # sorted: no trace of the order
+            kappa=self.kappa,
+            gamma=self.gamma,
+            alpha_bounds=self.alpha_bounds,
+            slope=self.slope,
+        )
+        price, keys = coba_price(p_Q, alpha, beta, tau=self.tau), self._tie_keys(ids)
+        spare = budget // len(ids) - lower + 1
+        near = lower + NEAR * spare  # a smaller table of gains; an upper bound that no count reaches changes nothing
+        if spare > 0 and near < upper:
+            allocation = allocate_exact(price, budget, lower=lower, upper=near, tie_keys=keys)
+            if int(allocation.counts.max()) < near:
+                return allocation
+        return allocate_exact(price, budget, lower=lower, upper=upper, tie_keys=keys)
+
+    def _observe(self, outcome: Outcome) -> None:
+        super()._observe(outcome)
+        told = outcome.received > 0
+        if told.any():
+            self.failure.observe(1.0 - outcome.successes(self.success_threshold)[told] / outcome.received[told])
+
+    def _settings(self) -> State:
+        own = {name: getattr(self, name) for name in ("kappa", "gamma", "slope", "tau")}
+        least, largest = self.alpha_bounds
+        window = self.failure.window
+        return {**super()._settings(), **own, "alpha_min": least, "alpha_max": largest, "window": window}
+
+
+class FailureRate:
+    """Moving average over the last ``window`` steps of the failure rate, the mean over a step's prompts."""
+
+    KIND = "FailureRate"
+
+    def __init__(self, *, window: int) -> None:
+        check_hyper("window", window, window >= 1 and window == int(window), "a whole number >= 1")
+        self.window = int(window)
+        self._rates = np.empty(0)
+
+    @property
+    def mean(self) -> float | None:
+        """In [0, 1]; None before the first step."""
+        return float(self._rates.mean()) if len(self._rates) else None
+
+    def observe(self, failure_B: FloatArray) -> None:
+        """Learn the failure rates of a step's B prompts, B >= 1."""
+        self._rates = np.append(self._rates, np.sort(failure_B).mean())[-self.window :]
+
+    def state_dict(self) -> State:
+        """The rates in the window."""
+        return {"kind": self.KIND, "rates": self._rates.copy()}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over the rates from a :meth:`state_dict` of the same window.
+
+        Raises:
+            StateError: of another kind, keys missing, or values that do not fit.
+        """
+        check_state(state, self.KIND, ("rates",))
+        length = min(len(np.atleast_1d(state["rates"])), self.window)
+        self._rates = array_from_state(state, "rates", (length,))

@@ -1,0 +1,108 @@
+"""Knapsack RL (arXiv 2509.25849): most groups with a gradient, weighted by what the gradient is worth."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from allotment.allocation import allocate_exact, uniform
+from allotment.methods.planners.knapsack_price import KnapsackPrice
+from allotment.planning.ledger import Outcome
+from allotment.planning.record import PromptRecord
+from allotment.planning.success import SuccessPlanner
+from allotment.prediction import LastValue, Predictor
+from allotment.prediction.storage import check_hyper
+from allotment.state import State, Stateful, Together
+from allotment.types import Allocation, FloatArray, IntArray, Posterior, PromptId
+
+
+class Knapsack(SuccessPlanner):
+    """The knapsack of largest value: maximise ``sum_q (1 - p^n - (1 - p)^n) p (1 - p)^2`` over the counts n.
+
+    Predicts each prompt's success probability, by default the rate of its last visit, and takes its mean; decides
+    before anything is generated; spends the budget exactly. The knapsack is solved exactly without dynamic programming,
+    since its values are concave (:mod:`allotment.methods.planners.knapsack_price`). With advantages by RLOO and a
+    prompt's weight independent of its count it optimises the mean success probability, as uniform allocation does.
+
+    The value is 0 at p = 0 and p = 1, so the paper adds rules, which do much of the work: a prompt that always
+    succeeded gets the least, and what the others cannot take within their bounds goes to prompts that never succeeded.
+    In a first epoch all counts are equal. Here, where epochs are not known: a prompt without rollouts so far gets its
+    even share, and the others share the rest (a reconstruction for batches of both kinds). Only where all others are
+    at their upper bounds do prompts that always succeed get more than the least.
+
+    Source: section 6 of the fact sheet, from secondary sources; no official code.
+
+    Args:
+        budget: rollouts of a step, spent exactly.
+        bounds: least and most rollouts of a prompt; the paper's.
+        estimator: ``"rloo"`` or ``"dr_grpo"``, of the gradient; the value does not depend on it.
+        predictor: the belief; the rate of the last visit if None.
+        success_threshold: a reward of at least this counts as a success.
+        seed: breaks ties between prompts of equal gain, differently at each step.
+        certain: a predicted probability below this counts as 0, one above 1 minus this as 1; in [0, 1/2). The default
+            suits the default predictor, whose rates are 0 and 1 but for 1e-9 of a rollout. One that shrinks, such as
+            VIP's, never says 0 or 1: raise it, or have no use of the two rules.
+
+    Raises:
+        InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: int,
+        bounds: tuple[int, int] = (2, 128),
+        estimator: str = "rloo",
+        predictor: Predictor | None = None,
+        success_threshold: float = 0.5,
+        seed: int = 0,
+        certain: float = 1e-6,
+    ) -> None:
+        super().__init__(
+            budget=budget,
+            bounds=bounds,
+            estimator=estimator,
+            predictor=LastValue(smoothing=1e-9) if predictor is None else predictor,
+            success_threshold=success_threshold,
+            seed=seed,
+        )
+        check_hyper("certain", certain, 0 <= certain < 0.5, "0 <= certain < 1/2")
+        self.certain = float(certain)
+        self._rates = PromptRecord()
+
+    @property
+    def _belief(self) -> Stateful:
+        return Together({"success": self.predictor, "rates": self._rates})
+
+    def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
+        lower, upper = self.bounds
+        keys = self._tie_keys(ids)
+        p_Q = posterior.success_probability()
+        p_Q = np.where(p_Q < self.certain, 0.0, np.where(p_Q > 1 - self.certain, 1.0, p_Q))
+        even = uniform(len(ids), budget, lower=lower, upper=upper, estimator=self.estimator, tie_keys=keys)
+        is_new_Q = np.isnan(self._rates.of(ids))
+        lower_Q, upper_Q = _limits(p_Q, even.counts, is_new_Q, budget, self.bounds)
+        return allocate_exact(KnapsackPrice(p_Q), budget, lower=lower_Q, upper=upper_Q, tie_keys=keys)
+
+    def _observe(self, outcome: Outcome) -> None:
+        super()._observe(outcome)
+        told = outcome.received > 0
+        ids = [prompt for prompt, some in zip(outcome.prompt_ids, told, strict=True) if some]
+        self._rates.update(ids, outcome.successes(self.success_threshold)[told] / outcome.received[told])
+
+    def _settings(self) -> State:
+        return {**super()._settings(), "certain": self.certain}
+
+
+def _limits(
+    p_Q: FloatArray, even_Q: IntArray, is_new_Q: npt.NDArray[np.bool_], budget: int, bounds: tuple[int, int]
+) -> tuple[IntArray, IntArray]:
+    """[Q] bounds that carry the paper's rules: new prompts keep their even share, easy ones the least if they can.
+
+    Prompts of p = 0 need no rule: their gains are 0, so they take what is left.
+    """
+    lower_Q, upper_Q = (np.where(is_new_Q, even_Q, bound) for bound in bounds)
+    without_easy_Q = np.where(p_Q == 1.0, lower_Q, upper_Q)
+    if int(without_easy_Q.sum()) >= budget:
+        return lower_Q, without_easy_Q
+    return without_easy_Q, upper_Q

@@ -1,0 +1,114 @@
+"""Reinforce-Ada, estimated: counts from a predicted success probability (arXiv 2510.04996 v3, algorithm 1)."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+
+from allotment.allocation import allocate_exact
+from allotment.methods.planners.gvm import RAFT
+from allotment.methods.planners.mopps import BetaCounts
+from allotment.methods.selectors.balanced import RootWeighting, Shares, check_name
+from allotment.planning.success import SuccessPlanner
+from allotment.prediction import Predictor
+from allotment.prediction.storage import check_hyper
+from allotment.pricing import WeightedPrice
+from allotment.state import State
+from allotment.types import Allocation, FloatArray, Posterior, PromptId
+
+Rule = Literal["inverse_root", "log", "plain"]
+"""What counts are proportional to; see :class:`ReinforceAdaEst`."""
+
+
+class ReinforceAdaEst(SuccessPlanner):
+    """Counts in proportion to ``1 / sqrt(p + epsilon)``: the harder, the more, and half of log p's weight with it.
+
+    Predicts each prompt's success probability (and takes its mean); decides before anything is generated; spends the
+    budget exactly. The integers within the bounds minimise ``sum_q 1 / ((p_q + epsilon) n_q)``, which is least at the
+    proportional counts. Its :attr:`selector` trains on all rollouts with advantages ``(r - m) / sqrt(m + epsilon)``,
+    which brings the other half: where every rollout counts alike (``shares="rollouts"``) the gradient is about that of
+    log p, up to the bounds, epsilon and the noise of m; see
+    :class:`~allotment.methods.selectors.balanced.RootWeighting`.
+
+    =================== =================================== ======================== =================
+    ``rule``            counts                              advantage                objective
+    =================== =================================== ======================== =================
+    ``"inverse_root"``  ``1 / sqrt(p + epsilon)``           over ``sqrt(m)``         log p
+    ``"log"``           ``sqrt((1 - p) / (p + epsilon))``   over ``sqrt(m (1 - m))`` log p
+    ``"plain"``         ``sqrt(p (1 - p))``                 over ``sqrt(m (1 - m))`` p
+    =================== =================================== ======================== =================
+
+    The first is algorithm 1, and has least variance for log p without a baseline; ``"log"`` has least variance for log
+    p with one, ``"plain"`` for p (appendix of v3). GRPO's advantage falls out of both.
+
+    Deviations: no code exists, and lambda, the Beta prior, epsilon and the bounds that were used are not disclosed; the
+    defaults are a reconstruction.
+
+    Args:
+        budget: rollouts of a step, spent exactly.
+        bounds: N_min and N_max, rollouts of a prompt.
+        estimator: of the run, checked against the lower bound; the selector brings advantages of its own.
+        predictor: the belief; ``BetaCounts(forgetting=0.9, prior=(1, 1))`` if None: discounted counts, lambda = 0.9,
+            with a Beta prior, as in algorithm 1. Any other predictor stands for the value network.
+        success_threshold: a reward of at least this is correct.
+        seed: breaks ties between equal prompts, differently at each step.
+        epsilon: keeps counts and advantages finite; > 0.
+        rule: as above.
+        shares: of the selector.
+
+    Raises:
+        InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
+    """
+
+    def __init__(
+        self,
+        *,
+        budget: int,
+        bounds: tuple[int, int] = (3, 32),
+        estimator: str = "rloo",
+        predictor: Predictor | None = None,
+        success_threshold: float = 0.5,
+        seed: int = 0,
+        epsilon: float = 0.01,
+        rule: Rule = "inverse_root",
+        shares: Shares = "rollouts",
+    ) -> None:
+        super().__init__(
+            budget=budget,
+            bounds=bounds,
+            estimator=estimator,
+            predictor=BetaCounts(forgetting=0.9) if predictor is None else predictor,
+            success_threshold=success_threshold,
+            seed=seed,
+        )
+        check_hyper("epsilon", epsilon, 0 < epsilon < np.inf, "a positive number")
+        check_name("rule", rule, Rule)
+        self.epsilon, self.rule = float(epsilon), rule
+        self._selector = RootWeighting(
+            epsilon=self.epsilon,
+            divisor="mean" if rule == "inverse_root" else "deviation",
+            shares=shares,
+            success_threshold=self.success_threshold,
+        )
+
+    @property
+    def selector(self) -> RootWeighting:
+        """All rollouts, with advantages over the root of the success rate, or of the variance."""
+        return self._selector
+
+    def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
+        lower, upper = self.bounds
+        price = WeightedPrice(squared_shares(posterior.success_probability(), self.rule, self.epsilon), RAFT)
+        return allocate_exact(price, budget, lower=lower, upper=upper, tie_keys=self._tie_keys(ids))
+
+    def _settings(self) -> State:
+        own = {"epsilon": self.epsilon, "rule": self.rule, "shares": self._selector.shares}
+        return {**super()._settings(), **own}
+
+
+def squared_shares(p_Q: FloatArray, rule: Rule, epsilon: float) -> FloatArray:
+    """[Q] the square of what counts are proportional to."""
+    if rule == "plain":
+        return p_Q * (1.0 - p_Q)
+    return (1.0 - p_Q if rule == "log" else 1.0) / (p_Q + epsilon)

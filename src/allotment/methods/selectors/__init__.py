@@ -1,0 +1,1 @@
+"""Selectors of the neighbouring papers: which of the generated rollouts are trained on (numpy alone)."""

@@ -1,0 +1,214 @@
+"""A run on disk: ``config.json``, ``metrics.jsonl``, ``rollouts.jsonl``, ``timing.jsonl``, ``checkpoint.safetensors``.
+
+Everything but ``timing.jsonl`` is a function of the configuration: an interrupted and resumed run leaves the same bytes
+as one that was never interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from allotment.config import AnyTrainConfig, Config, train_config_named
+from allotment.errors import ConfigError, RunDirectoryError, StateError, StateVersionError
+from allotment.state import State, load_state, save_state
+
+LOGS = ("metrics.jsonl", "rollouts.jsonl", "timing.jsonl")
+CHECKPOINT_KIND = "lab-checkpoint"
+
+
+class RunDirectory:
+    """Opens a run directory, new or to be resumed, and appends to its logs."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, path: Path, config: AnyTrainConfig) -> RunDirectory:
+        """A new run in ``path``.
+
+        Raises:
+            RunDirectoryError: the directory already holds a run, or cannot be made.
+        """
+        check_vacant(path)
+        run = cls(path)
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            write_atomically(run.config_path, config.to_json())
+        except OSError as error:
+            raise RunDirectoryError(
+                "cannot make the output directory",
+                got=error,
+                allowed="a folder, new or not, that may be written to",
+                fix="choose another --out",
+            ) from error
+        return run
+
+    @classmethod
+    def resume(cls, path: Path, config: AnyTrainConfig) -> RunDirectory:
+        """The run in ``path``, with a config that differs from the saved one in ``steps`` at most.
+
+        Raises:
+            RunDirectoryError: there is no run, or its checkpoint or a log is damaged.
+            ConfigError: another field differs, or the run is already past ``config.steps``.
+        """
+        saved = saved_config(path)
+        different = [
+            name
+            for name in type(config).model_fields
+            if name != "steps" and getattr(saved, name, None) != getattr(config, name)
+        ]
+        if different:
+            raise ConfigError(
+                f"a resumed run keeps its configuration; {', '.join(different)} differ from {path}/config.json",
+                got={name: getattr(config, name) for name in different},
+                allowed={name: getattr(saved, name, None) for name in different},
+                fix="leave these flags out, or start a new run in another --out",
+            )
+        run = cls(path)
+        checkpoint = run._read_checkpoint()
+        if checkpoint is not None and checkpoint["step"] > config.steps:
+            raise ConfigError(
+                f"the run in {path} is already past its new last step",
+                got=f"steps {config.steps}",
+                allowed=f"{checkpoint['step']} or more",
+                fix="raise --steps, or start a new run in another --out",
+            )
+        for left_by_a_kill in path.glob(".*.tmp"):
+            left_by_a_kill.unlink()
+        write_atomically(run.config_path, config.to_json())
+        return run
+
+    @property
+    def config_path(self) -> Path:
+        """Where the resolved configuration lies."""
+        return self.path / "config.json"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """Where the newest checkpoint lies."""
+        return self.path / "checkpoint.safetensors"
+
+    def append(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines to a log."""
+        with open(self.path / log, "ab") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def save_checkpoint(self, state: State) -> None:
+        """Flush the logs to disk, then replace the checkpoint."""
+        for log in LOGS:
+            if (self.path / log).exists():
+                with open(self.path / log, "rb") as file:
+                    os.fsync(file.fileno())
+        save_state(self.checkpoint_path, state, kind=CHECKPOINT_KIND)
+
+    def load_checkpoint(self) -> State | None:
+        """The newest checkpoint, None if the run was killed before the first; logs are cut back to it.
+
+        Raises:
+            RunDirectoryError: the checkpoint or a log is damaged, or a log ends before the checkpoint.
+        """
+        state = self._read_checkpoint()
+        self.cut_logs(-1 if state is None else state["step"])
+        return state
+
+    def cut_logs(self, step: int, logs: Sequence[str] = LOGS) -> None:
+        """Take off the lines after ``step``, which will be repeated; -1 takes all.
+
+        Raises:
+            RunDirectoryError: a log is damaged, or ends before ``step``.
+        """
+        kept = {log: self._lines_until(log, step) for log in logs if (self.path / log).exists() or step >= 0}
+        for log, lines in kept.items():
+            write_atomically(self.path / log, "".join(lines))
+
+    def _read_checkpoint(self) -> State | None:
+        if not self.checkpoint_path.exists():
+            return None
+        try:
+            return load_state(self.checkpoint_path, kind=CHECKPOINT_KIND)
+        except StateVersionError:
+            raise
+        except StateError as error:
+            raise RunDirectoryError(
+                f"{self.checkpoint_path} is damaged",
+                got=error.__cause__ or error,
+                allowed="a checkpoint as it was written",
+                fix="restore the file, or delete it: --resume then repeats the run from step 0, to the same bytes",
+            ) from error
+
+    def _lines_until(self, log: str, step: int) -> list[str]:
+        """The lines of a log up to ``step``, all of which a checkpoint of that step has on disk."""
+        path = self.path / log
+        lines, last = [], -1
+        try:
+            for line in _whole_lines(path):
+                if (row_step := json.loads(line)["step"]) <= step:
+                    lines.append(line)
+                    last = row_step
+        except (ValueError, KeyError, TypeError) as error:
+            raise self._unusable(log, f"line {len(lines) + 1}: {type(error).__name__}: {error}") from error
+        if last < step and log != "timing.jsonl":
+            raise self._unusable(log, f"no line of step {step}, where the checkpoint is")
+        return lines
+
+    def _unusable(self, log: str, got: str) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"{self.path / log} is damaged or incomplete",
+            got=got,
+            allowed="one JSON object a line, up to the checkpoint; only the last line may be cut short",
+            fix="restore the file, or delete all logs and the checkpoint: --resume then starts again at step 0",
+        )
+
+
+def check_vacant(path: Path) -> None:
+    """Raise :class:`~allotment.errors.RunDirectoryError` if ``path`` already holds a run."""
+    if (path / "config.json").exists():
+        raise RunDirectoryError(
+            "the output directory already holds a run",
+            got=path,
+            allowed="a directory without config.json",
+            fix="pass --resume to continue it, another --out, or delete it",
+        )
+
+
+def saved_config(path: Path) -> AnyTrainConfig:
+    """The configuration of the run in ``path``.
+
+    Raises:
+        RunDirectoryError: there is no run.
+    """
+    if not (path / "config.json").exists():
+        raise RunDirectoryError(
+            "there is no run to read", got=path, allowed="a directory with config.json", fix="check the path"
+        )
+    values = Config.json_values(path / "config.json")
+    return train_config_named(values.get("trainer", "lab")).from_values(values, str(path / "config.json"))
+
+
+def read_log(path: Path) -> list[dict[str, Any]]:
+    """All complete lines of a log; a last line cut short by a kill is left out. Empty if there is no file.
+
+    Raises:
+        json.JSONDecodeError: a complete line is not JSON.
+        UnicodeDecodeError: a complete line is not UTF-8.
+    """
+    return [json.loads(line) for line in _whole_lines(path)]
+
+
+def write_atomically(path: Path, text: str) -> None:
+    """Replace a text file, in UTF-8, in one go."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_bytes(text.encode())
+    os.replace(temporary, path)
+
+
+def _whole_lines(path: Path) -> list[str]:
+    """The lines that have their newline; bytes are cut first, since a kill may cut a character in two."""
+    if not path.exists():
+        return []
+    whole, newline, _ = path.read_bytes().rpartition(b"\n")
+    return [line + "\n" for line in whole.decode().split("\n")] if newline else []

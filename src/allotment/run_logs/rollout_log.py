@@ -1,0 +1,66 @@
+"""``rollouts.jsonl`` beside a trainer's checkpoints: what ``allotment audit`` and ``allotment report`` read."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from allotment.errors import StateError
+from allotment.run_logs.directory import read_log, write_atomically
+
+log = logging.getLogger("allotment")
+
+
+class RolloutLog:
+    """Appends lines, and cuts them back to the checkpoint that a run resumes from."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._is_own = False
+
+    def _start(self) -> None:
+        """Before the first line: a log that an earlier run left is kept under another name."""
+        if self.path.exists() and self.path.stat().st_size and not self._is_own:
+            number = next(n for n in range(1, 1_000_000) if not self._kept(n).exists())
+            os.replace(self.path, self._kept(number))
+            log.warning("%s is of an earlier run; it is now %s", self.path, self._kept(number).name)
+        self._is_own = True
+
+    def resume(self, step: int) -> None:
+        """Go on after ``step``: later lines, of steps that are to be repeated, are taken off.
+
+        Raises:
+            StateError: the log is damaged.
+        """
+        try:
+            rows = [row for row in read_log(self.path) if row["step"] <= step]
+        except (ValueError, KeyError, TypeError) as error:
+            raise StateError(
+                f"{self.path} is damaged",
+                got=f"{type(error).__name__}: {error}",
+                allowed="one JSON object a line; only the last line may be cut short",
+                fix="restore the file, or move it away: the log then begins at the checkpoint",
+            ) from error
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        self._is_own = True
+
+    def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        """Add lines."""
+        self._start()
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "ab") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+
+    def sync(self) -> None:
+        """Have what was written on disk before a checkpoint says it was."""
+        if self.path.exists():
+            with open(self.path, "rb") as file:
+                os.fsync(file.fileno())
+
+    def _kept(self, number: int) -> Path:
+        return self.path.with_name(f"{self.path.stem}-{number}{self.path.suffix}")
