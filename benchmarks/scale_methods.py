@@ -14,7 +14,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logit
 
 from allotment.prediction import GaussianProcess, HierarchicalPredictor
-from allotment.prediction.vectors import Vectors
+from allotment.prompts.embeddings import Vectors
 from allotment.types import FloatArray
 
 WINDOW = 8

@@ -8,17 +8,19 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
+import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from allotment.errors import StateError, StateVersionError
+from allotment.errors import AllotmentError, StateError, StateVersionError
 
 State = dict[str, Any]
+Result = TypeVar("Result")
 
 
 class Stateful(Protocol):
@@ -215,3 +217,39 @@ def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], sca
                 allowed="numpy array of numbers or bools, int, float, bool, str, None or dict of these",
                 fix="convert it first",
             )
+
+
+def array_from_state(state: State, key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
+    """A copy of the array under ``key``. Raises :class:`StateError` unless it is finite and of this shape."""
+    array = np.array(state[key])
+    if array.shape != shape or array.dtype != np.float64 or not np.isfinite(array).all():
+        raise StateError(
+            f"{key!r} of a state does not fit",
+            got=f"{array.dtype} {array.shape}",
+            allowed=f"finite float64 {shape}",
+            fix="load the state_dict() of one and the same predictor",
+        )
+    return array
+
+
+def rows_from_state(state: State, key: str, limit: int) -> npt.NDArray[np.int64]:
+    """A copy of the row numbers under ``key``. Raises :class:`StateError` unless they lie in ``[0, limit)``."""
+    rows = np.array(state[key])
+    if rows.ndim != 1 or rows.dtype != np.int64 or ((rows < 0) | (rows >= limit)).any():
+        raise StateError(
+            f"{key!r} of a state does not fit",
+            got=f"{rows.dtype} {rows.shape}",
+            allowed=f"1-d int64 in [0, {limit})",
+            fix="load the state_dict() of one and the same predictor",
+        )
+    return rows
+
+
+def from_state(make: Callable[[], Result]) -> Result:
+    """``make()``, with what it complains about turned into a :class:`StateError`."""
+    try:
+        return make()
+    except (AllotmentError, TypeError, ValueError) as error:
+        raise StateError(
+            "a state holds values that cannot be used", got=error, allowed="a state_dict()", fix="start anew"
+        ) from error

@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allotment.errors import DuplicatePromptError, InvalidInputError, UnknownPromptError
-from allotment.prediction import vectors as module
-from allotment.prediction.vectors import Vectors
+from allotment.prompts import embeddings as module
+from allotment.prompts.embeddings import Vectors
 
 X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
 

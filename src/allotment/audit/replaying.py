@@ -20,8 +20,8 @@ from allotment.audit.figures import (
     unbiased_variance,
 )
 from allotment.audit.log import Log
+from allotment.checks import check_setting
 from allotment.prediction import Predictor
-from allotment.prediction.storage import check_hyper
 from allotment.pricing import get_estimator, posterior_weights
 from allotment.types import FloatArray, IntArray
 
@@ -54,8 +54,8 @@ class Settings:
     def __post_init__(self) -> None:
         least = get_estimator(self.estimator).minimum_count
         check_bounds(self.budget_per_prompt, self.lower, self.upper, n_prompts=1, minimum_count=least)
-        check_hyper("batch", self.batch, self.batch >= 1, "a whole number >= 1")
-        check_hyper("seed", self.seed, self.seed >= 0, "a whole number >= 0")
+        check_setting("batch", self.batch, self.batch >= 1, "a whole number >= 1")
+        check_setting("seed", self.seed, self.seed >= 0, "a whole number >= 0")
 
 
 @dataclass(frozen=True, eq=False)

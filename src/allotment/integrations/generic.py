@@ -20,7 +20,7 @@ import numpy.typing as npt
 from allotment.errors import ConfigError, InvalidInputError, RewardMismatchError, needs_extra
 from allotment.planning import Planner
 from allotment.planning.shortlist import shortlist
-from allotment.prediction.base import canonical_ids
+from allotment.prompts.ids import canonical_ids
 from allotment.types import FloatArray, Plan, PromptId, PromptIds
 
 Row = TypeVar("Row")

@@ -14,8 +14,8 @@ import numpy.typing as npt
 
 from allotment.errors import InvalidInputError, RewardMismatchError, StateError
 from allotment.planning.ledger import Ledger, Outcome
-from allotment.prediction.base import canonical_ids
 from allotment.pricing import get_estimator
+from allotment.prompts.ids import canonical_ids
 from allotment.selection.base import Selector
 from allotment.state import State, Stateful, check_state, load_state, save_state
 from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, PromptIds

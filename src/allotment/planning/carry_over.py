@@ -6,7 +6,7 @@ from collections import deque
 
 from allotment.errors import InvalidInputError, StateError
 from allotment.planning.base import Planner
-from allotment.prediction.base import canonical_ids
+from allotment.prompts.ids import canonical_ids
 from allotment.state import State, check_state, decode_json, encode_json
 from allotment.types import Plan, PromptId, PromptIds
 

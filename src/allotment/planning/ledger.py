@@ -10,9 +10,8 @@ import numpy.typing as npt
 
 from allotment.errors import InvalidInputError, RewardMismatchError, StateError, UnknownPromptError
 from allotment.planning.columns import answer_column, appended, finite_column, length_column, score_columns
-from allotment.prediction.base import canonical_ids
-from allotment.prediction.storage import array_from_state, rows_from_state
-from allotment.state import State, decode_json, encode_json
+from allotment.prompts.ids import canonical_ids
+from allotment.state import State, array_from_state, decode_json, encode_json, rows_from_state
 from allotment.types import FloatArray, IntArray, Plan, PromptId, PromptIds
 
 

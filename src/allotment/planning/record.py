@@ -6,9 +6,9 @@ from collections.abc import Iterable
 
 import numpy as np
 
-from allotment.prediction.base import PromptIndex
-from allotment.prediction.storage import array_from_state, grown, index_from_state
-from allotment.state import State, check_state
+from allotment.prompts.ids import PromptIndex, index_from_state
+from allotment.prompts.table import grown
+from allotment.state import State, array_from_state, check_state
 from allotment.types import FloatArray, PromptId
 
 

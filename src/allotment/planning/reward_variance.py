@@ -10,7 +10,7 @@ from allotment.allocation import allocate_exact
 from allotment.planning.base import OneShotPlanner
 from allotment.planning.ledger import Outcome
 from allotment.prediction import RewardVarianceGaussianProcess
-from allotment.prediction.storage import Embeddings
+from allotment.prompts.embeddings import Embeddings
 from allotment.state import Stateful
 from allotment.types import Allocation, Posterior, PromptId, PromptIds
 

@@ -11,9 +11,8 @@ import numpy.typing as npt
 from allotment.allocation import allocate_exact
 from allotment.errors import InvalidInputError, RewardMismatchError, StateError
 from allotment.planning.ledger import Outcome, joined, outcome_from_state, outcome_state
-from allotment.prediction.storage import rows_from_state
 from allotment.pricing import SecondLookPrice
-from allotment.state import State, check_state
+from allotment.state import State, check_state, rows_from_state
 from allotment.types import Allocation, IntArray, Plan, Posterior, PromptId
 
 LEAST_FIRST = 2

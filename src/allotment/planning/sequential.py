@@ -11,8 +11,7 @@ import numpy as np
 from allotment.errors import InvalidInputError, RewardMismatchError, StateError
 from allotment.planning.base import OneShotPlanner
 from allotment.planning.ledger import Outcome, joined, outcome_from_state, outcome_state
-from allotment.prediction.storage import rows_from_state
-from allotment.state import State, Stateful, Together, check_state
+from allotment.state import State, Stateful, Together, check_state, rows_from_state
 from allotment.types import Allocation, IntArray, Plan, Posterior, PromptId
 
 

@@ -21,8 +21,8 @@ from allotment.prediction import (
     default_predictor,
 )
 from allotment.prediction.moments import ScoreVisit
-from allotment.prediction.storage import Embeddings
 from allotment.pricing import Price, gradient_moments_price, posterior_weights
+from allotment.prompts.embeddings import Embeddings
 from allotment.state import State, Stateful, Together
 from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, PromptIds
 

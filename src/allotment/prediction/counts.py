@@ -14,15 +14,11 @@ from typing import Any
 import numpy as np
 from scipy.special import logit
 
-from allotment.prediction.base import PromptIndex, canonical_ids, visits
-from allotment.prediction.storage import (
-    array_from_state,
-    check_hyper,
-    from_state,
-    grown,
-    index_from_state,
-)
-from allotment.state import State, check_state
+from allotment.checks import check_setting
+from allotment.prediction.base import visits
+from allotment.prompts.ids import PromptIndex, canonical_ids, index_from_state
+from allotment.prompts.table import grown
+from allotment.state import State, array_from_state, check_state, from_state
 from allotment.types import BetaPosterior, FloatArray, Posterior, PromptIds
 
 
@@ -34,7 +30,7 @@ class _RunningRate:
     """
 
     def __init__(self, forgetting: float, total: float = 0.0, weight: float = 0.0) -> None:
-        check_hyper("global_forgetting", forgetting, 0 < forgetting <= 1, "0 < global_forgetting <= 1")
+        check_setting("global_forgetting", forgetting, 0 < forgetting <= 1, "0 < global_forgetting <= 1")
         self.forgetting = float(forgetting)
         self.total = float(total)
         self.weight = float(weight)
@@ -56,7 +52,7 @@ class _RunningRate:
     def from_state(cls, state: State) -> _RunningRate:
         def make() -> _RunningRate:
             made = cls(*(state[key] for key in cls.KEYS))
-            check_hyper("global_total", made.total, 0 <= made.total <= made.weight < np.inf, "0 <= total <= weight")
+            check_setting("global_total", made.total, 0 <= made.total <= made.weight < np.inf, "0 <= total <= weight")
             return made
 
         return from_state(make)
@@ -77,7 +73,7 @@ class GlobalMean:
         Raises:
             InvalidInputError: the window is below 1.
         """
-        check_hyper("window", window, window >= 1, "a whole number >= 1")
+        check_setting("window", window, window >= 1, "a whole number >= 1")
         self.window = int(window)
         self._rates = np.empty(0)
 
@@ -133,7 +129,7 @@ class LastValue:
         Raises:
             InvalidInputError: a setting is out of its range.
         """
-        check_hyper("smoothing", smoothing, 0 < smoothing < np.inf, "a positive number")
+        check_setting("smoothing", smoothing, 0 < smoothing < np.inf, "a positive number")
         self.smoothing = float(smoothing)
         self._overall = _RunningRate(global_forgetting)
         self._index = PromptIndex()
@@ -214,8 +210,8 @@ class DiscountedCounts:
         Raises:
             InvalidInputError: a setting is out of its range.
         """
-        check_hyper("forgetting", forgetting, 0 < forgetting <= 1, "0 < forgetting <= 1")
-        check_hyper("prior_strength", prior_strength, 0 < prior_strength < np.inf, "a positive number")
+        check_setting("forgetting", forgetting, 0 < forgetting <= 1, "0 < forgetting <= 1")
+        check_setting("prior_strength", prior_strength, 0 < prior_strength < np.inf, "a positive number")
         self.forgetting = float(forgetting)
         self.prior_strength = float(prior_strength)
         self._overall = _RunningRate(global_forgetting)

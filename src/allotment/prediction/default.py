@@ -6,7 +6,7 @@ import numpy.typing as npt
 
 from allotment.prediction.base import Predictor
 from allotment.prediction.hierarchical import HierarchicalPredictor
-from allotment.prediction.storage import Embeddings
+from allotment.prompts.embeddings import Embeddings
 from allotment.types import PromptIds
 
 

@@ -8,11 +8,13 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import logit
 
+from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
-from allotment.prediction.base import canonical_ids, check_counts
+from allotment.prediction.base import check_counts
 from allotment.prediction.interpolation import Interpolation
-from allotment.prediction.storage import Embeddings, check_hyper, from_state
-from allotment.state import State, check_state
+from allotment.prompts.embeddings import Embeddings
+from allotment.prompts.ids import canonical_ids
+from allotment.state import State, check_state, from_state
 from allotment.types import FloatArray, Posterior, PromptIds
 
 
@@ -70,7 +72,7 @@ class GaussianProcess:
             InvalidInputError: a setting is out of its range, or the embeddings have a wrong shape or are not finite.
             DuplicatePromptError: an id stands twice.
         """
-        check_hyper("epsilon", epsilon, 0 < epsilon < 0.5, "0 < epsilon < 1/2")
+        check_setting("epsilon", epsilon, 0 < epsilon < 0.5, "0 < epsilon < 1/2")
         self.epsilon = float(epsilon)
         self._latent = Interpolation(embeddings, ids, bandwidth=bandwidth, jitter=jitter, prior_mean=prior_mean)
 
@@ -167,7 +169,7 @@ class RewardVarianceGaussianProcess:
             InvalidInputError: a setting is out of its range, or the embeddings have a wrong shape or are not finite.
             DuplicatePromptError: an id stands twice.
         """
-        check_hyper("floor", floor, 0 < floor < np.inf, "a positive number")
+        check_setting("floor", floor, 0 < floor < np.inf, "a positive number")
         self.floor = float(floor)
         self._latent = Interpolation(embeddings, ids, bandwidth=bandwidth, jitter=jitter, prior_mean=prior_mean)
 

@@ -11,15 +11,16 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import norm
 
+from allotment.checks import check_setting
 from allotment.errors import InvalidInputError, StateError
-from allotment.prediction.base import canonical_ids, visits
+from allotment.prediction.base import visits
 from allotment.prediction.binomial import binomial_sites, log_predictive
 from allotment.prediction.features import scale_beside
 from allotment.prediction.hierarchy import Hierarchy, Settings, bandwidth_factors
 from allotment.prediction.landmarks import Landmarks
-from allotment.prediction.storage import Embeddings, array_from_state, check_hyper, check_vectors, from_state
-from allotment.prediction.vectors import Vectors, as_float32
-from allotment.state import State, check_state
+from allotment.prompts.embeddings import Embeddings, Vectors, as_float32, check_vectors
+from allotment.prompts.ids import canonical_ids
+from allotment.state import State, array_from_state, check_state, from_state
 from allotment.types import FloatArray, Posterior, PromptId, PromptIds
 
 DIGITS = 9
@@ -56,7 +57,7 @@ class _Hierarchical:
             DuplicatePromptError: an id stands twice.
         """
         self.settings = _checked({**asdict(self.DEFAULTS), **settings})
-        check_hyper("seed", seed, isinstance(seed, int) and seed >= 0, "a whole number >= 0")
+        check_setting("seed", seed, isinstance(seed, int) and seed >= 0, "a whole number >= 0")
         self.seed = seed
         self._prompts = Vectors()
         self._feature_scale: FloatArray = np.ones(0)
@@ -64,7 +65,7 @@ class _Hierarchical:
         self._model = Hierarchy(self.settings, 0)
         is_array = embeddings is not None and not isinstance(embeddings, Mapping)
         for name, given in (("ids", ids), ("features", features)):
-            check_hyper(name, name, given is None or is_array, f"{name} only together with an array of embeddings")
+            check_setting(name, name, given is None or is_array, f"{name} only together with an array of embeddings")
         if isinstance(embeddings, Mapping):
             self.register(list(embeddings), as_float32(list(embeddings.values())))
         elif embeddings is not None:
@@ -288,17 +289,17 @@ class HierarchicalRegression(_Hierarchical):
 def _checked(settings: dict[str, Any]) -> Settings:
     unknown = settings.keys() - {field.name for field in fields(Settings)}
     allowed = ", ".join(field.name for field in fields(Settings))
-    check_hyper("setting", sorted(unknown), not unknown, allowed)
+    check_setting("setting", sorted(unknown), not unknown, allowed)
     for name in settings.keys() - {"rank", "learn"}:
         is_number = isinstance(settings[name], int | float) and not isinstance(settings[name], bool)
-        check_hyper(name, settings[name], is_number, "a number")
+        check_setting(name, settings[name], is_number, "a number")
     made = Settings(**settings)
-    check_hyper("rank", made.rank, isinstance(made.rank, int) and made.rank >= 1, "a whole number >= 1")
-    check_hyper("memory", made.memory, made.memory > 0, "a positive number of steps, or inf")
-    check_hyper("prior_mean", made.prior_mean, bool(np.isfinite(made.prior_mean)), "a finite number")
-    check_hyper("learn", made.learn, isinstance(made.learn, bool), "True or False")
+    check_setting("rank", made.rank, isinstance(made.rank, int) and made.rank >= 1, "a whole number >= 1")
+    check_setting("memory", made.memory, made.memory > 0, "a positive number of steps, or inf")
+    check_setting("prior_mean", made.prior_mean, bool(np.isfinite(made.prior_mean)), "a finite number")
+    check_setting("learn", made.learn, isinstance(made.learn, bool), "True or False")
     for name in ("prior_variance", "scale", "bandwidth", "unseen_variance", "prompt_variance"):
-        check_hyper(name, settings[name], 0 < settings[name] < np.inf, "a positive number")
+        check_setting(name, settings[name], 0 < settings[name] < np.inf, "a positive number")
     for name in ("prompt_drift", "level_drift"):
-        check_hyper(name, settings[name], 0 <= settings[name] < np.inf, "a number >= 0")
+        check_setting(name, settings[name], 0 <= settings[name] < np.inf, "a number >= 0")
     return made

@@ -26,10 +26,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 
+from allotment.checks import check_setting
 from allotment.prediction.evidence import Candidates, around
 from allotment.prediction.records import Own, Records
-from allotment.prediction.storage import array_from_state, check_hyper, from_state
-from allotment.state import State
+from allotment.state import State, array_from_state, from_state
 from allotment.types import FloatArray, PromptId
 
 EVIDENCE_FORGETTING = 0.995
@@ -254,7 +254,7 @@ class Hierarchy:
         """
         own = self.state()
         step = state["step"]
-        from_state(lambda: check_hyper("step", step, type(step) is int and step >= 0, "a whole number >= 0"))
+        from_state(lambda: check_setting("step", step, type(step) is int and step >= 0, "a whole number >= 0"))
         records = Records.from_state(state, step)
         vectors = {key: array_from_state(state, key, own[key].shape) for key in ("evidence", "precision", "shift")}
         self.step, self.records = step, records

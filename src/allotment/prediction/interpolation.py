@@ -7,15 +7,10 @@ import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky
 from scipy.spatial.distance import pdist
 
-from allotment.prediction.storage import (
-    EmbeddedPrompts,
-    Embeddings,
-    array_from_state,
-    check_hyper,
-    from_state,
-    grown,
-)
-from allotment.state import State
+from allotment.checks import check_setting
+from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings
+from allotment.prompts.table import grown
+from allotment.state import State, array_from_state, from_state
 from allotment.types import FloatArray, IntArray, PromptIds
 
 MEDIAN_SAMPLE = 1024
@@ -51,9 +46,9 @@ class Interpolation:
         jitter: float,
         prior_mean: float,
     ) -> None:
-        check_hyper("bandwidth", bandwidth, bandwidth is None or 0 < bandwidth < np.inf, "None or a positive number")
-        check_hyper("jitter", jitter, 0 <= jitter <= 1, "0 <= jitter <= 1 (the kernel's amplitude is 1)")
-        check_hyper("prior_mean", prior_mean, bool(np.isfinite(prior_mean)), "a finite number")
+        check_setting("bandwidth", bandwidth, bandwidth is None or 0 < bandwidth < np.inf, "None or a positive number")
+        check_setting("jitter", jitter, 0 <= jitter <= 1, "0 <= jitter <= 1 (the kernel's amplitude is 1)")
+        check_setting("prior_mean", prior_mean, bool(np.isfinite(prior_mean)), "a finite number")
         self.bandwidth = None if bandwidth is None else float(bandwidth)
         self.jitter = float(jitter)
         self.prior_mean = float(prior_mean)

@@ -10,11 +10,11 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
-from allotment.prediction.base import canonical_ids
 from allotment.prediction.hierarchical import HierarchicalRegression
-from allotment.prediction.storage import array_from_state, check_hyper, from_state
-from allotment.state import State, Stateful, check_state
+from allotment.prompts.ids import canonical_ids
+from allotment.state import State, Stateful, array_from_state, check_state, from_state
 from allotment.types import FloatArray, IntArray, PromptId, PromptIds
 
 
@@ -53,7 +53,7 @@ class LengthPredictor:
 
     def __init__(self, *, typical_length: float | None = None, model: LogLengthModel | None = None) -> None:
         if typical_length is not None:
-            check_hyper("typical_length", typical_length, 0 < typical_length < np.inf, "> 0, finite")
+            check_setting("typical_length", typical_length, 0 < typical_length < np.inf, "> 0, finite")
         self.typical_length = None if typical_length is None else float(typical_length)
         self.model: LogLengthModel = HierarchicalRegression(prior_mean=5.0) if model is None else model
         self._pooled = np.array(
@@ -144,7 +144,7 @@ class LengthPredictor:
         made = from_state(lambda: LengthPredictor(typical_length=state["typical_length"]))
         pooled, tokens, recent = (array_from_state(state, key, (2,)) for key in ("pooled", "tokens", "recent"))
         observed: Any = state["observed"]
-        from_state(lambda: check_hyper("observed", observed, type(observed) is int and observed >= 0, ">= 0"))
+        from_state(lambda: check_setting("observed", observed, type(observed) is int and observed >= 0, ">= 0"))
         self.model.load_state_dict(state["model"])  # the last that can fail; it is all or nothing itself
         self.typical_length, self._observed = made.typical_length, observed
         self._pooled, self._tokens, self._recent = pooled, tokens, recent

@@ -15,11 +15,12 @@ from typing import Self
 import numpy as np
 import numpy.typing as npt
 
+from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
-from allotment.prediction.base import PromptIndex
 from allotment.prediction.hierarchical import HierarchicalRegression
-from allotment.prediction.storage import array_from_state, check_hyper, from_state, grown, index_from_state
-from allotment.state import State, check_state
+from allotment.prompts.ids import PromptIndex, index_from_state
+from allotment.prompts.table import grown
+from allotment.state import State, array_from_state, check_state, from_state
 from allotment.types import FloatArray, IntArray, PromptId, ScoreMoments
 
 OUTCOMES = 2
@@ -125,7 +126,7 @@ class GradientMoments:
         Raises:
             InvalidInputError: ``forgetting`` is out of its range.
         """
-        check_hyper("forgetting", forgetting, 0 < forgetting <= 1, "0 < forgetting <= 1")
+        check_setting("forgetting", forgetting, 0 < forgetting <= 1, "0 < forgetting <= 1")
         self.forgetting = float(forgetting)
         self.scale = HierarchicalRegression() if scale is None else scale
         self._index = PromptIndex()
@@ -213,7 +214,7 @@ class GradientMoments:
         made._records = array_from_state(state, "records", (len(made._index), self.COLUMNS))
         made._pool = array_from_state(state, "pool", (self.COLUMNS,))
         made._sketches = sketches = state["sketches"]
-        from_state(lambda: check_hyper("sketches", sketches, type(sketches) is int and sketches >= 1, ">= 1"))
+        from_state(lambda: check_setting("sketches", sketches, type(sketches) is int and sketches >= 1, ">= 1"))
         self.scale.load_state_dict(state["scale"])  # the last that can fail; it is all or nothing itself
         vars(self).update(vars(made))
 

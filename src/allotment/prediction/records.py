@@ -6,9 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from allotment.prediction.base import PromptIndex
-from allotment.prediction.storage import array_from_state, check_hyper, from_state, grown, index_from_state
-from allotment.state import State
+from allotment.checks import check_setting
+from allotment.prompts.ids import PromptIndex, index_from_state
+from allotment.prompts.table import grown
+from allotment.state import State, array_from_state, from_state
 from allotment.types import FloatArray, PromptId
 
 VALUE, PRECISION, LEVEL, STEP = range(4)
@@ -71,5 +72,5 @@ class Records:
         made._room = array_from_state(state, "records", (len(made.index), 4))
         precision_V, step_V = made._room[:, PRECISION], made._room[:, STEP]
         good = (precision_V > 0).all() and (step_V >= 0).all() and (step_V < max(step, 1)).all()
-        from_state(lambda: check_hyper("records", "records", bool(good), "positive precisions, visits in the past"))
+        from_state(lambda: check_setting("records", "records", bool(good), "positive precisions, visits in the past"))
         return made

@@ -9,17 +9,12 @@ import numpy.typing as npt
 from scipy.linalg import solve
 from scipy.special import logit
 
-from allotment.prediction.base import canonical_ids, check_counts
+from allotment.checks import check_setting
+from allotment.prediction.base import check_counts
 from allotment.prediction.interpolation import squared_distances
-from allotment.prediction.storage import (
-    EmbeddedPrompts,
-    Embeddings,
-    array_from_state,
-    check_hyper,
-    from_state,
-    rows_from_state,
-)
-from allotment.state import State, check_state
+from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings
+from allotment.prompts.ids import canonical_ids
+from allotment.state import State, array_from_state, check_state, from_state, rows_from_state
 from allotment.types import FloatArray, Posterior, PromptIds
 
 
@@ -30,8 +25,8 @@ class _WindowedRegression:
     SETTINGS: tuple[str, ...]
 
     def __init__(self, embeddings: Embeddings | None, ids: PromptIds | None, window: int, epsilon: float) -> None:
-        check_hyper("window", window, window >= 1, "a whole number >= 1")
-        check_hyper("epsilon", epsilon, 0 < epsilon < 0.5, "0 < epsilon < 1/2")
+        check_setting("window", window, window >= 1, "a whole number >= 1")
+        check_setting("epsilon", epsilon, 0 < epsilon < 0.5, "0 < epsilon < 1/2")
         self.window = int(window)
         self.epsilon = float(epsilon)
         self._prompts = EmbeddedPrompts(embeddings, ids)
@@ -131,7 +126,7 @@ class Ridge(_WindowedRegression):
             InvalidInputError: a setting is out of its range, or the embeddings have a wrong shape or are not finite.
             DuplicatePromptError: an id stands twice.
         """
-        check_hyper("penalty", penalty, 0 < penalty < np.inf, "a positive number")
+        check_setting("penalty", penalty, 0 < penalty < np.inf, "a positive number")
         super().__init__(embeddings, ids, window, epsilon)
         self.penalty = float(penalty)
 
@@ -175,7 +170,7 @@ class KNearest(_WindowedRegression):
             InvalidInputError: a setting is out of its range, or the embeddings have a wrong shape or are not finite.
             DuplicatePromptError: an id stands twice.
         """
-        check_hyper("neighbours", neighbours, neighbours >= 1, "a whole number >= 1")
+        check_setting("neighbours", neighbours, neighbours >= 1, "a whole number >= 1")
         super().__init__(embeddings, ids, window, epsilon)
         self.neighbours = int(neighbours)
 

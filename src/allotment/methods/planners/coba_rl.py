@@ -5,12 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from allotment.allocation import allocate_exact
+from allotment.checks import check_setting
 from allotment.methods.planners.coba_price import capability_shape, coba_price
 from allotment.planning.ledger import Outcome
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import DiscountedCounts, Predictor
-from allotment.prediction.storage import array_from_state, check_hyper
-from allotment.state import State, Stateful, Together, check_state
+from allotment.state import State, Stateful, Together, array_from_state, check_state
 from allotment.types import Allocation, FloatArray, Posterior, PromptId
 
 NEAR = 4
@@ -77,10 +77,10 @@ class CoBARL(SuccessPlanner):
         least, largest = alpha_bounds
         slope = largest - least if slope is None else slope
         is_between = 0 < least <= largest < kappa < np.inf
-        check_hyper("alpha_bounds", (least, largest), is_between, f"0 < least <= largest < kappa = {kappa}")
-        check_hyper("slope", slope, 0 <= slope < np.inf, "a number >= 0")
-        check_hyper("gamma", gamma, 0 < gamma < np.inf, "a positive number")
-        check_hyper("tau", tau, 0 < tau < np.inf, "a positive number")
+        check_setting("alpha_bounds", (least, largest), is_between, f"0 < least <= largest < kappa = {kappa}")
+        check_setting("slope", slope, 0 <= slope < np.inf, "a number >= 0")
+        check_setting("gamma", gamma, 0 < gamma < np.inf, "a positive number")
+        check_setting("tau", tau, 0 < tau < np.inf, "a positive number")
         self.alpha_bounds = (float(least), float(largest))
         self.kappa, self.gamma, self.slope, self.tau = float(kappa), float(gamma), float(slope), float(tau)
         self.failure = FailureRate(window=window)
@@ -128,7 +128,7 @@ class FailureRate:
     KIND = "FailureRate"
 
     def __init__(self, *, window: int) -> None:
-        check_hyper("window", window, window >= 1 and window == int(window), "a whole number >= 1")
+        check_setting("window", window, window >= 1 and window == int(window), "a whole number >= 1")
         self.window = int(window)
         self._rates = np.empty(0)
 

@@ -6,9 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation.bounds import check_bounds
+from allotment.checks import check_setting
 from allotment.planning.ledger import Outcome
 from allotment.planning.sequential import Opening, SequentialPlanner
-from allotment.prediction.storage import check_hyper
 from allotment.pricing import get_estimator
 from allotment.selection.base import Scored, Selection, Stateless, draws
 from allotment.state import State, Stateful
@@ -59,10 +59,10 @@ class DAPO(SequentialPlanner):
         draw: int | None = None,
     ) -> None:
         super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
-        check_hyper("success_threshold", success_threshold, np.isfinite(success_threshold), "a finite reward")
+        check_setting("success_threshold", success_threshold, np.isfinite(success_threshold), "a finite reward")
         for name, value in (("prompts", prompts), ("draw", draw)):
             is_count = value is None or (type(value) is int and value >= 1)
-            check_hyper(name, value, is_count, "a whole number >= 1, or None")
+            check_setting(name, value, is_count, "a whole number >= 1, or None")
         self.success_threshold, self.prompts, self.draw = float(success_threshold), prompts, draw
 
     @property

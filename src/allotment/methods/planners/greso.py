@@ -7,11 +7,11 @@ import math
 import numpy as np
 import numpy.typing as npt
 
+from allotment.checks import check_setting
 from allotment.errors import StateError
 from allotment.methods.planners.dapo import DAPO, mixed_groups, success_shares
 from allotment.planning.ledger import Outcome
 from allotment.planning.record import PromptRecord
-from allotment.prediction.storage import check_hyper
 from allotment.state import State, Stateful, check_state
 from allotment.types import FloatArray, IntArray, PromptId
 
@@ -84,10 +84,10 @@ class GRESO(DAPO):
             prompts=prompts,
             draw=draw,
         )
-        check_hyper("exploration", exploration, LEAST <= exploration <= MOST, f"{LEAST} to {MOST}")
-        check_hyper("adjustment", adjustment, 0 <= adjustment < 1, "0 <= adjustment < 1")
-        check_hyper("zero_variance", zero_variance, 0 <= zero_variance <= 1, "a share, 0 to 1")
-        check_hyper("floor", floor, 0 < floor <= 1, "0 < floor <= 1: a prompt never let through cannot change")
+        check_setting("exploration", exploration, LEAST <= exploration <= MOST, f"{LEAST} to {MOST}")
+        check_setting("adjustment", adjustment, 0 <= adjustment < 1, "0 <= adjustment < 1")
+        check_setting("zero_variance", zero_variance, 0 <= zero_variance <= 1, "a share, 0 to 1")
+        check_setting("floor", floor, 0 < floor <= 1, "0 < floor <= 1: a prompt never let through cannot change")
         self.exploration, self.adjustment = float(exploration), float(adjustment)
         self.zero_variance, self.floor = float(zero_variance), float(floor)
         self._runs, self._bases = PromptRecord(), _Bases(self.exploration)

@@ -6,11 +6,11 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact
+from allotment.checks import check_setting
 from allotment.planning.ledger import Outcome
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import DiscountedCounts, GradientMoments, Predictor
 from allotment.prediction.moments import ScoreVisit
-from allotment.prediction.storage import check_hyper
 from allotment.pricing import Estimator, WeightedPrice
 from allotment.state import State, Stateful, Together
 from allotment.types import Allocation, FloatArray, Posterior, PromptId
@@ -86,8 +86,8 @@ class GVM(SuccessPlanner):
             success_threshold=success_threshold,
             seed=seed,
         )
-        check_hyper("alpha", alpha, 0 < alpha < np.inf, "a positive number")
-        check_hyper("beta", beta, 1 <= beta < np.inf, "a number >= 1")
+        check_setting("alpha", alpha, 0 < alpha < np.inf, "a positive number")
+        check_setting("beta", beta, 1 <= beta < np.inf, "a number >= 1")
         self.alpha, self.beta = float(alpha), float(beta)
         self.moments = GradientMoments() if moments is None else moments
 

@@ -6,12 +6,12 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact, uniform
+from allotment.checks import check_setting
 from allotment.methods.planners.knapsack_price import KnapsackPrice
 from allotment.planning.ledger import Outcome
 from allotment.planning.record import PromptRecord
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import LastValue, Predictor
-from allotment.prediction.storage import check_hyper
 from allotment.state import State, Stateful, Together
 from allotment.types import Allocation, FloatArray, IntArray, Posterior, PromptId
 
@@ -66,7 +66,7 @@ class Knapsack(SuccessPlanner):
             success_threshold=success_threshold,
             seed=seed,
         )
-        check_hyper("certain", certain, 0 <= certain < 0.5, "0 <= certain < 1/2")
+        check_setting("certain", certain, 0 <= certain < 0.5, "0 <= certain < 1/2")
         self.certain = float(certain)
         self._rates = PromptRecord()
 

@@ -8,12 +8,12 @@ import numpy as np
 from scipy.special import betaincinv, expit, ndtri
 
 from allotment.allocation import uniform
+from allotment.checks import check_setting
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import DiscountedCounts, Predictor
-from allotment.prediction.base import canonical_ids
-from allotment.prediction.storage import check_hyper, from_state
 from allotment.pricing import posterior_weights
-from allotment.state import State, check_state
+from allotment.prompts.ids import canonical_ids
+from allotment.state import State, check_state, from_state
 from allotment.types import Allocation, BetaPosterior, FloatArray, GridPosterior, Posterior, PromptId, PromptIds
 
 LEAST = 2.0**-53
@@ -71,8 +71,8 @@ class MoPPS(SuccessPlanner):
         )
         low, high = band
         is_count = prompts is None or (type(prompts) is int and prompts >= 1)
-        check_hyper("prompts", prompts, is_count, "a whole number >= 1, or None")
-        check_hyper("band", band, 0 <= low <= high <= 1, "0 <= low <= high <= 1")
+        check_setting("prompts", prompts, is_count, "a whole number >= 1, or None")
+        check_setting("band", band, 0 <= low <= high <= 1, "0 <= low <= high <= 1")
         self.prompts, self.band = prompts, (float(low), float(high))
 
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
@@ -158,5 +158,5 @@ class BetaCounts(DiscountedCounts):
 
 def _prior(successes: float, failures: float) -> tuple[float, float]:
     are_positive = 0 < successes < np.inf and 0 < failures < np.inf
-    check_hyper("prior", (successes, failures), are_positive, "two positive numbers")
+    check_setting("prior", (successes, failures), are_positive, "two positive numbers")
     return float(successes), float(failures)

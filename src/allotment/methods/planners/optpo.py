@@ -8,11 +8,10 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation.bounds import check_bounds
-from allotment.methods.selectors.balanced import check_name, check_whole
+from allotment.checks import check_choice, check_setting, check_whole
 from allotment.methods.selectors.pseudo_labels import PseudoLabels, Tally, needed_answers
 from allotment.planning.ledger import Outcome
 from allotment.planning.sequential import Opening, SequentialPlanner
-from allotment.prediction.storage import check_hyper
 from allotment.state import State, Stateful
 from allotment.types import IntArray, PromptId
 
@@ -79,14 +78,14 @@ class OptPO(SequentialPlanner):
         retained: Retained = "all",
     ) -> None:
         super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
-        check_hyper("threshold", threshold, 1 < threshold < np.inf, "odds above 1")
+        check_setting("threshold", threshold, 1 < threshold < np.inf, "odds above 1")
         if classes is not None:
             check_whole("classes", classes, 2)
         least = 1 / (classes or 2)
-        check_hyper("p0", p0, least < p0 < 1, f"a probability above 1/m = {least:.3g}, below 1")
-        check_name("evidence", evidence, Evidence)
+        check_setting("p0", p0, least < p0 < 1, f"a probability above 1/m = {least:.3g}, below 1")
+        check_choice("evidence", evidence, Evidence)
         check_whole("votes", votes, 1)
-        check_name("retained", retained, Retained)
+        check_choice("retained", retained, Retained)
         self.threshold, self.p0, self.classes, self.evidence = float(threshold), float(p0), classes, evidence
         self.votes, self.retained = votes, retained
 

@@ -9,12 +9,12 @@ import numpy as np
 
 from allotment.allocation import allocate_exact, uniform
 from allotment.allocation.bounds import check_bounds
+from allotment.checks import check_choice, check_setting, check_whole
 from allotment.errors import InfeasibleBudgetError
-from allotment.methods.selectors.balanced import BalancedDownSampling, Baseline, Subset, check_name, check_whole
+from allotment.methods.selectors.balanced import BalancedDownSampling, Baseline, Subset
 from allotment.planning.ledger import Outcome
 from allotment.planning.sequential import Opening, SequentialPlanner
 from allotment.prediction import Predictor
-from allotment.prediction.storage import check_hyper
 from allotment.state import State, Stateful
 from allotment.types import FloatArray, IntArray, Posterior, PromptId
 
@@ -94,8 +94,8 @@ class ReinforceAda(SequentialPlanner):
         subset: Subset = "first",
     ) -> None:
         super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
-        check_hyper("success_threshold", success_threshold, bool(np.isfinite(success_threshold)), "a finite number")
-        check_name("exit", exit, Exit)
+        check_setting("success_threshold", success_threshold, bool(np.isfinite(success_threshold)), "a finite number")
+        check_choice("exit", exit, Exit)
         for name, value, least in (
             ("rounds", rounds, 1),
             ("group_size", group_size, 2),
@@ -104,7 +104,7 @@ class ReinforceAda(SequentialPlanner):
         ):
             if value is not None or name == "rounds":
                 check_whole(name, value, least)
-        check_hyper("negatives", negatives, exit == "balance" or not negatives, "none with exit='positive'")
+        check_setting("negatives", negatives, exit == "balance" or not negatives, "none with exit='positive'")
         self.success_threshold, self.predictor = float(success_threshold), predictor
         self.exit, self.rounds = exit, rounds
         self.group_size, self.positives, self.negatives = group_size, positives, negatives

@@ -7,12 +7,12 @@ from typing import Literal
 import numpy as np
 
 from allotment.allocation import allocate_exact
+from allotment.checks import check_choice, check_setting
 from allotment.methods.planners.gvm import RAFT
 from allotment.methods.planners.mopps import BetaCounts
-from allotment.methods.selectors.balanced import RootWeighting, Shares, check_name
+from allotment.methods.selectors.balanced import RootWeighting, Shares
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import Predictor
-from allotment.prediction.storage import check_hyper
 from allotment.pricing import WeightedPrice
 from allotment.state import State
 from allotment.types import Allocation, FloatArray, Posterior, PromptId
@@ -82,8 +82,8 @@ class ReinforceAdaEst(SuccessPlanner):
             success_threshold=success_threshold,
             seed=seed,
         )
-        check_hyper("epsilon", epsilon, 0 < epsilon < np.inf, "a positive number")
-        check_name("rule", rule, Rule)
+        check_setting("epsilon", epsilon, 0 < epsilon < np.inf, "a positive number")
+        check_choice("rule", rule, Rule)
         self.epsilon, self.rule = float(epsilon), rule
         self._selector = RootWeighting(
             epsilon=self.epsilon,

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import numpy as np
 
+from allotment.checks import check_choice, check_setting, check_whole
 from allotment.methods.selectors.subsets import first_of_groups
-from allotment.prediction.storage import check_hyper, from_state
 from allotment.selection.base import Scored, Selection, Stateless, draws
-from allotment.state import State, check_state
+from allotment.state import State, check_state, from_state
 from allotment.types import FloatArray, IntArray
 
 Baseline = Literal["pool", "log_pool", "p", "log_p"]
@@ -71,8 +71,8 @@ class BalancedDownSampling:
         success_threshold: float = 0.5,
         seed: int = 0,
     ) -> None:
-        check_name("baseline", baseline, Baseline)
-        check_name("subset", subset, Subset)
+        check_choice("baseline", baseline, Baseline)
+        check_choice("subset", subset, Subset)
         check_whole("group_size", group_size, 2)
         self.group_size, self.baseline, self.subset = group_size, baseline, subset
         self.success_threshold, self.seed = success_threshold, seed
@@ -131,9 +131,9 @@ class RootWeighting(Stateless):
         shares: Shares = "rollouts",
         success_threshold: float = 0.5,
     ) -> None:
-        check_name("divisor", divisor, Divisor)
-        check_name("shares", shares, Shares)
-        check_hyper("epsilon", epsilon, 0 < epsilon < np.inf, "a positive number")
+        check_choice("divisor", divisor, Divisor)
+        check_choice("shares", shares, Shares)
+        check_setting("epsilon", epsilon, 0 < epsilon < np.inf, "a positive number")
         self.epsilon, self.divisor, self.shares = float(epsilon), divisor, shares
         self.success_threshold = success_threshold
 
@@ -198,14 +198,3 @@ def balanced_advantages(counts_Q2: IntArray, kept_Q2: IntArray, baseline: Baseli
     if baseline in ("log_pool", "log_p"):
         advantages_Q2 = advantages_Q2 / np.where(mean_Q > 0, mean_Q, 1.0)[:, None]
     return advantages_Q2
-
-
-def check_name(setting: str, name: object, names: object) -> None:
-    """Raise :class:`~allotment.errors.InvalidInputError` unless ``name`` is one of the ``Literal`` ``names``."""
-    check_hyper(setting, repr(name), name in get_args(names), ", ".join(get_args(names)))
-
-
-def check_whole(setting: str, value: object, least: int) -> None:
-    """Raise :class:`~allotment.errors.InvalidInputError` unless ``value`` is an int from ``least`` on."""
-    is_whole = isinstance(value, int) and not isinstance(value, bool)
-    check_hyper(setting, value, is_whole and value >= least, f"a whole number >= {least}")  # type: ignore[operator]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from allotment.prediction.storage import check_hyper
+from allotment.checks import check_setting
 from allotment.selection.base import Scored, Selection, Stateless, draws
 from allotment.types import FloatArray, IntArray
 
@@ -86,5 +86,5 @@ def check_rate(rate: float) -> float:
     Raises:
         InvalidInputError: it is outside [0, 1).
     """
-    check_hyper("the pruning rate", rate, 0 <= rate < 1, "0 <= rate < 1: what is never kept cannot be weighted")
+    check_setting("the pruning rate", rate, 0 <= rate < 1, "0 <= rate < 1: what is never kept cannot be weighted")
     return float(rate)

@@ -7,15 +7,15 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from allotment.checks import check_setting
 from allotment.errors import InvalidInputError, StateError
 from allotment.methods.selectors.arm_reward import Level, arm_reward, level_of
 from allotment.methods.selectors.gain_regressor import ARMS, GainRegressor
 from allotment.methods.selectors.rollout_buffer import RolloutBuffer
 from allotment.methods.selectors.rollout_features import FEATURES, rollout_features
 from allotment.methods.selectors.subsets import BoolArray, ceil_share, first_of_groups
-from allotment.prediction.storage import array_from_state, check_hyper
 from allotment.selection.base import Scored, Selection, draws
-from allotment.state import State, check_state
+from allotment.state import State, array_from_state, check_state
 from allotment.types import FloatArray, IntArray
 
 Mode = Literal["intra", "global"]
@@ -77,17 +77,17 @@ class ContextualBandit:
         learning_rate: float = 0.01,
         seed: int = 0,
     ) -> None:
-        check_hyper("mode", mode, mode in get_args(Mode), " or ".join(get_args(Mode)))
+        check_setting("mode", mode, mode in get_args(Mode), " or ".join(get_args(Mode)))
         is_global = mode == "global"
         for name, number in (("window", window), ("keep", keep)):
             fits = number is None or (is_global and isinstance(number, int) and number >= 1)
-            check_hyper(name, number, fits, "a whole number >= 1 in global mode, None in intra mode")
-        check_hyper("share", share, 0 < share <= 1, "0 < share <= 1")
-        check_hyper("entropy_weight", entropy_weight, 0 <= entropy_weight < np.inf, "a number >= 0")
-        check_hyper("entropy_floor", entropy_floor, 0 <= entropy_floor < np.inf, "nats >= 0")
-        check_hyper("exploration", exploration, 0 <= exploration <= 1, "a probability")
-        check_hyper("hidden", hidden, hidden >= 1, "a width >= 1")
-        check_hyper("learning_rate", learning_rate, 0 < learning_rate < np.inf, "a positive number")
+            check_setting(name, number, fits, "a whole number >= 1 in global mode, None in intra mode")
+        check_setting("share", share, 0 < share <= 1, "0 < share <= 1")
+        check_setting("entropy_weight", entropy_weight, 0 <= entropy_weight < np.inf, "a number >= 0")
+        check_setting("entropy_floor", entropy_floor, 0 <= entropy_floor < np.inf, "nats >= 0")
+        check_setting("exploration", exploration, 0 <= exploration <= 1, "a probability")
+        check_setting("hidden", hidden, hidden >= 1, "a width >= 1")
+        check_setting("learning_rate", learning_rate, 0 < learning_rate < np.inf, "a positive number")
         self.mode, self.share, self.keep, self.seed = mode, share, keep, seed
         self.window = (4 if window is None else window) if is_global else 1
         self.entropy_weight, self.entropy_floor = entropy_weight, entropy_floor

@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from allotment.methods.selectors.perceptron import Perceptron
-from allotment.prediction.storage import array_from_state
-from allotment.state import State, check_state
+from allotment.state import State, array_from_state, check_state
 from allotment.types import FloatArray
 
 ROUNDS = 64

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
-from allotment.prediction.storage import check_hyper
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,7 @@ def pack(tokens_Q: Sequence[int] | npt.NDArray[np.integer], cap: int, *, window:
         InvalidInputError: a group has no tokens or more than the cap: the cap is what memory allows, so such a group
             needs a larger one, or must be split; or the window is below 1.
     """
-    check_hyper("window", window, window >= 1, "at least 1")
+    check_setting("window", window, window >= 1, "at least 1")
     lengths = [int(tokens) for tokens in tokens_Q]
     _check_lengths(lengths, cap)
     batches: list[list[int]] = []

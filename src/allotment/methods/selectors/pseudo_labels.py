@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from allotment.checks import check_whole
 from allotment.errors import InvalidInputError
-from allotment.methods.selectors.balanced import check_whole
 from allotment.methods.selectors.subsets import first_of_groups
 from allotment.selection.base import Scored, Selection, Stateless
 from allotment.types import IntArray

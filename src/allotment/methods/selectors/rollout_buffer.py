@@ -8,9 +8,8 @@ import numpy as np
 
 from allotment.errors import StateError
 from allotment.methods.selectors.subsets import BoolArray
-from allotment.prediction.storage import array_from_state, rows_from_state
 from allotment.selection.base import Scored
-from allotment.state import State, check_state
+from allotment.state import State, array_from_state, check_state, rows_from_state
 from allotment.types import IntArray
 
 LARGEST = int(np.iinfo(np.int64).max)

@@ -11,7 +11,7 @@ from abc import abstractmethod
 import numpy as np
 import numpy.typing as npt
 
-from allotment.prediction.storage import check_hyper
+from allotment.checks import check_setting
 from allotment.selection.base import Scored, Selection, Stateless, draws
 from allotment.types import FloatArray, IntArray
 
@@ -60,7 +60,7 @@ class Subset(Stateless):
     def __init__(self, *, keep: float = 0.25, seed: int = 0) -> None:
         is_number = not isinstance(keep, bool) and isinstance(keep, int | float | np.integer)
         is_allowed = is_number and (0 < keep < 1 or (keep >= 2 and keep == keep // 1 < np.inf))
-        check_hyper("keep", keep, is_allowed, "2, 3, ... rollouts of a group, or a share of it in (0, 1)")
+        check_setting("keep", keep, is_allowed, "2, 3, ... rollouts of a group, or a share of it in (0, 1)")
         self.keep = keep
         self.seed = seed
 

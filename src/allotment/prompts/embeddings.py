@@ -1,42 +1,88 @@
-"""What predictors keep per prompt: growing rows, embeddings with ids, and the way from a state back to them."""
+"""Embeddings of many prompts, float32, kept in the blocks in which they came."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any, TypeVar
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import AllotmentError, InvalidInputError, StateError
-from allotment.prediction.base import PromptIndex, canonical_ids
-from allotment.state import State, decode_json
+from allotment.checks import check_setting
+from allotment.errors import InvalidInputError
+from allotment.prompts.ids import PromptIndex, canonical_ids, index_from_state
+from allotment.prompts.table import grown
+from allotment.state import State, array_from_state, from_state
 from allotment.types import FloatArray, IntArray, PromptId, PromptIds
 
+Float32Array = npt.NDArray[np.float32]
 CHECKED_ROWS = 65_536
 """Rows that are looked at together, to bound temporary memory."""
 Embeddings = npt.ArrayLike | Mapping[PromptId, npt.ArrayLike]
-Result = TypeVar("Result")
+MERGED_ROWS = 65_536
+"""Blocks are merged up to this size, so that prompts registered one by one do not stay single."""
 
 
-def grown(array: FloatArray, rows: int, fill: float = 0.0) -> FloatArray:
-    """``array`` with room for at least ``rows`` rows, new ones set to ``fill``.
+class Vectors:
+    """Prompts that each have one vector [D]. 4 D bytes a prompt; a large float32 array is kept, not copied."""
 
-    The room is doubled whenever it runs out, so that adding M rows one by one costs O(M).
-    """
-    if rows <= len(array):
-        return array
-    bigger = np.full((max(rows, 2 * len(array)), *array.shape[1:]), fill)
-    bigger[: len(array)] = array
-    return bigger
+    def __init__(self, dimension: int = 0) -> None:
+        """Nothing registered; D is ``dimension``, or that of the first vectors if 0."""
+        self.index = PromptIndex()
+        self._dimension = dimension
+        self._blocks: list[Float32Array] = []
+
+    def __len__(self) -> int:
+        return len(self.index)
+
+    @property
+    def dimension(self) -> int:
+        """D; 0 before it is known."""
+        return self._blocks[0].shape[1] if self._blocks else self._dimension
+
+    def register(self, ids: PromptIds, embeddings: npt.ArrayLike) -> None:
+        """Add prompts ``ids`` [Q] with ``embeddings`` [Q, D]. A known id with the same vector is passed over.
+
+        Raises:
+            InvalidInputError: wrong shape or dimension, a value is not finite, or a known id has another vector.
+            DuplicatePromptError: an id stands twice.
+        """
+        plain, vectors_QD = canonical_ids(ids), as_float32(embeddings)
+        if not plain and vectors_QD.size == 0:
+            return
+        check_vectors(plain, vectors_QD, self.dimension)
+        known_Q = self.index.known_rows(plain)
+        old_Q = known_Q >= 0
+        if old_Q.any():
+            check_unchanged(plain, old_Q, self.rows(known_Q[old_Q]), vectors_QD)
+            plain = tuple(prompt for prompt, is_old in zip(plain, old_Q, strict=True) if not is_old)
+            vectors_QD = vectors_QD[~old_Q]
+        if plain:
+            self.index.add(plain)
+            self._blocks.append(vectors_QD if len(plain) > MERGED_ROWS else vectors_QD.copy())
+            while len(self._blocks) > 1 and len(self._blocks[-2]) <= len(self._blocks[-1]) <= MERGED_ROWS:
+                self._blocks[-2:] = [np.concatenate(self._blocks[-2:])]
+
+    def rows(self, rows_Q: IntArray) -> FloatArray:
+        """[Q, D] the vectors at ``rows_Q`` in order of registration, as float64."""
+        ends = np.cumsum([len(block) for block in self._blocks])
+        block_Q = np.searchsorted(ends, rows_Q, side="right")
+        out_QD = np.empty((len(rows_Q), self.dimension))
+        for b in np.unique(block_Q):
+            here = block_Q == b
+            out_QD[here] = self._blocks[b][rows_Q[here] - (ends[b] - len(self._blocks[b]))]
+        return out_QD
 
 
-def check_hyper(name: str, value: object, is_allowed: bool, allowed: str) -> None:
-    """Raise :class:`InvalidInputError` naming the hyper-parameter unless ``is_allowed``."""
-    if not is_allowed:
+def as_float32(values: object) -> Float32Array:
+    """``values`` as an array of float32, not copied if it is one; :class:`InvalidInputError` if they are no numbers."""
+    try:
+        with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused as such
+            return np.asarray(values, dtype=np.float32)
+    except (TypeError, ValueError) as error:
         raise InvalidInputError(
-            f"{name} is outside its range", got=value, allowed=allowed, fix=f"choose another {name}"
-        )
+            "embeddings are not numbers", got=error, allowed="an array [Q, D]", fix="pass one vector per id"
+        ) from None
 
 
 class EmbeddedPrompts:
@@ -54,7 +100,7 @@ class EmbeddedPrompts:
         self.index = PromptIndex()
         self._room = np.empty((0, 0))
         is_array = embeddings is not None and not isinstance(embeddings, Mapping)
-        check_hyper("ids", "ids", ids is None or is_array, "ids only together with an array of embeddings")
+        check_setting("ids", "ids", ids is None or is_array, "ids only together with an array of embeddings")
         if isinstance(embeddings, Mapping):
             self.register(list(embeddings), [_as_floats(vector) for vector in embeddings.values()])
         elif embeddings is not None:
@@ -137,47 +183,6 @@ def check_unchanged(
             allowed="the embedding it has",
             fix="give the changed prompt a new id, or use the embedding it was registered with",
         )
-
-
-def index_from_state(state: State) -> PromptIndex:
-    """The prompt index stored under ``ids``. Raises :class:`StateError` where that is not a list of distinct ids."""
-    return from_state(lambda: PromptIndex(canonical_ids(decode_json(state["ids"]))))
-
-
-def array_from_state(state: State, key: str, shape: tuple[int, ...]) -> FloatArray:
-    """A copy of the array under ``key``. Raises :class:`StateError` unless it is finite and of this shape."""
-    array = np.array(state[key])
-    if array.shape != shape or array.dtype != np.float64 or not np.isfinite(array).all():
-        raise StateError(
-            f"{key!r} of a state does not fit",
-            got=f"{array.dtype} {array.shape}",
-            allowed=f"finite float64 {shape}",
-            fix="load the state_dict() of one and the same predictor",
-        )
-    return array
-
-
-def rows_from_state(state: State, key: str, limit: int) -> IntArray:
-    """A copy of the row numbers under ``key``. Raises :class:`StateError` unless they lie in ``[0, limit)``."""
-    rows = np.array(state[key])
-    if rows.ndim != 1 or rows.dtype != np.int64 or ((rows < 0) | (rows >= limit)).any():
-        raise StateError(
-            f"{key!r} of a state does not fit",
-            got=f"{rows.dtype} {rows.shape}",
-            allowed=f"1-d int64 in [0, {limit})",
-            fix="load the state_dict() of one and the same predictor",
-        )
-    return rows
-
-
-def from_state(make: Callable[[], Result]) -> Result:
-    """``make()``, with what it complains about turned into a :class:`StateError`."""
-    try:
-        return make()
-    except (AllotmentError, TypeError, ValueError) as error:
-        raise StateError(
-            "a state holds values that cannot be used", got=error, allowed="a state_dict()", fix="start anew"
-        ) from error
 
 
 def _as_floats(values: Any) -> FloatArray:

@@ -1,0 +1,1 @@
+"""Prompts by name: their ids, what is kept of each, their embeddings."""
