@@ -173,7 +173,7 @@ PREDICTORS: Registry[PredictorEntry] = Registry(
         "ridge": "allotment.prediction.regression:RIDGE",
         "k-nearest": "allotment.prediction.regression:K_NEAREST",
     },
-    aliases={"default": "hierarchical", "vip": "hierarchical", "paper": "gaussian-process", "counts": "discounted-counts"},
+    {"default": "hierarchical", "vip": "hierarchical", "paper": "gaussian-process", "counts": "discounted-counts"},
 )
 OBJECTIVES: Registry[ObjectiveEntry] = Registry(
     "objective",

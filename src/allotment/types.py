@@ -225,14 +225,27 @@ class Plan:
     expected_later: IntArray | None = None
     """[Q] rollouts of each prompt expected after round 0 of a step with a second look, the same in both rounds and
     fixed before round 0: the loss needs it (:func:`allotment.learning.second_look_advantages`). Else None."""
-    keep_probability: FloatArray | None = None
-    """[Q] probability with which each prompt was let through to generation, in (0, 1]; None where nothing was drawn.
-    The loss divides by it (:class:`allotment.selection.ImportanceWeights`)."""
+    weights: FloatArray | None = None
+    """[Q] weight of each prompt's contribution to the mean over all ``candidates``, >= 0: one over the probability with
+    which it got rollouts. None: the mean is over the prompts that got rollouts, each alike."""
+    candidates: int | None = None
+    """Prompts the planner was asked for, where the plan may hold fewer; Q if None."""
+    baselines: FloatArray | None = None
+    """[Q] the mean reward believed before the step; where given, advantages are those of
+    :func:`allotment.learning.baseline_advantages`, and a group of one is allowed. None: those of the estimator."""
+    baseline_shares: FloatArray | None = None
+    """[Q] weight of ``baselines`` against the mean of a prompt's other rollouts, in [0, 1]; 1 if None."""
 
     @property
     def budget(self) -> int:
         """Total number of rollouts of this plan."""
         return int(self.counts.sum())
+
+    def loss_factors(self, groups: int) -> FloatArray | None:
+        """[Q] factor of each prompt in a loss that averages over the ``groups`` prompts with rollouts; None for ones."""
+        if self.weights is None:
+            return None
+        return self.weights * (groups / (self.candidates or len(self.prompt_ids)))
 
     def group_ids(self) -> list[PromptId]:
         """[N] the prompt id of every rollout, when groups are laid one after another in plan order."""
