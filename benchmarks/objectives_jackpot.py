@@ -27,7 +27,8 @@ from allotment.lab.train import Trainer
 from allotment.learning import advantage_estimator, rollout_weights
 from allotment.learning.record import TokenRecord
 from allotment.methods.objectives.jackpot import Jackpot
-from allotment.run_logs.directory import RunDirectory, read_log
+from allotment.run_logs.directory import RunDirectory
+from allotment.run_logs.files import read_log
 from allotment.tasks.mixture import Problem, load_mixture
 
 Part = Literal["gradient", "learning", "step"]

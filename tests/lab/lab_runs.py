@@ -4,7 +4,8 @@ import torch
 
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.train import Trainer
-from allotment.run_logs.directory import RunDirectory, read_log
+from allotment.run_logs.directory import RunDirectory
+from allotment.run_logs.files import read_log
 
 
 def run(path, settings, mixture, stop_after=None):

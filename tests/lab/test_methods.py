@@ -9,7 +9,7 @@ from lab_runs import run
 from allotment.config import CHOOSE_PROMPTS, MethodName, TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.train import Trainer
-from allotment.run_logs.directory import read_log
+from allotment.run_logs.files import read_log
 from allotment.selection.named import NAMES as SELECTORS
 from allotment.tasks.mixture import Mixture
 

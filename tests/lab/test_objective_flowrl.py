@@ -14,7 +14,8 @@ from allotment.lab.objectives import make_objective
 from allotment.lab.solutions import expected_distinct, solution_chances
 from allotment.lab.train import Trainer
 from allotment.learning.losses import TokenLoss
-from allotment.run_logs.directory import RunDirectory, read_log
+from allotment.run_logs.directory import RunDirectory
+from allotment.run_logs.files import read_log
 from allotment.tasks.countdown import load_countdown, solutions_of
 from allotment.tasks.mixture import Mixture
 

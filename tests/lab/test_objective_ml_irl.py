@@ -16,7 +16,7 @@ from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.ml_irl import MaximumLikelihoodIRL
 from allotment.lab.train import Trainer
 from allotment.methods.objectives.ml_irl import reward_loss, squared_rewards
-from allotment.run_logs.directory import read_log
+from allotment.run_logs.files import read_log
 from allotment.tasks.countdown import mixture_of
 from allotment.tasks.mixture import Mixture
 

@@ -15,7 +15,8 @@ from allotment.learning import grpo_advantages
 from allotment.learning.losses import TokenLoss
 from allotment.learning.record import TokenRecord
 from allotment.methods.objectives.gdpo import GDPO
-from allotment.run_logs.directory import RunDirectory, read_log
+from allotment.run_logs.directory import RunDirectory
+from allotment.run_logs.files import read_log
 
 ALL = ("correctness", "format", "length")
 GDPO_RUN = {"objective": ("gdpo",), "rewards": ALL, "length_target": 4}

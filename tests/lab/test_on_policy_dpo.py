@@ -13,7 +13,7 @@ from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.objectives import make_objective
 from allotment.lab.train import Trainer
-from allotment.run_logs.directory import read_log
+from allotment.run_logs.files import read_log
 
 DPO = "on-policy-dpo"
 

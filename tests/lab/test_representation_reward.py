@@ -18,7 +18,7 @@ from allotment.lab.labelled import Labelled, balanced, labelled_pairs, labelled_
 from allotment.lab.representation_reward import RepresentationReward, fitted_probe
 from allotment.lab.train import Trainer
 from allotment.methods.objectives.representation import auc, auc_within
-from allotment.run_logs.directory import read_log
+from allotment.run_logs.files import read_log
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,8 @@ from allotment.errors import ConfigError, RunDirectoryError
 from allotment.lab.recent import Visit
 from allotment.lab.train import Trainer
 from allotment.learning import second_look_advantages
-from allotment.run_logs.directory import RunDirectory, read_log
+from allotment.run_logs.directory import RunDirectory
+from allotment.run_logs.files import read_log
 from allotment.tasks.mixture import Mixture
 
 SAME_BYTES = ("metrics.jsonl", "rollouts.jsonl", "config.json", "checkpoint.safetensors")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from rich.table import Table
 from rich.text import Text
 
 from allotment.errors import RunDirectoryError
+from allotment.run_logs.files import whole_lines
 
 Row = dict[str, Any]
 RECENT = 20
@@ -73,14 +75,11 @@ class MetricsTail:
             )
 
     def read(self) -> None:
-        """Take in what was added; lines that are no JSON objects are passed over."""
+        """Take in what was added; lines that are no JSON objects are ignored."""
         if self.path.stat().st_size < self._read:
             self.rows, self._read = [], 0
-        with open(self.path, "rb") as file:
-            file.seek(self._read)
-            whole, newline, _ = file.read().rpartition(b"\n")
-        self._read += len(whole) + len(newline)
-        for line in whole.split(b"\n"):
+        for line in whole_lines(self.path, self._read):
+            self._read += len(line)
             try:
                 row = json.loads(line)
             except ValueError:
@@ -144,8 +143,8 @@ def _settings(run: Path) -> Row:
 def _pace(run: Path, step: int, steps: int) -> str:
     """Seconds of a step and what is left, by the last lines of ``timing.jsonl``."""
     try:
-        lines = (run / "timing.jsonl").read_text(encoding="utf-8").splitlines()
-        times = [row["seconds"] for row in map(json.loads, lines[-RECENT:]) if "resumed" not in row]
+        lines = deque(whole_lines(run / "timing.jsonl"), maxlen=RECENT)
+        times = [row["seconds"] for row in map(json.loads, lines) if "resumed" not in row]
         seconds = float(median(times))
     except (OSError, ValueError, KeyError, TypeError):
         return "no times yet"

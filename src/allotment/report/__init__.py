@@ -16,7 +16,7 @@ from pathlib import Path
 from allotment.errors import needs_extra
 from allotment.report.data import Arm, Study, read_study
 from allotment.report.runs import Run
-from allotment.run_logs.directory import write_atomically
+from allotment.run_logs.files import write_atomically
 
 __all__ = ["Arm", "Run", "Study", "read_study", "write_report"]
 

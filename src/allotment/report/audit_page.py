@@ -12,7 +12,7 @@ import numpy as np
 
 from allotment.errors import needs_extra
 from allotment.report.tables import Cell, Table
-from allotment.run_logs.directory import write_atomically
+from allotment.run_logs.files import write_atomically
 
 if TYPE_CHECKING:
     from allotment.audit.bootstrap import Interval

@@ -10,7 +10,8 @@ from typing import Any
 
 from allotment.config import AnyTrainConfig
 from allotment.errors import RunDirectoryError
-from allotment.run_logs.directory import LOGS, read_log, saved_config
+from allotment.run_logs.directory import LOGS, saved_config
+from allotment.run_logs.files import read_log
 
 Row = dict[str, Any]
 

@@ -7,13 +7,13 @@ as one that was never interrupted.
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from allotment.config import AnyTrainConfig, Config, train_config_named
 from allotment.errors import ConfigError, RunDirectoryError, StateError, StateVersionError
+from allotment.run_logs.files import append_rows, sync, whole_lines, write_atomically
 from allotment.state import State, load_state, save_state
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "timing.jsonl")
@@ -94,15 +94,12 @@ class RunDirectory:
 
     def append(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add lines to a log."""
-        with open(self.path / log, "ab") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        append_rows(self.path / log, rows)
 
     def save_checkpoint(self, state: State) -> None:
         """Flush the logs to disk, then replace the checkpoint."""
         for log in LOGS:
-            if (self.path / log).exists():
-                with open(self.path / log, "rb") as file:
-                    os.fsync(file.fileno())
+            sync(self.path / log)
         save_state(self.checkpoint_path, state, kind=CHECKPOINT_KIND)
 
     def load_checkpoint(self) -> State | None:
@@ -145,9 +142,10 @@ class RunDirectory:
         path = self.path / log
         lines, last = [], -1
         try:
-            for line in _whole_lines(path):
-                if (row_step := json.loads(line)["step"]) <= step:
-                    lines.append(line)
+            for line in whole_lines(path) if path.exists() else ():
+                text = line.decode()
+                if (row_step := json.loads(text)["step"]) <= step:
+                    lines.append(text)
                     last = row_step
         except (ValueError, KeyError, TypeError) as error:
             raise self._unusable(log, f"line {len(lines) + 1}: {type(error).__name__}: {error}") from error
@@ -187,28 +185,3 @@ def saved_config(path: Path) -> AnyTrainConfig:
         )
     values = Config.json_values(path / "config.json")
     return train_config_named(values.get("trainer", "lab")).from_values(values, str(path / "config.json"))
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a log; a last line cut short by a kill is left out. Empty if there is no file.
-
-    Raises:
-        json.JSONDecodeError: a complete line is not JSON.
-        UnicodeDecodeError: a complete line is not UTF-8.
-    """
-    return [json.loads(line) for line in _whole_lines(path)]
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Replace a text file, in UTF-8, in one go."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(text.encode())
-    os.replace(temporary, path)
-
-
-def _whole_lines(path: Path) -> list[str]:
-    """The lines that have their newline; bytes are cut first, since a kill may cut a character in two."""
-    if not path.exists():
-        return []
-    whole, newline, _ = path.read_bytes().rpartition(b"\n")
-    return [line + "\n" for line in whole.decode().split("\n")] if newline else []

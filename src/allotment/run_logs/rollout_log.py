@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from allotment.errors import StateError
-from allotment.run_logs.directory import read_log, write_atomically
+from allotment.run_logs.files import append_rows, read_log, sync, to_jsonl, write_atomically
 
 log = logging.getLogger("allotment")
 
@@ -46,21 +45,18 @@ class RolloutLog:
                 fix="restore the file, or move it away: the log then begins at the checkpoint",
             ) from error
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        write_atomically(self.path, to_jsonl(rows))
         self._is_own = True
 
     def append(self, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add lines."""
         self._start()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "ab") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows).encode())
+        append_rows(self.path, rows)
 
     def sync(self) -> None:
         """Have what was written on disk before a checkpoint says it was."""
-        if self.path.exists():
-            with open(self.path, "rb") as file:
-                os.fsync(file.fileno())
+        sync(self.path)
 
     def _kept(self, number: int) -> Path:
         return self.path.with_name(f"{self.path.stem}-{number}{self.path.suffix}")

@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 
 from allotment.audit.formats.left_out import LeftOut
 from allotment.errors import InvalidInputError
+from allotment.run_logs.files import lines
 from allotment.types import PromptId
 
 MOST_ROLLOUTS = 100_000
@@ -74,11 +75,11 @@ def strict_lines(path: Path, notes: list[str]) -> Iterator[Line]:
         InvalidInputError: any other line that is not a JSON object.
         OSError: the file cannot be read.
     """
-    for number, part in _parts(path):
+    for number, line in _numbered(path):
         try:
-            values = json.loads(part)  # bytes: a kill may cut a character in two
+            values = json.loads(line)  # bytes: a kill may cut a character in two
         except (ValueError, RecursionError) as error:
-            if not part.endswith(b"\n") and len(part) < LONGEST_LINE:
+            if _is_cut(line):
                 notes.append(f"1 line left out: line {number}, the last one, is cut short")
                 return
             Line(path, number, {}).fail("not JSON", str(error), "one JSON object a line; the last may be cut short")
@@ -93,12 +94,11 @@ def lenient_lines(path: Path, left_out: LeftOut) -> Iterator[tuple[int, dict[str
     Raises:
         OSError: the file cannot be read.
     """
-    for number, part in _parts(path):
+    for number, line in _numbered(path):
         try:
-            values = json.loads(part)
+            values = json.loads(line)
         except (ValueError, RecursionError):
-            cut = not part.endswith(b"\n") and len(part) < LONGEST_LINE
-            left_out.add("last line of a file cut short" if cut else "line that is not JSON", path, number)
+            left_out.add("last line of a file cut short" if _is_cut(line) else "line that is not JSON", path, number)
             continue
         if isinstance(values, dict):
             yield number, values
@@ -106,14 +106,11 @@ def lenient_lines(path: Path, left_out: LeftOut) -> Iterator[tuple[int, dict[str
             left_out.add("line that is not a JSON object", path, number)
 
 
-def _parts(path: Path) -> Iterator[tuple[int, bytes]]:
+def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
     """Number and bytes of each line that is not blank; of one that is too long, its beginning."""
-    number = 0
-    with open(path, "rb") as file:
-        while part := file.readline(LONGEST_LINE):
-            number += 1
-            if len(part) == LONGEST_LINE and not part.endswith(b"\n"):
-                while (rest := file.readline(LONGEST_LINE)) and not rest.endswith(b"\n"):
-                    pass
-            if part.strip():
-                yield number, part
+    return ((number, line) for number, line in enumerate(lines(path, longest=LONGEST_LINE), start=1) if line.strip())
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a line that is not JSON is the last one, which a killed writer cut short."""
+    return not line.endswith(b"\n") and len(line) < LONGEST_LINE

@@ -8,7 +8,8 @@ from typing import Any
 from transformers import TrainerCallback
 
 from allotment.config import TRLTrainConfig
-from allotment.run_logs.directory import RunDirectory, read_log
+from allotment.run_logs.directory import RunDirectory
+from allotment.run_logs.files import read_log
 
 OnStep = Callable[[dict[str, Any]], None]
 LOGS = ("metrics.jsonl", "timing.jsonl")
