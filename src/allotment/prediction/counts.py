@@ -16,10 +16,10 @@ from scipy.special import logit
 
 from allotment.checks import check_setting
 from allotment.prediction.base import visits
-from allotment.prompts.ids import PromptIndex, canonical_ids, index_from_state
-from allotment.prompts.table import grown
+from allotment.prompts.ids import canonical_ids
+from allotment.prompts.table import PromptTable
 from allotment.state import State, array_from_state, check_state, from_state
-from allotment.types import BetaPosterior, FloatArray, Posterior, PromptIds
+from allotment.types import BetaPosterior, FloatArray, IntArray, Posterior, PromptIds
 
 
 class _RunningRate:
@@ -109,39 +109,26 @@ class GlobalMean:
         self.window, self._rates = made.window, rates
 
 
-class LastValue:
-    """Each prompt's last observed success rate, ``(successes + s) / (trials + 2 s)`` with ``s = smoothing``.
+class _RecordedCounts:
+    """What :class:`LastValue` and :class:`DiscountedCounts` share: a row for each prompt and the rate over prompts."""
 
-    A prompt never seen gets the running mean rate over prompts (1/2 before any data). The baseline that explains the
-    Gaussian process's lead in VIP figure 3. The posterior is a point estimate (variance 0).
-    """
+    KIND: str
+    SETTINGS: tuple[str, ...]
+    ROWS: str
+    """Name of the rows in a state."""
 
-    KIND = "LastValue"
-
-    def __init__(self, *, smoothing: float = 0.5, global_forgetting: float = 0.9) -> None:
-        """Store the settings.
-
-        Args:
-            smoothing: imaginary successes, and as many failures, that keep the logit finite; > 0. The default 1/2 is
-                the Jeffreys prior of a success probability: 0/8 becomes 1/18.
-            global_forgetting: what is left, after each step, of the weight of earlier steps in the mean over prompts.
-
-        Raises:
-            InvalidInputError: a setting is out of its range.
-        """
-        check_setting("smoothing", smoothing, 0 < smoothing < np.inf, "a positive number")
-        self.smoothing = float(smoothing)
+    def __init__(self, global_forgetting: float, *columns: int) -> None:
         self._overall = _RunningRate(global_forgetting)
-        self._index = PromptIndex()
-        self._logits = np.empty(0)
+        self._table = PromptTable(*columns)
 
-    def predict(self, ids: PromptIds) -> Posterior:
-        """[Q] point estimate of each prompt."""
-        rows_Q = self._index.known_rows(canonical_ids(ids, unique=False))
-        mean_Q = np.full(len(rows_Q), logit(self._overall.rate))
-        known = rows_Q >= 0
-        mean_Q[known] = self._logits[rows_Q[known]]
-        return Posterior(mean_Q, np.zeros_like(mean_Q))
+    def _visited(self, before: FloatArray, successes_B: IntArray, failures_B: IntArray) -> FloatArray:
+        """The rows of B prompts after a visit; before it, those of new prompts are 0."""
+        raise NotImplementedError
+
+    @staticmethod
+    def _new(**settings: float) -> _RecordedCounts:
+        """One with these settings, nothing observed yet."""
+        raise NotImplementedError
 
     def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
         """Learn from one visit of each prompt [B]; 0 trials are no visit.
@@ -151,21 +138,15 @@ class LastValue:
             DuplicatePromptError: an id stands twice.
         """
         visited, successes_B, trials_B = visits(ids, successes, trials)
-        if not visited:
-            return
-        rows = self._index.add(visited)
-        self._logits = grown(self._logits, len(self._index))
-        self._logits[rows] = np.log(successes_B + self.smoothing) - np.log(trials_B - successes_B + self.smoothing)
-        self._overall.observe(successes_B / trials_B)
+        if visited:
+            before = self._table.gather(visited)
+            self._table.set(visited, self._visited(before, successes_B, trials_B - successes_B))
+            self._overall.observe(successes_B / trials_B)
 
     def state_dict(self) -> State:
-        """Settings, ids and last logits."""
-        own = {
-            "smoothing": self.smoothing,
-            "ids": self._index.encoded(),
-            "logits": self._logits[: len(self._index)].copy(),
-        }
-        return {"kind": self.KIND, **own, **self._overall.state()}
+        """Settings, ids and what is kept of each prompt."""
+        settings = {name: getattr(self, name) for name in self.SETTINGS}
+        return {"kind": self.KIND, **settings, **self._table.state(self.ROWS), **self._overall.state()}
 
     def load_state_dict(self, state: State) -> None:
         """Take over everything from a :meth:`state_dict`, settings included.
@@ -173,94 +154,91 @@ class LastValue:
         Raises:
             StateError: of another kind, keys missing, or values that do not fit.
         """
-        check_state(state, self.KIND, ("smoothing", "ids", "logits", *_RunningRate.KEYS))
-        made = from_state(lambda: LastValue(smoothing=state["smoothing"]))
+        check_state(state, self.KIND, (*self.SETTINGS, "ids", self.ROWS, *_RunningRate.KEYS))
+        made = from_state(lambda: self._new(**{name: state[name] for name in self.SETTINGS}))
         made._overall = _RunningRate.from_state(state)
-        made._index = index_from_state(state)
-        made._logits = array_from_state(state, "logits", (len(made._index),))
+        made._table = PromptTable.from_state(state, self.ROWS, *self._table.rows.shape[1:])
         vars(self).update(vars(made))
 
 
-class DiscountedCounts:
-    """A Beta posterior for each prompt from its own past, older visits discounted. The library's default predictor.
+class LastValue(_RecordedCounts):
+    """Each prompt's last observed success rate, ``(successes + s) / (trials + 2 s)`` with ``s = smoothing``.
+
+    A prompt never seen gets the running mean rate over prompts (1/2 before any data). The baseline that explains the
+    Gaussian process's lead in VIP figure 3. The posterior is a point estimate (variance 0).
+
+    Args:
+        smoothing: imaginary successes, and as many failures, that keep the logit finite; > 0. The default 1/2 is the
+            Jeffreys prior of a success probability: 0/8 becomes 1/18.
+        global_forgetting: what is left, after each step, of the weight of earlier steps in the mean over prompts.
+
+    Raises:
+        InvalidInputError: a setting is out of its range.
+    """
+
+    KIND, SETTINGS, ROWS = "LastValue", ("smoothing",), "logits"
+
+    def __init__(self, *, smoothing: float = 0.5, global_forgetting: float = 0.9) -> None:
+        check_setting("smoothing", smoothing, 0 < smoothing < np.inf, "a positive number")
+        super().__init__(global_forgetting)
+        self.smoothing = float(smoothing)
+
+    @staticmethod
+    def _new(**settings: float) -> LastValue:
+        return LastValue(**settings)
+
+    def predict(self, ids: PromptIds) -> Posterior:
+        """[Q] point estimate of each prompt."""
+        mean_Q = self._table.gather(canonical_ids(ids, unique=False), float(logit(self._overall.rate)))
+        return Posterior(mean_Q, np.zeros_like(mean_Q))
+
+    def _visited(self, before: FloatArray, successes_B: IntArray, failures_B: IntArray) -> FloatArray:
+        return np.asarray(np.log(successes_B + self.smoothing) - np.log(failures_B + self.smoothing))
+
+
+class DiscountedCounts(_RecordedCounts):
+    """A Beta posterior for each prompt from its own past, older visits discounted.
 
     With ``s`` and ``f`` the discounted successes and failures of a prompt, its success probability is
     ``Beta(k c + s, k (1 - c) + f)``, ``k = prior_strength``, ``c`` the running mean rate over prompts (1/2 before any
     data). A visit first multiplies ``s`` and ``f`` by ``forgetting``, then adds its counts. A prompt never seen has
     ``s = f = 0``. So the number of rollouts counts, and the uncertainty is known: price with ``expected_variance()``.
 
-    The defaults come from ``benchmarks/replay.py`` on the log of a real run (900 mathematics prompts, 44 visits of 8
-    rollouts, RLOO, L=3, U=32, C=8Q): from the second visit on, the allocated estimator has 0.784 of the variance of the
-    uniform one. The optimum is flat: 0.784 to 0.789 for forgetting 0.85 to 0.95 and prior_strength 0.25 to 1,
-    whatever global_forgetting; 0.793 without any forgetting; 0.819 at forgetting 0.5. So the slow side was taken.
-    prior_strength 4 costs 0.03: most prompts are far from the mean. Price with the plug-in instead and the second
-    visit is no better than uniform: a prompt with 0/8 looks certain.
+    The defaults come from ``benchmarks/replay.py`` on the log of a real run; docs/prediction.md has the measurements.
+
+    Args:
+        forgetting: what is left of a prompt's counts at its next visit, in (0, 1]; 1 never forgets.
+        prior_strength: weight of the mean over prompts, in rollouts; > 0.
+        global_forgetting: what is left, after each step, of the weight of earlier steps in the mean over prompts.
+
+    Raises:
+        InvalidInputError: a setting is out of its range.
     """
 
-    KIND = "DiscountedCounts"
+    KIND, SETTINGS, ROWS = "DiscountedCounts", ("forgetting", "prior_strength"), "counts"
 
     def __init__(self, *, forgetting: float = 0.9, prior_strength: float = 1.0, global_forgetting: float = 0.9) -> None:
-        """Store the settings.
-
-        Args:
-            forgetting: what is left of a prompt's counts at its next visit, in (0, 1]; 1 never forgets.
-            prior_strength: weight of the mean over prompts, in rollouts; > 0.
-            global_forgetting: what is left, after each step, of the weight of earlier steps in the mean over prompts.
-
-        Raises:
-            InvalidInputError: a setting is out of its range.
-        """
         check_setting("forgetting", forgetting, 0 < forgetting <= 1, "0 < forgetting <= 1")
         check_setting("prior_strength", prior_strength, 0 < prior_strength < np.inf, "a positive number")
+        super().__init__(global_forgetting, 2)
         self.forgetting = float(forgetting)
         self.prior_strength = float(prior_strength)
-        self._overall = _RunningRate(global_forgetting)
-        self._index = PromptIndex()
-        self._counts = np.empty((0, 2))
+
+    @staticmethod
+    def _new(**settings: float) -> DiscountedCounts:
+        return DiscountedCounts(**settings)
+
+    @property
+    def _prior_counts(self) -> tuple[float, float]:
+        """Imaginary successes and failures that every prompt starts with."""
+        rate = self._overall.rate
+        return self.prior_strength * rate, self.prior_strength * (1 - rate)
 
     def predict(self, ids: PromptIds) -> BetaPosterior:
         """[Q] the Beta posterior of each prompt."""
-        rows_Q = self._index.known_rows(canonical_ids(ids, unique=False))
-        counts_Q2 = np.zeros((len(rows_Q), 2))
-        known = rows_Q >= 0
-        counts_Q2[known] = self._counts[rows_Q[known]]
-        rate = self._overall.rate
-        return BetaPosterior.from_counts(
-            self.prior_strength * rate + counts_Q2[:, 0], self.prior_strength * (1 - rate) + counts_Q2[:, 1]
-        )
+        successes, failures = self._prior_counts
+        counts_Q2 = self._table.gather(canonical_ids(ids, unique=False))
+        return BetaPosterior.from_counts(successes + counts_Q2[:, 0], failures + counts_Q2[:, 1])
 
-    def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
-        """Learn from one visit of each prompt [B]; 0 trials are no visit.
-
-        Raises:
-            InvalidInputError: counts are not success counts.
-            DuplicatePromptError: an id stands twice.
-        """
-        visited, successes_B, trials_B = visits(ids, successes, trials)
-        if not visited:
-            return
-        rows = self._index.add(visited)
-        new_B2 = np.stack([successes_B, trials_B - successes_B], axis=1)
-        self._counts = grown(self._counts, len(self._index))
-        self._counts[rows] = self.forgetting * self._counts[rows] + new_B2
-        self._overall.observe(successes_B / trials_B)
-
-    def state_dict(self) -> State:
-        """Settings, ids and discounted counts."""
-        own = {"forgetting": self.forgetting, "prior_strength": self.prior_strength}
-        counts = {"ids": self._index.encoded(), "counts": self._counts[: len(self._index)].copy()}
-        return {"kind": self.KIND, **own, **counts, **self._overall.state()}
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over everything from a :meth:`state_dict`, settings included.
-
-        Raises:
-            StateError: of another kind, keys missing, or values that do not fit.
-        """
-        check_state(state, self.KIND, ("forgetting", "prior_strength", "ids", "counts", *_RunningRate.KEYS))
-        settings = {name: state[name] for name in ("forgetting", "prior_strength")}
-        made = from_state(lambda: DiscountedCounts(**settings))
-        made._overall = _RunningRate.from_state(state)
-        made._index = index_from_state(state)
-        made._counts = array_from_state(state, "counts", (len(made._index), 2))
-        vars(self).update(vars(made))
+    def _visited(self, before: FloatArray, successes_B: IntArray, failures_B: IntArray) -> FloatArray:
+        return np.asarray(self.forgetting * before + np.stack([successes_B, failures_B], axis=1))

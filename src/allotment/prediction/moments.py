@@ -18,8 +18,7 @@ import numpy.typing as npt
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
 from allotment.prediction.hierarchical import HierarchicalRegression
-from allotment.prompts.ids import PromptIndex, index_from_state
-from allotment.prompts.table import grown
+from allotment.prompts.table import PromptTable
 from allotment.state import State, array_from_state, check_state, from_state
 from allotment.types import FloatArray, IntArray, PromptId, ScoreMoments
 
@@ -129,8 +128,7 @@ class GradientMoments:
         check_setting("forgetting", forgetting, 0 < forgetting <= 1, "0 < forgetting <= 1")
         self.forgetting = float(forgetting)
         self.scale = HierarchicalRegression() if scale is None else scale
-        self._index = PromptIndex()
-        self._records = np.zeros((0, self.COLUMNS))
+        self._records = PromptTable(self.COLUMNS)
         self._pool = np.zeros(self.COLUMNS)
         self._sketches = 1
 
@@ -145,8 +143,7 @@ class GradientMoments:
         Raises:
             UnknownPromptError: the scale uses embeddings and a prompt was never registered.
         """
-        rows_Q = self._index.known_rows(ids)
-        record_QC = np.where(rows_Q[:, None] >= 0, grown(self._records, 1)[rows_Q], 0.0)
+        record_QC = self._records.gather(ids)
         scale_Q = np.exp(self.scale.predict(ids)[0])
         within_Q2 = _shrunk_within(record_QC, scale_Q, self._pool)
         gap = max(self._pool[4] / self._pool[5], 0.0) if self._pool[5] else 0.0
@@ -169,14 +166,13 @@ class GradientMoments:
         self._observe_scale(visit, pool)
         if pool[:2].sum() == 0:  # no two rollouts of equal reward differ in their scores: no scale to compare with
             return
-        rows_B = self._index.add(visit.ids)
-        self._records = grown(self._records, len(self._index))
-        record_BC = self.forgetting * self._records[rows_B] + new_BC
+        record_BC = self.forgetting * self._records.gather(visit.ids) + new_BC
         within_B2 = _shrunk_within(record_BC, np.exp(self.scale.predict(visit.ids)[0]), pool)
         gap_B = visit.gap(within_B2)
         record_BC[:, 4] += gap_B
         pool[4] += np.sort(gap_B).sum()
-        self._records[rows_B], self._pool, self._sketches = record_BC, pool, visit.sketches
+        self._records.set(visit.ids, record_BC)
+        self._pool, self._sketches = pool, visit.sketches
 
     def _observe_scale(self, visit: ScoreVisit, pool: FloatArray) -> None:
         """Squared deviations relative to what is common to all prompts, on a log scale, where they say anything."""
@@ -195,8 +191,7 @@ class GradientMoments:
         return {
             "kind": self.KIND,
             "forgetting": self.forgetting,
-            "ids": self._index.encoded(),
-            "records": self._records[: len(self._index)].copy(),
+            **self._records.state("records"),
             "pool": self._pool.copy(),
             "sketches": self._sketches,
             "scale": self.scale.state_dict(),
@@ -210,8 +205,7 @@ class GradientMoments:
         """
         check_state(state, self.KIND, ("forgetting", "ids", "records", "pool", "sketches", "scale"))
         made = from_state(lambda: GradientMoments(scale=self.scale, forgetting=state["forgetting"]))
-        made._index = index_from_state(state)
-        made._records = array_from_state(state, "records", (len(made._index), self.COLUMNS))
+        made._records = PromptTable.from_state(state, "records", self.COLUMNS)
         made._pool = array_from_state(state, "pool", (self.COLUMNS,))
         made._sketches = sketches = state["sketches"]
         from_state(lambda: check_setting("sketches", sketches, type(sketches) is int and sketches >= 1, ">= 1"))

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from allotment.checks import check_setting
-from allotment.prompts.ids import PromptIndex, index_from_state
-from allotment.prompts.table import grown
-from allotment.state import State, array_from_state, from_state
+from allotment.prompts.table import PromptTable
+from allotment.state import State, from_state
 from allotment.types import FloatArray, PromptId
 
 VALUE, PRECISION, LEVEL, STEP = range(4)
@@ -35,42 +34,30 @@ class Records:
     """Four numbers for each visited prompt: value, precision, level and step at the last visit."""
 
     def __init__(self) -> None:
-        self.index = PromptIndex()
-        self._room = np.empty((0, 4))
+        self._table = PromptTable(4)
 
     def of(self, ids: tuple[PromptId, ...], step: int) -> Own:
         """The records of ``ids`` as seen at ``step``."""
-        rows_Q = self.index.known_rows(ids)
-        known_Q = rows_Q >= 0
-        table_Q4 = np.zeros((len(ids), 4))
-        table_Q4[known_Q] = self._room[rows_Q[known_Q]]
-        return Own(
-            table_Q4[:, VALUE] - table_Q4[:, LEVEL],
-            table_Q4[:, PRECISION],
-            np.where(known_Q, step - table_Q4[:, STEP], 0.0),
-        )
+        table_Q4 = self._table.gather(ids)
+        return Own(table_Q4[:, VALUE] - table_Q4[:, LEVEL], table_Q4[:, PRECISION], step - table_Q4[:, STEP])
 
     def write(
         self, ids: tuple[PromptId, ...], value_B: FloatArray, precision_B: FloatArray, level: float, step: int
     ) -> None:
         """Replace the records of ``ids`` [B]."""
-        rows_B = self.index.add(ids)
-        self._room = grown(self._room, len(self.index))
-        self._room[rows_B] = np.column_stack(
-            [value_B, precision_B, np.full(len(ids), level), np.full(len(ids), float(step))]
-        )
+        same = np.ones(len(ids))
+        self._table.set(ids, np.column_stack([value_B, precision_B, level * same, float(step) * same]))
 
     def state(self) -> State:
         """The entries ``ids`` and ``records`` of a state."""
-        return {"ids": self.index.encoded(), "records": self._room[: len(self.index)].copy()}
+        return self._table.state("records")
 
     @classmethod
     def from_state(cls, state: State, step: int) -> Records:
         """Inverse of :meth:`state` at ``step``. Raises :class:`StateError` where the entries do not fit together."""
         made = cls()
-        made.index = index_from_state(state)
-        made._room = array_from_state(state, "records", (len(made.index), 4))
-        precision_V, step_V = made._room[:, PRECISION], made._room[:, STEP]
+        made._table = PromptTable.from_state(state, "records", 4)
+        precision_V, step_V = made._table.rows[:, PRECISION], made._table.rows[:, STEP]
         good = (precision_V > 0).all() and (step_V >= 0).all() and (step_V < max(step, 1)).all()
         from_state(lambda: check_setting("records", "records", bool(good), "positive precisions, visits in the past"))
         return made

@@ -10,8 +10,8 @@ from allotment.allocation import uniform
 from allotment.methods.selectors.completion_pruning import check_rate, prune
 from allotment.planning.base import OneShotPlanner
 from allotment.planning.ledger import Outcome
-from allotment.planning.record import PromptRecord
 from allotment.pricing import RLOO
+from allotment.prompts.table import PromptTable
 from allotment.selection.importance import ImportanceWeights
 from allotment.state import State, Stateful
 from allotment.types import Allocation, FloatArray, Plan, PromptId
@@ -59,7 +59,7 @@ class DynamicPruning(OneShotPlanner):
     ) -> None:
         super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
         self.rate, self.random = check_rate(rate), random
-        self._record = PromptRecord()
+        self._record = PromptTable()
 
     @property
     def selector(self) -> ImportanceWeights:
@@ -68,7 +68,7 @@ class DynamicPruning(OneShotPlanner):
 
     def _plan(self, ids: tuple[PromptId, ...], budget: int | None) -> Plan:
         even = super()._plan(ids, budget)
-        history_Q = self._record.of(ids)
+        history_Q = self._record.gather(ids, np.nan)
         known = np.isfinite(history_Q)
         is_kept_Q, keep_probability_Q = np.ones(len(ids), dtype=np.bool_), np.ones(len(ids))
         is_kept_Q[known], keep_probability_Q[known] = prune(
@@ -89,7 +89,7 @@ class DynamicPruning(OneShotPlanner):
     def _observe(self, outcome: Outcome) -> None:
         measured_Q = mean_absolute_advantage(outcome, self.estimator)
         known = np.isfinite(measured_Q)
-        self._record.update([p for p, some in zip(outcome.prompt_ids, known, strict=True) if some], measured_Q[known])
+        self._record.set([p for p, some in zip(outcome.prompt_ids, known, strict=True) if some], measured_Q[known])
 
     @property
     def _belief(self) -> Stateful:

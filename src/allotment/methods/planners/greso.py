@@ -11,7 +11,7 @@ from allotment.checks import check_setting
 from allotment.errors import StateError
 from allotment.methods.planners.dapo import DAPO, mixed_groups, success_shares
 from allotment.planning.ledger import Outcome
-from allotment.planning.record import PromptRecord
+from allotment.prompts.table import PromptTable
 from allotment.state import State, Stateful, check_state
 from allotment.types import FloatArray, IntArray, PromptId
 
@@ -90,7 +90,7 @@ class GRESO(DAPO):
         check_setting("floor", floor, 0 < floor <= 1, "0 < floor <= 1: a prompt never let through cannot change")
         self.exploration, self.adjustment = float(exploration), float(adjustment)
         self.zero_variance, self.floor = float(zero_variance), float(floor)
-        self._runs, self._bases = PromptRecord(), _Bases(self.exploration)
+        self._runs, self._bases = PromptTable(), _Bases(self.exploration)
 
     @property
     def bases(self) -> tuple[float, float]:
@@ -99,7 +99,7 @@ class GRESO(DAPO):
 
     def keep_probability(self, ids: tuple[PromptId, ...]) -> FloatArray:
         """[Q] probability with which each prompt would be let through now; 1 for those never visited."""
-        run_Q = np.nan_to_num(self._runs.of(ids))
+        run_Q = self._runs.gather(ids)
         base_Q = np.where(run_Q > 0, self._bases.easy, self._bases.hard)
         return np.where(run_Q == 0, 1.0, np.maximum(base_Q ** np.abs(run_Q), self.floor))
 
@@ -119,7 +119,8 @@ class GRESO(DAPO):
         return min(max(int(needed), math.ceil(LEAST_DRAW * wanted)), most)
 
     def _learn(self, outcome: Outcome) -> None:
-        shares_Q, before_Q = success_shares(outcome, self.success_threshold), self._runs.of(outcome.prompt_ids)
+        shares_Q = success_shares(outcome, self.success_threshold)
+        before_Q = self._runs.gather(outcome.prompt_ids, np.nan)
         told = np.isfinite(shares_Q)
         kind_Q = np.where(shares_Q == 1, 1.0, np.where(shares_Q == 0, -1.0, 0.0))
         run_Q = np.nan_to_num(before_Q)
@@ -128,7 +129,7 @@ class GRESO(DAPO):
             easy, hard = float((kind_Q[told] > 0).mean()), float((kind_Q[told] < 0).mean())
             target = self.zero_variance / 3  # as in the code: a third for the easy ones, two for the hard ones
             self._bases.move(self.adjustment, easy >= target, hard >= 2 * target)
-        self._runs.update([p for p, some in zip(outcome.prompt_ids, told, strict=True) if some], run_Q[told])
+        self._runs.set([p for p, some in zip(outcome.prompt_ids, told, strict=True) if some], run_Q[told])
 
     @property
     def _beliefs(self) -> dict[str, Stateful]:

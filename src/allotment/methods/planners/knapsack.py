@@ -9,9 +9,9 @@ from allotment.allocation import allocate_exact, uniform
 from allotment.checks import check_setting
 from allotment.methods.planners.knapsack_price import KnapsackPrice
 from allotment.planning.ledger import Outcome
-from allotment.planning.record import PromptRecord
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import LastValue, Predictor
+from allotment.prompts.table import PromptTable
 from allotment.state import State, Stateful, Together
 from allotment.types import Allocation, FloatArray, IntArray, Posterior, PromptId
 
@@ -68,7 +68,7 @@ class Knapsack(SuccessPlanner):
         )
         check_setting("certain", certain, 0 <= certain < 0.5, "0 <= certain < 1/2")
         self.certain = float(certain)
-        self._rates = PromptRecord()
+        self._rates = PromptTable()
 
     @property
     def _belief(self) -> Stateful:
@@ -80,7 +80,7 @@ class Knapsack(SuccessPlanner):
         p_Q = posterior.success_probability()
         p_Q = np.where(p_Q < self.certain, 0.0, np.where(p_Q > 1 - self.certain, 1.0, p_Q))
         even = uniform(len(ids), budget, lower=lower, upper=upper, estimator=self.estimator, tie_keys=keys)
-        is_new_Q = np.isnan(self._rates.of(ids))
+        is_new_Q = np.isnan(self._rates.gather(ids, np.nan))
         lower_Q, upper_Q = _limits(p_Q, even.counts, is_new_Q, budget, self.bounds)
         return allocate_exact(KnapsackPrice(p_Q), budget, lower=lower_Q, upper=upper_Q, tie_keys=keys)
 
@@ -88,7 +88,7 @@ class Knapsack(SuccessPlanner):
         super()._observe(outcome)
         told = outcome.received > 0
         ids = [prompt for prompt, some in zip(outcome.prompt_ids, told, strict=True) if some]
-        self._rates.update(ids, outcome.successes(self.success_threshold)[told] / outcome.received[told])
+        self._rates.set(ids, outcome.successes(self.success_threshold)[told] / outcome.received[told])
 
     def _settings(self) -> State:
         return {**super()._settings(), "certain": self.certain}

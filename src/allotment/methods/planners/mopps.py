@@ -12,9 +12,8 @@ from allotment.checks import check_setting
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import DiscountedCounts, Predictor
 from allotment.pricing import posterior_weights
-from allotment.prompts.ids import canonical_ids
 from allotment.state import State, check_state, from_state
-from allotment.types import Allocation, BetaPosterior, FloatArray, GridPosterior, Posterior, PromptId, PromptIds
+from allotment.types import Allocation, BetaPosterior, FloatArray, GridPosterior, Posterior, PromptId
 
 LEAST = 2.0**-53
 """The least draw; the quantile of a normal distribution at 0 is infinite."""
@@ -116,29 +115,24 @@ class BetaCounts(DiscountedCounts):
 
     At a visit with s successes and f failures ``a <- lambda a + (1 - lambda) a0 + s`` and b with f likewise, lambda
     being ``forgetting``. Unlike :class:`~allotment.prediction.DiscountedCounts` it takes nothing from other prompts.
+
+    Args:
+        forgetting: lambda, in (0, 1]; the paper has 1 (MATH) and 0.5 (Countdown).
+        prior: a0 and b0, > 0.
+
+    Raises:
+        InvalidInputError: a setting is out of its range.
     """
 
     KIND = "BetaCounts"
 
     def __init__(self, *, forgetting: float = 1.0, prior: tuple[float, float] = (1.0, 1.0)) -> None:
-        """Store the settings.
-
-        Args:
-            forgetting: lambda, in (0, 1]; the paper has 1 (MATH) and 0.5 (Countdown).
-            prior: a0 and b0, > 0.
-
-        Raises:
-            InvalidInputError: a setting is out of its range.
-        """
         super().__init__(forgetting=forgetting)
         self.prior = _prior(*prior)
 
-    def predict(self, ids: PromptIds) -> BetaPosterior:
-        """[Q] the Beta posterior of each prompt."""
-        rows_Q = self._index.known_rows(canonical_ids(ids, unique=False))
-        counts_Q2 = np.zeros((len(rows_Q), 2))
-        counts_Q2[rows_Q >= 0] = self._counts[rows_Q[rows_Q >= 0]]
-        return BetaPosterior.from_counts(self.prior[0] + counts_Q2[:, 0], self.prior[1] + counts_Q2[:, 1])
+    @property
+    def _prior_counts(self) -> tuple[float, float]:
+        return self.prior
 
     def state_dict(self) -> State:
         """Settings, ids and discounted counts."""
