@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal, get_args
+from typing import Literal, Unpack, get_args
 
 import numpy.typing as npt
 
-from allotment.allocation.bounds import Bound
+from allotment.allocation.exact import Limits, allocate_exact
 from allotment.allocation.heuristics import inverse_accuracy, inverse_variance, uniform
-from allotment.allocation.integer import allocate_exact
 from allotment.allocation.relaxed import allocate_relaxed
 from allotment.errors import InvalidInputError
-from allotment.pricing import Estimator, bernoulli_weights, check_probabilities
+from allotment.pricing import bernoulli_weights
 from allotment.types import Allocation
 
 Method = Literal["exact", "relaxed", "uniform", "inverse-accuracy", "inverse-variance"]
@@ -21,27 +20,19 @@ Method = Literal["exact", "relaxed", "uniform", "inverse-accuracy", "inverse-var
 METHODS: tuple[Method, ...] = get_args(Method)
 """All values of :data:`Method`."""
 
-_BY_WEIGHT: dict[str, Callable[..., Allocation]] = {
+_OF_WEIGHTS: dict[str, Callable[..., Allocation]] = {
     "exact": allocate_exact,
     "relaxed": allocate_relaxed,
     "uniform": uniform,
 }
-_BY_PROBABILITY: dict[str, Callable[..., Allocation]] = {
+_OF_PROBABILITIES: dict[str, Callable[..., Allocation]] = {
     "inverse-accuracy": inverse_accuracy,
     "inverse-variance": inverse_variance,
 }
 
 
 def allocate(
-    success_probabilities: npt.ArrayLike,
-    budget: int,
-    *,
-    lower: Bound = 3,
-    upper: Bound = 32,
-    estimator: str | Estimator = "rloo",
-    method: Method = "exact",
-    tie_keys: npt.ArrayLike | None = None,
-    seed: int | None = None,
+    success_probabilities: npt.ArrayLike, budget: int, *, method: Method = "exact", **limits: Unpack[Limits]
 ) -> Allocation:
     """Split ``budget`` rollouts over prompts of known (or predicted) success probability.
 
@@ -51,12 +42,9 @@ def allocate(
     Args:
         success_probabilities: [Q] in [0, 1].
         budget: C, rollouts to spend in total; exactly this many are.
-        lower: fewest rollouts of a prompt, one number or [Q].
-        upper: most rollouts of a prompt, one number or [Q].
-        estimator: ``"rloo"`` or ``"dr_grpo"``.
         method: one of :data:`METHODS`.
-        tie_keys: [Q] see :func:`~allotment.allocation.allocate_exact`.
-        seed: see :func:`~allotment.allocation.allocate_exact`.
+        **limits: ``lower=3``, ``upper=32``, ``estimator="rloo"``, ``tie_keys=None``, ``seed=None``; see
+            :class:`~allotment.allocation.Limits`.
 
     Raises:
         InvalidInputError: a probability is NaN or outside [0, 1]; an unknown method; else as
@@ -67,8 +55,6 @@ def allocate(
         raise InvalidInputError(
             "unknown method", got=repr(method), allowed=", ".join(METHODS), fix="use exact, the optimum"
         )
-    if method in _BY_WEIGHT:
-        split, values = _BY_WEIGHT[method], bernoulli_weights(success_probabilities)
-    else:
-        split, values = _BY_PROBABILITY[method], check_probabilities(success_probabilities)
-    return split(values, budget, lower=lower, upper=upper, estimator=estimator, tie_keys=tie_keys, seed=seed)
+    if method in _OF_WEIGHTS:
+        return _OF_WEIGHTS[method](bernoulli_weights(success_probabilities), budget, **limits)
+    return _OF_PROBABILITIES[method](success_probabilities, budget, **limits)

@@ -7,15 +7,17 @@ sum to the budget, then integers by largest remainder.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Unpack
+
 import numpy as np
 import numpy.typing as npt
 
-from allotment.allocation.bounds import Bound
+from allotment.allocation.exact import Limits, Problem
 from allotment.allocation.level import clipped_to_budget
-from allotment.allocation.problem import Problem
 from allotment.errors import InvalidInputError
-from allotment.pricing import Estimator, Price, bernoulli_weights, check_probabilities
-from allotment.types import Allocation, FloatArray, IntArray
+from allotment.pricing import Price, check_probabilities
+from allotment.types import Allocation, FloatArray
 
 EPSILON = 0.01
 """Default epsilon of the proportional rules; the paper names none. A prompt that always succeeds weighs 1/101 of one
@@ -25,109 +27,67 @@ REMAINDER_DIGITS = 9
 """Remainders that agree to this many decimals are equal: rounding noise does not break ties."""
 
 
-def uniform(
-    weights: int | npt.ArrayLike | Price,
-    budget: int,
-    *,
-    lower: Bound = 3,
-    upper: Bound = 32,
-    estimator: str | Estimator = "rloo",
-    tie_keys: npt.ArrayLike | None = None,
-    seed: int | None = None,
-) -> Allocation:
+def uniform(weights: int | npt.ArrayLike | Price, budget: int, **limits: Unpack[Limits]) -> Allocation:
     """The budget split evenly within the bounds; what is left over goes one each, in the order of ties.
 
-    Args:
-        weights: as for :func:`~allotment.allocation.allocate_exact`, for the objective only; or the number of prompts,
-            for weights of 1.
-        budget: C.
-        lower: L, one number or [Q].
-        upper: U, one number or [Q].
-        estimator: for the objective and the certificate only.
-        tie_keys: [Q] see :func:`~allotment.allocation.allocate_exact`.
-        seed: see :func:`~allotment.allocation.allocate_exact`.
-
-    Raises:
-        InvalidInputError: as :func:`~allotment.allocation.allocate_exact`.
-        InfeasibleBudgetError: the budget is outside the sums of the bounds.
+    Arguments and errors are those of :func:`~allotment.allocation.allocate_exact`; ``weights`` and ``estimator`` count
+    for the objective and the certificate only, and a number of prompts stands for weights of 1.
     """
     if isinstance(weights, int | np.integer):
         weights = np.ones(max(int(weights), 0))
-    problem = Problem.of(weights, budget, lower=lower, upper=upper, estimator=estimator, tie_keys=tie_keys, seed=seed)
+    problem = Problem.of(weights, budget, **limits)
     return problem.allocation(problem.uniform_counts())
 
 
 def inverse_accuracy(
-    success_probabilities: npt.ArrayLike,
-    budget: int,
-    *,
-    lower: Bound = 3,
-    upper: Bound = 32,
-    estimator: str | Estimator = "rloo",
-    epsilon: float = EPSILON,
-    tie_keys: npt.ArrayLike | None = None,
-    seed: int | None = None,
+    success_probabilities: npt.ArrayLike, budget: int, *, epsilon: float = EPSILON, **limits: Unpack[Limits]
 ) -> Allocation:
     """Counts in proportion to ``1 - p + epsilon``: the harder, the more (VIP, appendix C.1).
 
     Args:
         success_probabilities: [Q] in [0, 1].
-        budget: C.
-        lower: L, one number or [Q].
-        upper: U, one number or [Q].
-        estimator: for the objective (weights ``p (1 - p)``) and the certificate only.
+        budget: C, rollouts to spend in total.
         epsilon: > 0; see :data:`EPSILON`.
-        tie_keys: [Q] see :func:`~allotment.allocation.allocate_exact`.
-        seed: see :func:`~allotment.allocation.allocate_exact`.
+        **limits: see :class:`~allotment.allocation.Limits`; ``estimator`` is for the objective (weights ``p (1 - p)``)
+            and the certificate only.
 
     Raises:
         InvalidInputError: as :func:`~allotment.allocation.allocate_exact`; a probability outside [0, 1]; epsilon <= 0.
         InfeasibleBudgetError: the budget is outside the sums of the bounds.
     """
-    variance_Q = bernoulli_weights(success_probabilities)
-    problem = Problem.of(
-        variance_Q, budget, lower=lower, upper=upper, estimator=estimator, tie_keys=tie_keys, seed=seed
-    )
-    share_Q = 1.0 - check_probabilities(success_probabilities) + _check_epsilon(epsilon)
-    return problem.allocation(_proportional(problem, share_Q))
+    return _in_proportion(lambda p_Q: 1.0 - p_Q + epsilon, epsilon, success_probabilities, budget, limits)
 
 
 def inverse_variance(
-    success_probabilities: npt.ArrayLike,
-    budget: int,
-    *,
-    lower: Bound = 3,
-    upper: Bound = 32,
-    estimator: str | Estimator = "rloo",
-    epsilon: float = EPSILON,
-    tie_keys: npt.ArrayLike | None = None,
-    seed: int | None = None,
+    success_probabilities: npt.ArrayLike, budget: int, *, epsilon: float = EPSILON, **limits: Unpack[Limits]
 ) -> Allocation:
     """Counts in proportion to ``1 / (p (1 - p) + epsilon)``: the surer, the more (VIP, appendix C.1).
 
     Arguments and errors are those of :func:`inverse_accuracy`.
     """
-    variance_Q = bernoulli_weights(success_probabilities)
-    problem = Problem.of(
-        variance_Q, budget, lower=lower, upper=upper, estimator=estimator, tie_keys=tie_keys, seed=seed
+    return _in_proportion(
+        lambda p_Q: 1.0 / (p_Q * (1.0 - p_Q) + epsilon), epsilon, success_probabilities, budget, limits
     )
-    return problem.allocation(_proportional(problem, 1.0 / (variance_Q + _check_epsilon(epsilon))))
 
 
-def _proportional(problem: Problem, share_Q: FloatArray) -> IntArray:
-    """[Q] integers near ``clip(s share, lower, upper)`` that sum to the budget, by largest remainder."""
-    exact_Q, _ = clipped_to_budget(share_Q, problem.budget, problem.lower, problem.upper, lambda ratio_Q: ratio_Q)
+def _in_proportion(
+    share: Callable[[FloatArray], FloatArray],
+    epsilon: float,
+    success_probabilities: npt.ArrayLike,
+    budget: int,
+    limits: Limits,
+) -> Allocation:
+    """Integers near ``clip(s share(p), lower, upper)`` that sum to the budget, by largest remainder."""
+    p_Q = check_probabilities(success_probabilities)
+    problem = Problem.of(p_Q * (1.0 - p_Q), budget, **limits)
+    if not 0.0 < epsilon < np.inf:
+        raise InvalidInputError(
+            "epsilon is not a positive number", got=repr(epsilon), allowed="> 0, finite", fix=f"try {EPSILON}"
+        )
+    exact_Q, _ = clipped_to_budget(share(p_Q), problem.budget, problem.lower, problem.upper, lambda ratio_Q: ratio_Q)
     exact_Q = np.round(exact_Q, REMAINDER_DIGITS)
     counts_Q = np.floor(exact_Q).astype(np.int64)
     left = problem.budget - int(counts_Q.sum())
     order_Q = np.lexsort((problem.rank, counts_Q - exact_Q))
     counts_Q[order_Q[:left]] += 1
-    return counts_Q
-
-
-def _check_epsilon(epsilon: float) -> float:
-    if not 0.0 < epsilon < np.inf:
-        raise InvalidInputError(
-            "epsilon is not a positive number", got=repr(epsilon), allowed="> 0, finite", fix=f"try {EPSILON}"
-        )
-    return epsilon
+    return problem.allocation(counts_Q)

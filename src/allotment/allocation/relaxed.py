@@ -9,14 +9,13 @@ gives it, and filling never takes it back. The certificate of the result tells, 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.allocation.bounds import Bound
-from allotment.allocation.integer import largest_gains
+from allotment.allocation.exact import Limits, Problem, largest_gains
 from allotment.allocation.level import LevelCurve, clipped_to_budget
-from allotment.allocation.problem import Problem
 from allotment.errors import InvalidInputError
 from allotment.pricing import DR_GRPO, RLOO, Estimator, WeightedPrice, check_vector, get_estimator
 from allotment.types import Allocation, FloatArray, IntArray
@@ -50,50 +49,28 @@ CLOSED_FORMS: dict[Estimator, LevelCurve] = {RLOO: _rloo_count, DR_GRPO: _dr_grp
 """The count at which the marginal gain of a prompt is the multiplier, from ``a / multiplier``."""
 
 
-def relaxed_counts(
-    weights: npt.ArrayLike,
-    budget: int,
-    *,
-    lower: Bound = 3,
-    upper: Bound = 32,
-    estimator: str | Estimator = "rloo",
-) -> RelaxedCounts:
+def relaxed_counts(weights: npt.ArrayLike, budget: int, **limits: Unpack[Limits]) -> RelaxedCounts:
     """Minimise ``sum_q a_q g(n_q)`` over real-valued counts within the bounds that sum to the budget.
 
     VIP, theorems 5.1 and 5.2: the closed form of the estimator, clipped to the bounds, at the multiplier where the sum
     is the budget. Zero weights are the limit of equal tiny ones: at their lower bounds until all others are at their
     upper bounds, then even. At either end of the feasible budgets the multiplier is not unique; one is returned.
 
-    Args:
-        weights: [Q] as for :func:`~allotment.allocation.allocate_exact`.
-        budget: C.
-        lower: L, one number or [Q].
-        upper: U, one number or [Q].
-        estimator: ``"rloo"`` or ``"dr_grpo"``.
+    Arguments are those of :func:`~allotment.allocation.allocate_exact`, without custom prices; there are no ties.
 
     Raises:
         InvalidInputError: as :func:`~allotment.allocation.allocate_exact`; or an estimator without a closed form.
         InfeasibleBudgetError: the budget is outside the sums of the bounds.
     """
-    problem = _problem(weights, budget, lower, upper, estimator, tie_keys=None, seed=None)
-    return _solve(problem)
+    return _solve(_problem(weights, budget, limits))
 
 
-def allocate_relaxed(
-    weights: npt.ArrayLike,
-    budget: int,
-    *,
-    lower: Bound = 3,
-    upper: Bound = 32,
-    estimator: str | Estimator = "rloo",
-    tie_keys: npt.ArrayLike | None = None,
-    seed: int | None = None,
-) -> Allocation:
+def allocate_relaxed(weights: npt.ArrayLike, budget: int, **limits: Unpack[Limits]) -> Allocation:
     """The paper's integers: :func:`relaxed_counts`, then :func:`round_down_and_fill`.
 
-    Arguments and errors are those of :func:`~allotment.allocation.allocate_exact`, without custom prices.
+    Arguments and errors are those of :func:`relaxed_counts`.
     """
-    problem = _problem(weights, budget, lower, upper, estimator, tie_keys, seed)
+    problem = _problem(weights, budget, limits)
     return problem.allocation(round_down_and_fill(problem, _solve(problem).counts))
 
 
@@ -112,16 +89,8 @@ def round_down_and_fill(problem: Problem, counts_Q: FloatArray) -> IntArray:
     return floor_Q + largest_gains(rest.gains, problem.budget - int(floor_Q.sum()), problem.rank)
 
 
-def _problem(
-    weights: npt.ArrayLike,
-    budget: int,
-    lower: Bound,
-    upper: Bound,
-    estimator: str | Estimator,
-    tie_keys: npt.ArrayLike | None,
-    seed: int | None,
-) -> Problem:
-    found = get_estimator(estimator)
+def _problem(weights: npt.ArrayLike, budget: int, limits: Limits) -> Problem:
+    found = get_estimator(limits.get("estimator", "rloo"))
     if found not in CLOSED_FORMS:
         raise InvalidInputError(
             "the relaxation has no closed form for this estimator",
@@ -129,8 +98,7 @@ def _problem(
             allowed=", ".join(repr(known.name) for known in CLOSED_FORMS),
             fix="use allocate_exact, which takes any convex variance",
         )
-    price = WeightedPrice(check_vector("weight", weights), found)
-    return Problem.of(price, budget, lower=lower, upper=upper, estimator=found, tie_keys=tie_keys, seed=seed)
+    return Problem.of(WeightedPrice(check_vector("weight", weights), found), budget, **limits)
 
 
 def _solve(problem: Problem) -> RelaxedCounts:

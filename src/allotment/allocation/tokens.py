@@ -9,14 +9,14 @@ allocation, so that the loss from whole rollouts is known with each result.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Unpack
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.allocation.bounds import Bound
-from allotment.allocation.problem import NOT_A_UNIT, Problem
+from allotment.allocation.exact import NOT_A_UNIT, Limits, Problem
 from allotment.errors import InfeasibleBudgetError, InvalidInputError
-from allotment.pricing import Estimator, Price, check_vector
+from allotment.pricing import Price, check_vector
 from allotment.types import Allocation, FloatArray, IntArray
 
 ROUNDING = 1e-12
@@ -46,15 +46,7 @@ class TokenAllocation(Allocation):
 
 
 def allocate_tokens(
-    weights: npt.ArrayLike | Price,
-    budget: float,
-    costs: npt.ArrayLike,
-    *,
-    lower: Bound = 3,
-    upper: Bound = 32,
-    estimator: str | Estimator = "rloo",
-    tie_keys: npt.ArrayLike | None = None,
-    seed: int | None = None,
+    weights: npt.ArrayLike | Price, budget: float, costs: npt.ArrayLike, **limits: Unpack[Limits]
 ) -> TokenAllocation:
     """The counts of least total variance, nearly, whose expected tokens stay within ``budget``.
 
@@ -67,20 +59,14 @@ def allocate_tokens(
         weights: [Q] or a :class:`~allotment.pricing.Price`, as for :func:`~allotment.allocation.allocate_exact`.
         budget: C, tokens to spend at most; more than the upper bounds can use is left over.
         costs: [Q] predicted tokens of one rollout of each prompt, finite, > 0.
-        lower: fewest rollouts of a prompt, one number or [Q].
-        upper: most rollouts of a prompt, one number or [Q].
-        estimator: ``"rloo"``, ``"dr_grpo"`` or an :class:`~allotment.pricing.Estimator`.
-        tie_keys: [Q] see :func:`~allotment.allocation.allocate_exact`.
-        seed: see :func:`~allotment.allocation.allocate_exact`.
+        **limits: see :class:`~allotment.allocation.Limits`.
 
     Raises:
         InvalidInputError: a cost or the budget is not a positive, finite number; else as
             :func:`~allotment.allocation.allocate_exact`.
         InfeasibleBudgetError: the budget does not pay for the lower bounds; names the least that does.
     """
-    problem = Problem.without_budget(
-        weights, lower=lower, upper=upper, estimator=estimator, tie_keys=tie_keys, seed=seed
-    )
+    problem = Problem.without_budget(weights, **limits)
     costs_Q = _check_costs(costs, len(problem.price))
     budget = _check_budget(budget)
     spare = budget - float((costs_Q * problem.lower).sum())
@@ -143,17 +129,9 @@ def _result(problem: Problem, counts_Q: IntArray, costs_Q: FloatArray, budget: f
 
 def _uniform(problem: Problem, costs_Q: FloatArray, budget: float) -> IntArray:
     """[Q] the largest equal count that the budget pays for, within the bounds; what is left over goes by rank."""
-    low, high = problem.first, int(problem.upper.max())
-    while low < high:
-        level = (low + high + 1) // 2
-        if float((costs_Q * np.clip(level, problem.lower, problem.upper)).sum()) <= budget * (1 + ROUNDING):
-            low = level
-        else:
-            high = level - 1
-    counts_Q: IntArray = np.clip(low, problem.lower, problem.upper)
-    open_S = np.flatnonzero((problem.lower <= low) & (problem.upper > low))
-    open_S = open_S[np.argsort(problem.rank[open_S])]
-    return counts_Q + _fitting(open_S, costs_Q, budget * (1 + ROUNDING) - float((costs_Q * counts_Q).sum()))[0]
+    room = budget * (1 + ROUNDING)
+    counts_Q, open_S = problem.level_counts(lambda counts_Q: float((costs_Q * counts_Q).sum()) <= room)
+    return counts_Q + _fitting(open_S, costs_Q, room - float((costs_Q * counts_Q).sum()))[0]
 
 
 def _check_costs(costs: npt.ArrayLike, n_prompts: int) -> FloatArray:

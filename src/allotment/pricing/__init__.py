@@ -1,9 +1,9 @@
 """What is a rollout worth? The variance that n rollouts of a prompt leave, and the prices built from it."""
 
-from allotment.pricing.estimator import DR_GRPO, ESTIMATORS, RLOO, Estimator, get_estimator
 from allotment.pricing.gradient_moments import gradient_moments_price
-from allotment.pricing.price import Price, TablePrice, WeightedPrice
+from allotment.pricing.price import DR_GRPO, ESTIMATORS, RLOO, Estimator, Price, WeightedPrice, get_estimator
 from allotment.pricing.second_look import SecondLookPrice
+from allotment.pricing.table import TablePrice
 from allotment.pricing.weights import bernoulli_weights, check_probabilities, check_vector, posterior_weights
 
 __all__ = [

@@ -1,11 +1,14 @@
-"""The price of a batch: what its prompts' counts cost in variance.
+"""What a rollout is worth: the variance that n rollouts of a prompt leave, and the price of a batch made from it.
 
-Any object with the three members of :class:`Price` can be allocated exactly. :class:`WeightedPrice` is the common
-separable case ``a_q g(n)``; :class:`TablePrice` takes any convex falling ``f_q(n)``, tabulated.
+The estimator of a prompt is ``G = (1/n) sum_j A_j Z_j``: rewards R_j, advantages A_j, scores Z_j projected to a scalar.
+Under assumption 4.1 of VIP (arXiv 2602.01601: R and Z independent, each i.i.d. over the rollouts of a prompt)
+``Var(G) = Var(Z) Var(R) g(n)``, and an :class:`Estimator` is the curve ``g``. ``Var(R)`` is the prompt's weight
+(:mod:`allotment.pricing.weights`); ``Var(Z)`` is taken equal for all prompts and left out: it moves no rollout.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
@@ -13,13 +16,78 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.errors import InvalidInputError
-from allotment.pricing.estimator import Estimator
 from allotment.types import FloatArray, IntArray
+
+Curve = Callable[[npt.ArrayLike], FloatArray]
+
+
+@dataclass(frozen=True)
+class Estimator:
+    """How the variance of one prompt's estimator falls with its number of rollouts."""
+
+    name: str
+    """The name it is looked up by."""
+    minimum_count: int
+    """Smallest n from which ``variance`` is convex and decreasing; lower bounds must not lie below it."""
+    variance: Curve
+    """``g(n)``, any shape, n >= ``minimum_count``; unit: ``Var(R) Var(Z)``."""
+    gain: Curve
+    """``g(n) - g(n + 1)``, what the rollout after the n-th is worth. From ``minimum_count`` on it falls with n, in
+    floating point too: a closed form, not a difference."""
+
+
+def _rloo_variance(counts: npt.ArrayLike) -> FloatArray:
+    return 1.0 / (_floats(counts) - 1.0)
+
+
+def _rloo_gain(counts: npt.ArrayLike) -> FloatArray:
+    n = _floats(counts)
+    return 1.0 / (n * (n - 1.0))
+
+
+def _dr_grpo_variance(counts: npt.ArrayLike) -> FloatArray:
+    n = _floats(counts)
+    return (n - 1.0) / (n * n)
+
+
+def _dr_grpo_gain(counts: npt.ArrayLike) -> FloatArray:
+    n = _floats(counts)
+    both = n * (n + 1.0)
+    return (both - 2.0 * n - 1.0) / (both * both)
+
+
+def _floats(counts: npt.ArrayLike) -> FloatArray:
+    return np.asarray(counts, dtype=np.float64)
+
+
+RLOO = Estimator("rloo", 2, _rloo_variance, _rloo_gain)
+"""Leave-one-out baseline: ``g(n) = 1 / (n - 1)`` (VIP, proposition 4.3)."""
+
+DR_GRPO = Estimator("dr_grpo", 3, _dr_grpo_variance, _dr_grpo_gain)
+"""Group-mean baseline, no division by the standard deviation: ``g(n) = (n - 1) / n^2`` (VIP, proposition 4.2).
+
+Convex only from n = 3: the gain of the third rollout (1/36) is smaller than that of the fourth (5/144).
+"""
+
+ESTIMATORS = {estimator.name: estimator for estimator in (RLOO, DR_GRPO)}
+"""All estimators by name."""
+
+
+def get_estimator(estimator: str | Estimator) -> Estimator:
+    """The estimator of that name (``"dr-grpo"`` is ``"dr_grpo"``), or the one given; InvalidInputError if unknown."""
+    if isinstance(estimator, Estimator):
+        return estimator
+    found = ESTIMATORS.get(str(estimator).replace("-", "_").lower())
+    if found is None:
+        allowed = ", ".join(map(repr, ESTIMATORS)) + ", or an Estimator"
+        fix = "name the estimator whose advantages the trainer computes"
+        raise InvalidInputError("unknown estimator", got=repr(estimator), allowed=allowed, fix=fix)
+    return found
 
 
 @runtime_checkable
 class Price(Protocol):
-    """``f_q(n)`` for the Q prompts of a batch; each f_q convex and falling from ``minimum_count`` on."""
+    """``f_q(n)`` for the Q prompts of a batch: whatever has these members can be allocated exactly."""
 
     @property
     def minimum_count(self) -> int:
@@ -41,7 +109,7 @@ class Price(Protocol):
 
 @dataclass(frozen=True)
 class WeightedPrice:
-    """``f_q(n) = a_q g(n)``: one weight per prompt, one curve for all."""
+    """The price ``f_q(n) = a_q g(n)``: one weight per prompt, one curve for all."""
 
     weights: FloatArray
     """[Q] weight of each prompt, finite, >= 0; unit: variance of a reward."""
@@ -63,61 +131,3 @@ class WeightedPrice:
     def cost(self, counts_Q: IntArray) -> FloatArray:
         """``a_q g(n_q)``, [Q]."""
         return self.weights * self.estimator.variance(counts_Q)
-
-
-@dataclass(frozen=True)
-class TablePrice:
-    """``f_q(n) = costs[q, n - minimum_count]``: any convex falling function, tabulated.
-
-    Tables from differences carry rounding noise; :func:`allotment.allocation.allocate_exact` forgives increases of a
-    gain up to 1e-12 of the largest gain of its prompt, and refuses larger ones.
-    """
-
-    costs: FloatArray
-    """[Q, K] cost of n = ``minimum_count``, ``minimum_count`` + 1, ... rollouts."""
-    minimum_count: int
-    """The n of the first column."""
-
-    def __post_init__(self) -> None:
-        costs_QK = np.asarray(self.costs, dtype=np.float64)
-        if costs_QK.ndim != 2:
-            raise InvalidInputError(
-                "a price table has one row per prompt and one column per count",
-                got=f"an array of shape {costs_QK.shape}",
-                allowed="[Q, K]",
-                fix="tabulate f_q(n) for every n from `minimum_count` to the upper bound",
-            )
-        object.__setattr__(self, "costs", costs_QK)
-
-    def __len__(self) -> int:
-        return len(self.costs)
-
-    def gains(self, grid_K: IntArray) -> FloatArray:
-        """``f_q(n) - f_q(n + 1)``, [Q, K].
-
-        Raises:
-            InvalidInputError: the table ends before the largest n + 1 of the grid.
-        """
-        columns_K = self._columns(grid_K, last=int(grid_K.max(initial=self.minimum_count - 1)) + 1)
-        return self.costs[:, columns_K] - self.costs[:, columns_K + 1]
-
-    def cost(self, counts_Q: IntArray) -> FloatArray:
-        """``f_q(n_q)``, [Q].
-
-        Raises:
-            InvalidInputError: a count is outside the table.
-        """
-        columns_Q = self._columns(counts_Q, last=int(counts_Q.max()))
-        return self.costs[np.arange(len(self)), columns_Q]
-
-    def _columns(self, counts: npt.NDArray[np.int64], *, last: int) -> IntArray:
-        end = self.minimum_count + self.costs.shape[1] - 1
-        first = int(counts.min(initial=last))
-        if last > end or first < self.minimum_count:
-            raise InvalidInputError(
-                "the price table does not reach the counts asked for",
-                got=f"counts {first} to {last}",
-                allowed=f"{self.minimum_count} to {end}, the columns of the table",
-                fix="tabulate up to the upper bound, or lower the upper bound",
-            )
-        return counts - self.minimum_count

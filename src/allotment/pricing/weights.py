@@ -24,21 +24,13 @@ def posterior_weights(posterior: Posterior, *, plug_in: bool = False) -> FloatAr
 
 
 def bernoulli_weights(success_probabilities: npt.ArrayLike) -> FloatArray:
-    """``p (1 - p)`` of each prompt, [Q].
-
-    Raises:
-        InvalidInputError: not a non-empty vector, or an entry is NaN or outside [0, 1].
-    """
+    """``p (1 - p)`` of each prompt, [Q]; raises as :func:`check_probabilities`."""
     p_Q = check_probabilities(success_probabilities)
     return p_Q * (1.0 - p_Q)
 
 
 def check_probabilities(success_probabilities: npt.ArrayLike) -> FloatArray:
-    """``success_probabilities`` as a non-empty float vector [Q], all in [0, 1].
-
-    Raises:
-        InvalidInputError: they are not; names the first offending index and its value.
-    """
+    """``success_probabilities`` as a non-empty float vector [Q], all in [0, 1]; raises as :func:`check_vector`."""
     return check_vector("success probability", success_probabilities, high=1.0)
 
 
@@ -66,11 +58,10 @@ def check_vector(what: str, values: npt.ArrayLike, *, high: float | None = None)
         bad_Q |= vector > high
     if bad_Q.any():
         index = int(bad_Q.argmax())
-        allowed = "finite, >= 0" if high is None else f"in [0, {high:g}]"
         raise InvalidInputError(
             f"the {what} of prompt {index} is outside its domain",
             got=f"{vector[index]} at index {index} ({int(bad_Q.sum())} such of {vector.size})",
-            allowed=allowed,
+            allowed="finite, >= 0" if high is None else f"in [0, {high:g}]",
             fix="look at the predictor or the file this number comes from",
         )
     return vector
