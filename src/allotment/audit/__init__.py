@@ -11,8 +11,9 @@ no torch.
 """
 
 from allotment.audit.figures import Figures
+from allotment.audit.formats.base import Source
 from allotment.audit.formats.columns import Columns
-from allotment.audit.formats.finding import Source, find_sources
+from allotment.audit.formats.finding import find_sources
 from allotment.audit.log import Log
 from allotment.audit.predictors import CONTESTANTS, Contestant
 from allotment.audit.reading import read_log, read_source

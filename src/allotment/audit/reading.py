@@ -5,18 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from allotment.audit.formats.base import Source
 from allotment.audit.formats.columns import Columns
-from allotment.audit.formats.counts import read_counts
-from allotment.audit.formats.finding import Format, Source, find_sources, refuse_empty
-from allotment.audit.formats.rollouts import read_rollouts
-from allotment.audit.formats.runs import read_runs
+from allotment.audit.formats.finding import find_sources, refuse_empty
 from allotment.audit.log import Log
 from allotment.errors import InvalidInputError
+from allotment.registry import LOG_FORMATS
 
 
 def read_log(
     path: str | Path,
-    format: Format | None = None,
+    format: str | None = None,
     columns: Columns | None = None,
     success_above: float | None = None,
 ) -> Log:
@@ -32,6 +31,7 @@ def read_log(
         success_above: see :func:`~allotment.audit.formats.rollouts.read_rollouts`.
 
     Raises:
+        ConfigError: there is no such format.
         InvalidInputError: no visits; several runs; no known format. In our own formats also a line that is not a JSON
             object or lacks a key, a value of the wrong type, more successes than rollouts, a prompt that stands twice
             (in the same step and round); names the line.
@@ -51,13 +51,7 @@ def read_log(
 
 def read_source(source: Source, success_above: float | None = None) -> Log:
     """Read one run that :func:`find_sources` found; see :func:`read_log`."""
-    if source.format == "counts":
-        log = read_counts(source.files[0])
-    elif source.format == "run":
-        log = read_runs(source.files[0])
-    else:
-        repeats = source.format == "trl" and len(source.files) > 1
-        log = read_rollouts(source.files, source.columns, success_above=success_above, drop_repeats=repeats)
+    log = LOG_FORMATS[source.format].read(source, success_above)
     log = replace(log, notes=(*source.notes, *log.notes))
     if not len(log.visit):
         refuse_empty(source.path, "; ".join(log.notes) or "no lines with a visit")

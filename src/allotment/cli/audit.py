@@ -6,7 +6,7 @@ import json
 import sys
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import numpy as np
 import tyro
@@ -14,8 +14,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from allotment.audit.embeddings import prompt_embeddings
+from allotment.audit.formats.base import Source
 from allotment.audit.formats.columns import Columns
-from allotment.audit.formats.finding import Source, find_sources
+from allotment.audit.formats.finding import find_sources
 from allotment.audit.log import Log
 from allotment.audit.predictors import CONTESTANTS, USUAL, Name, Prompts, chosen
 from allotment.audit.reading import read_source
@@ -25,6 +26,7 @@ from allotment.cli.audit_tables import predictor_figures, print_predictors, prin
 from allotment.config import EstimatorName, TrainConfig
 from allotment.errors import AllotmentError, InvalidInputError, MissingExtraError
 from allotment.prediction import distinct_parts, text_features
+from allotment.registry import LOG_FORMATS
 from allotment.report.audit_page import Audited, write_audit
 from allotment.run_logs.directory import saved_config
 
@@ -33,6 +35,11 @@ MOST_EMBEDDED = 60_000
 """Characters of prompts, 1,000 of each at most, that are embedded without being asked for: about 12 s on one core."""
 USUAL_UPPER = 32
 """Most rollouts of a prompt where nothing else is said, as in the paper; twice the budget where that is more."""
+
+
+def _formats(default: str) -> str:
+    """For --help: the formats' names, those of other packages too."""
+    return f"(default: {default}; or {', '.join(LOG_FORMATS.names)})"
 
 
 @dataclass(frozen=True)
@@ -45,7 +52,7 @@ class Audit:
 
     logs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LOG...")]
     """Files, or folders with the files of a run or of several."""
-    format: Literal["auto", "run", "counts", "verl", "trl", "columns"] = "auto"
+    format: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint=_formats)] = "auto"
     """Format of the files; columns: what --prompt, --step, --reward and so on name."""
     columns: Columns = field(default_factory=Columns)
     success_above: Annotated[float | None, tyro.conf.arg(metavar="REWARD")] = None

@@ -1,10 +1,4 @@
-"""Logs with a row a rollout: which columns hold what, and how a row becomes a rollout.
-
-verl dumps its rollouts (``trainer.rollout_data_dir``) as ``STEP.jsonl`` with ``input``, ``output``, ``gts``, ``score``,
-``step`` and what the reward function adds. TRL writes its completions (``log_completions=True``) as
-``completions/completions_STEP.parquet`` with ``step``, ``prompt``, ``completion``, a column a reward function,
-``advantage`` and what the user adds; prompts may be conversations.
-"""
+"""Logs with a row a rollout: which columns hold what, and how a row becomes a rollout."""
 
 from __future__ import annotations
 
@@ -14,6 +8,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from hashlib import blake2b
 from typing import Any
+
+from allotment.errors import InvalidInputError
 
 Row = Mapping[str, Any]
 
@@ -48,19 +44,27 @@ class Columns:
         return None not in (self.step, self.reward) and (self.prompt or self.id) is not None
 
 
-PRESETS = {
-    "verl": Columns(prompt="input", step="step", reward="score", completion="output"),
-    "trl": Columns(prompt="prompt", step="step", completion="completion"),
-}
-"""Columns of the trainers' formats; TRL's reward is found by :func:`trl_rewards`."""
 LENGTHS = ("completion_tokens", "response_length", "completion_length", "num_tokens", "tokens")
 """Columns that are taken for a completion's tokens where none is named."""
 
 
-def trl_rewards(row: Row) -> list[str]:
-    """The columns of a TRL row that may be a reward: numbers, or nothing yet."""
-    known = {"step", "prompt", "completion", "advantage", *LENGTHS}
-    return [name for name, value in row.items() if name not in known and (value is None or number(value) is not None)]
+def completed(named: Columns, first: Row) -> Columns:
+    """``named``, with the column of ``first`` that counts tokens where none is named.
+
+    Raises:
+        InvalidInputError: a column is not named without which a log cannot be read.
+    """
+    used = named
+    if used.tokens is None:
+        used = replace(used, tokens=next((name for name in LENGTHS if name in first), None))
+    if not used.complete():
+        raise InvalidInputError(
+            "not all columns are named",
+            got=", ".join(f"--{role} {name}" for role, name in used.named().items()) or "none",
+            allowed="--prompt or --id, --step and --reward",
+            fix="name the missing ones",
+        )
+    return used
 
 
 def number(value: Any) -> float | None:

@@ -2,7 +2,7 @@
 
 ``{"prompt_id": 7, "prompt": "...", "rollouts_per_visit": 8, "successes": [0, 3, 5]}``; ``prompt`` may be missing,
 ``rollouts_per_visit`` may be a list, one number a visit. The log does not say which prompts shared a step. Further
-keys are passed over.
+keys are ignored.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from allotment.audit.formats.base import LogFormat
 from allotment.audit.formats.lines import Line, strict_lines
 from allotment.audit.log import Log
 from allotment.types import PromptId
@@ -58,3 +59,11 @@ def _visits(line: Line) -> list[tuple[int, int]]:
     for k, n in visits:
         line.check_successes(k, n)
     return visits
+
+
+FORMAT = LogFormat(
+    "prompt_id, rollouts_per_visit, successes",
+    recognises=lambda first: first.has("rollouts_per_visit"),
+    read=lambda source, success_above: read_counts(source.path),
+    file_is_run=True,
+)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
+from allotment.audit.formats.base import Source
 from allotment.audit.formats.columns import (
     Columns,
     Row,
@@ -33,14 +34,11 @@ SHOWN_VALUES = 6
 """Reward values that a note names."""
 
 
-def read_rollouts(
-    files: Sequence[Path], columns: Columns, *, success_above: float | None = None, drop_repeats: bool = False
-) -> Log:
+def read_rollouts(source: Source, success_above: float | None, *, drop_repeats: bool = False) -> Log:
     """The log of one run; it may hold no visit.
 
     Args:
-        files: of one run, in time order.
-        columns: complete, see :meth:`Columns.complete`.
+        source: the run; its columns are complete, see :meth:`Columns.complete`.
         success_above: a rollout whose reward is larger succeeded; None for the middle between the largest and the
             smallest reward of the log, or between 0 and 1 where all are equal.
         drop_repeats: leave out a file with the rollouts of the one before it, as TRL writes them when it takes several
@@ -52,8 +50,8 @@ def read_rollouts(
     """
     left_out, tally, prompts = LeftOut(), Tally(), Prompts()
     before = b""
-    for path in files:
-        rollouts = _rollouts(path, columns, left_out)
+    for path in source.files:
+        rollouts = _rollouts(path, source.columns, left_out)
         if drop_repeats:
             kept = list(rollouts)  # a file of a step: as many rollouts as were generated at once
             digest = blake2b(repr([rollout[1:] for rollout in kept]).encode()).digest()
@@ -63,7 +61,7 @@ def read_rollouts(
             before, rollouts = digest, iter(kept)
         for step, key, text, reward, length in rollouts:
             tally.add(step, prompts.row(key, text), reward, length)
-    return _log(tally, prompts, left_out, columns, success_above)
+    return _log(tally, prompts, left_out, source.columns, success_above)
 
 
 def _rollouts(path: Path, columns: Columns, left_out: LeftOut) -> Iterator[Rollout]:

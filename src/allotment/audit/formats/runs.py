@@ -1,7 +1,7 @@
 """The ``rollouts.jsonl`` of a run directory: a line a prompt and step (and round).
 
 ``{"prompt_id": "gcd-20/3", "step": 1, "round": 0, "n": 8, "successes": 3, "tokens": 512}``. The rounds of a step are
-added up: they are one visit. ``tokens`` may be missing. Further keys are passed over.
+added up: they are one visit. ``tokens`` may be missing. Further keys are ignored.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from allotment.audit.formats.base import LogFormat
 from allotment.audit.formats.lines import Line, strict_lines
 from allotment.audit.log import Log, visit_numbers
 from allotment.types import PromptId
@@ -64,3 +65,11 @@ def _numbers(line: Line) -> tuple[int, int, int]:
     successes, trials = line.count("successes"), line.count("n")
     line.check_successes(successes, trials)
     return successes, trials, line.as_count("tokens", line.values.get("tokens", 0), most=MOST_TOKENS)
+
+
+FORMAT = LogFormat(
+    "prompt_id, step, n, successes",
+    recognises=lambda first: first.has("prompt_id", "step") and (first.has("n") or first.has("successes")),
+    read=lambda source, success_above: read_runs(source.path),
+    file_is_run=True,
+)
