@@ -14,7 +14,7 @@ from scipy.linalg import cho_factor, cho_solve
 from scipy.special import expit, logit
 
 from allotment.prediction import GaussianProcess, HierarchicalPredictor
-from allotment.prompts.embeddings import Vectors
+from allotment.prompts.embeddings import EmbeddedPrompts
 from allotment.types import FloatArray
 
 WINDOW = 8
@@ -93,7 +93,9 @@ class Refitted:
     fit for each of dozens of trial values. Nothing is fitted before the window is full.
     """
 
-    def __init__(self, vectors: Vectors, fit: Callable[[FloatArray, FloatArray], Callable[[FloatArray], object]]):
+    def __init__(
+        self, vectors: EmbeddedPrompts, fit: Callable[[FloatArray, FloatArray], Callable[[FloatArray], object]]
+    ):
         self.vectors, self.fit = vectors, fit
         self.window: deque[tuple[FloatArray, FloatArray]] = deque(maxlen=WINDOW)
         self.fitted: Callable[[FloatArray], object] | None = None
@@ -165,12 +167,12 @@ METHODS = {
     ),
     "sklearn": Method(
         "scikit-learn, refit on 8 steps",
-        lambda blocks: Refitted(_registered(Vectors(), blocks), fit_sklearn),
+        lambda blocks: Refitted(_registered(EmbeddedPrompts(), blocks), fit_sklearn),
         package="sklearn",
     ),
     "gpytorch": Method(
         "GPyTorch, refit on 8 steps",
-        lambda blocks: Refitted(_registered(Vectors(), blocks), fit_gpytorch),
+        lambda blocks: Refitted(_registered(EmbeddedPrompts(), blocks), fit_gpytorch),
         package="gpytorch",
     ),
 }

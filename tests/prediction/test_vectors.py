@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from allotment.errors import DuplicatePromptError, InvalidInputError, UnknownPromptError
 from allotment.prompts import embeddings as module
-from allotment.prompts.embeddings import Vectors
+from allotment.prompts.embeddings import EmbeddedPrompts
 
 X = np.random.default_rng(0).normal(size=(60, 3)).astype(np.float32)
 
 
 def registered(parts):
-    prompts, start = Vectors(), 0
+    prompts, start = EmbeddedPrompts(), 0
     for size in parts:
         prompts.register(range(start, start + size), X[start : start + size])
         start += size
@@ -41,11 +41,11 @@ def test_one_by_one_leaves_few_blocks():
 
 def test_many_float32_rows_are_kept_and_others_copied():
     many = np.zeros((module.MERGED_ROWS + 1, 2), dtype=np.float32)
-    prompts = Vectors()
+    prompts = EmbeddedPrompts()
     prompts.register(range(len(many)), many)
     prompts.register([-1], [[1.0, 2.0]])
     assert np.shares_memory(prompts._blocks[0], many)
-    few, x = Vectors(), X.copy()
+    few, x = EmbeddedPrompts(), X.copy()
     few.register(range(60), x)
     x[:] = 0.0
     np.testing.assert_array_equal(few.rows(np.arange(60)), X)

@@ -18,7 +18,7 @@ from allotment.prediction.binomial import binomial_sites, log_predictive
 from allotment.prediction.features import scale_beside
 from allotment.prediction.hierarchy import Hierarchy, Settings, bandwidth_factors
 from allotment.prediction.landmarks import Landmarks
-from allotment.prompts.embeddings import Embeddings, Vectors, as_float32, check_vectors
+from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, as_numbers, check_vectors, ids_and_vectors
 from allotment.prompts.ids import canonical_ids
 from allotment.state import State, array_from_state, check_state, from_state
 from allotment.types import FloatArray, Posterior, PromptId, PromptIds
@@ -59,18 +59,15 @@ class _Hierarchical:
         self.settings = _checked({**asdict(self.DEFAULTS), **settings})
         check_setting("seed", seed, isinstance(seed, int) and seed >= 0, "a whole number >= 0")
         self.seed = seed
-        self._prompts = Vectors()
+        self._prompts = EmbeddedPrompts()
         self._feature_scale: FloatArray = np.ones(0)
         self._landmarks: Landmarks | None = None
         self._model = Hierarchy(self.settings, 0)
         is_array = embeddings is not None and not isinstance(embeddings, Mapping)
-        for name, given in (("ids", ids), ("features", features)):
-            check_setting(name, name, given is None or is_array, f"{name} only together with an array of embeddings")
-        if isinstance(embeddings, Mapping):
-            self.register(list(embeddings), as_float32(list(embeddings.values())))
-        elif embeddings is not None:
-            rows = as_float32(embeddings)
-            self.register(range(len(np.atleast_1d(rows))) if ids is None else ids, rows, features)
+        check_setting(
+            "features", "features", features is None or is_array, "features only together with an array of embeddings"
+        )
+        self.register(*ids_and_vectors(embeddings, ids, np.float32), features)
 
     def register(self, ids: PromptIds, embeddings: npt.ArrayLike, features: npt.ArrayLike | None = None) -> None:
         """Add prompts ``ids`` [Q] with ``embeddings`` [Q, D]. Known ids must bring the same vector.
@@ -99,7 +96,10 @@ class _Hierarchical:
         if features is None and not self._feature_scale.size:
             self._prompts.register(ids, embeddings)
             return
-        embeddings_QD, features_QF = as_float32(embeddings), as_float32([] if features is None else features)
+        embeddings_QD, features_QF = (
+            as_numbers(embeddings, np.float32),
+            as_numbers([] if features is None else features, np.float32),
+        )
         check_vectors(canonical_ids(ids), embeddings_QD, 0)
         known = self._feature_scale.size or (0 if len(self._prompts) else features_QF.shape[-1])
         if features_QF.ndim != 2 or features_QF.shape != (len(embeddings_QD), known):
@@ -168,7 +168,7 @@ class _Hierarchical:
             from_state(lambda: made._use(Landmarks.at(points, bandwidth_factors(made.settings))))
         made._model.restore(state)
         made._feature_scale = array_from_state(state, "feature_scale", (np.size(state["feature_scale"]),))
-        made._prompts = self._prompts if len(self._prompts) else Vectors(points.shape[1])
+        made._prompts = self._prompts if len(self._prompts) else EmbeddedPrompts(dimension=points.shape[1])
         self._check_prompts_fit(made)
         vars(self).update(vars(made))
 

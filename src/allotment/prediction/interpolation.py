@@ -8,7 +8,7 @@ from scipy.linalg import cho_solve, cholesky
 from scipy.spatial.distance import pdist
 
 from allotment.checks import check_setting
-from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings
+from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, VectorArray, ids_and_vectors
 from allotment.prompts.table import grown
 from allotment.state import State, array_from_state, from_state
 from allotment.types import FloatArray, IntArray, PromptIds
@@ -52,8 +52,9 @@ class Interpolation:
         self.bandwidth = None if bandwidth is None else float(bandwidth)
         self.jitter = float(jitter)
         self.prior_mean = float(prior_mean)
-        self.prompts = EmbeddedPrompts(embeddings, ids)
-        self._mean = np.full(len(self.prompts), self.prior_mean)
+        self.prompts = EmbeddedPrompts(np.float64)
+        self._mean = np.empty(0)
+        self.register(*ids_and_vectors(embeddings, ids, np.float64))
 
     @property
     def mean(self) -> FloatArray:
@@ -72,14 +73,14 @@ class Interpolation:
         if not len(rows_B):
             return
         bandwidth = self._settled_bandwidth()
-        points_BD = self.prompts.vectors[rows_B]
+        vectors_MD, points_BD = self.prompts.vectors, self.prompts.rows(rows_B)
         kernel_BB = _kernel(points_BD, points_BD, bandwidth)
         np.fill_diagonal(kernel_BB, 1.0)
         weights_B = _solve(kernel_BB, targets_B - self.mean[rows_B], self.jitter)
         piece = max(1, BLOCK_ENTRIES // len(rows_B))
-        for start in range(0, len(self.prompts), piece):
-            block = slice(start, min(start + piece, len(self.prompts)))
-            self._mean[block] += _kernel(self.prompts.vectors[block], points_BD, bandwidth) @ weights_B
+        for start in range(0, len(vectors_MD), piece):
+            block = slice(start, min(start + piece, len(vectors_MD)))
+            self._mean[block] += _kernel(vectors_MD[block], points_BD, bandwidth) @ weights_B
         self._mean[rows_B] = targets_B
 
     def _settled_bandwidth(self) -> float:
@@ -111,7 +112,7 @@ class Interpolation:
         return made
 
 
-def median_distance(vectors_MD: FloatArray) -> float:
+def median_distance(vectors_MD: VectorArray) -> float:
     """Median Euclidean distance between two prompts; over an evenly spaced sample of 1,024 where there are more.
 
     Returns 0.0 for fewer than two prompts.
@@ -124,7 +125,7 @@ def median_distance(vectors_MD: FloatArray) -> float:
     return float(np.median(pdist(vectors_MD)))
 
 
-def squared_distances(a_AD: FloatArray, b_BD: FloatArray) -> FloatArray:
+def squared_distances(a_AD: VectorArray, b_BD: VectorArray) -> FloatArray:
     """[A, B] squared Euclidean distances by one matrix product; origin moved to the mean of ``b`` for accuracy."""
     origin_D = b_BD.mean(axis=0)
     a_AD, b_BD = a_AD - origin_D, b_BD - origin_D
@@ -132,7 +133,7 @@ def squared_distances(a_AD: FloatArray, b_BD: FloatArray) -> FloatArray:
     return np.asarray(np.maximum(squares, 0.0), dtype=np.float64)
 
 
-def _kernel(a_AD: FloatArray, b_BD: FloatArray, bandwidth: float) -> FloatArray:
+def _kernel(a_AD: VectorArray, b_BD: VectorArray, bandwidth: float) -> FloatArray:
     return np.exp(squared_distances(a_AD, b_BD) / (-2 * bandwidth * bandwidth))
 
 

@@ -12,7 +12,7 @@ from scipy.special import logit
 from allotment.checks import check_setting
 from allotment.prediction.base import check_counts
 from allotment.prediction.interpolation import squared_distances
-from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings
+from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, ids_and_vectors
 from allotment.prompts.ids import canonical_ids
 from allotment.state import State, array_from_state, check_state, from_state, rows_from_state
 from allotment.types import FloatArray, Posterior, PromptIds
@@ -29,7 +29,8 @@ class _WindowedRegression:
         check_setting("epsilon", epsilon, 0 < epsilon < 0.5, "0 < epsilon < 1/2")
         self.window = int(window)
         self.epsilon = float(epsilon)
-        self._prompts = EmbeddedPrompts(embeddings, ids)
+        self._prompts = EmbeddedPrompts(np.float64)
+        self.register(*ids_and_vectors(embeddings, ids, np.float64))
         self._rows = np.empty(0, dtype=np.int64)
         self._rates = np.empty(0)
 
@@ -55,8 +56,7 @@ class _WindowedRegression:
         rows_Q = self._prompts.index.rows(canonical_ids(ids, unique=False))
         rate_Q = np.full(len(rows_Q), 0.5)
         if len(self._rows) and len(rows_Q):
-            vectors = self._prompts.vectors
-            rate_Q = self._rate(vectors[rows_Q], vectors[self._rows], self._rates)
+            rate_Q = self._rate(self._prompts.rows(rows_Q), self._prompts.rows(self._rows), self._rates)
         return Posterior(logit(np.clip(rate_Q, self.epsilon, 1 - self.epsilon)), np.zeros(len(rows_Q)))
 
     def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
