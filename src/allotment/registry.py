@@ -28,6 +28,15 @@ if TYPE_CHECKING:
 Entry = TypeVar("Entry")
 
 
+BEFORE, AFTER = "before generation", "after verification"
+EXACT = "exactly C"
+UNBIASED = "the mean success probability: 1"
+ALIKE = (
+    "the mean success probability with `rloo` and `prompt_mean`: 1; where rollouts count alike (token or sequence "
+    "means) `n / mean n`"
+)
+
+
 @dataclass(frozen=True)
 class Row:
     """A method in words: its row in docs/methods.md."""
@@ -129,17 +138,17 @@ _METHODS = "allotment.methods"
 PLANNERS: Registry[PlannerEntry] = Registry(
     "planner",
     {
-        "vip": "allotment.planning.vip:DEFAULT",
-        "vip-moments": "allotment.planning.vip:MOMENTS",
-        "vip-paper": "allotment.planning.paper:PAPER",
-        "vip-second-look": "allotment.planning.vip:SECOND_LOOK",
-        "vip-tokens": "allotment.planning.vip:TOKENS",
+        "vip": "allotment.planning.variants:DEFAULT",
+        "vip-moments": "allotment.planning.variants:MOMENTS",
+        "vip-paper": "allotment.planning.variants:PAPER",
+        "vip-second-look": "allotment.planning.variants:SECOND_LOOK",
+        "vip-tokens": "allotment.planning.variants:TOKENS",
         "uniform": "allotment.planning.baselines:UNIFORM",
         "inverse-accuracy": "allotment.planning.baselines:INVERSE_ACCURACY",
         "inverse-variance": "allotment.planning.baselines:INVERSE_VARIANCE",
-        "ridge": "allotment.planning.paper:RIDGE",
+        "ridge": "allotment.planning.variants:RIDGE",
         "reward-variance": "allotment.planning.reward_variance:REWARD_VARIANCE",
-        "oracle": "allotment.planning.oracle:ORACLE",
+        "oracle": "allotment.planning.baselines:ORACLE",
         "coba-rl": f"{_METHODS}.planners.coba_rl:ENTRY",
         "knapsack": f"{_METHODS}.planners.knapsack:ENTRY",
         "gvm": f"{_METHODS}.planners.gvm:ENTRY",

@@ -9,22 +9,32 @@
 :class:`InverseVariance`
 ===========================  =====================================================================================
 
-Those of the neighbouring papers: :mod:`allotment.methods.planners`.
+Those of the neighbouring papers: :mod:`allotment.methods.planners`. By name: :func:`make_planner`. To write one:
+:class:`Planner`, :class:`Contract`, :class:`PlannerEntry`.
 """
 
-from allotment.planning.base import Planner
 from allotment.planning.baselines import InverseAccuracy, InverseVariance, Uniform
-from allotment.planning.ledger import Outcome
+from allotment.planning.contract import Capability, Contract, PlannerEntry
+from allotment.planning.making import make_planner
+from allotment.planning.outcome import Outcome
+from allotment.planning.planner import Planner
 from allotment.planning.reward_variance import RewardVarianceVIP
-from allotment.planning.vip import VIP, RidgeVIP
+from allotment.planning.second_look import SecondLook
+from allotment.planning.variants import RidgeVIP
+from allotment.planning.vip import VIP
 
 __all__ = [
     "VIP",
+    "Capability",
+    "Contract",
     "InverseAccuracy",
     "InverseVariance",
     "Outcome",
     "Planner",
+    "PlannerEntry",
     "RewardVarianceVIP",
     "RidgeVIP",
+    "SecondLook",
     "Uniform",
+    "make_planner",
 ]

@@ -1,13 +1,22 @@
-"""Planners to compare with: uniform, and the paper's two heuristic allocations."""
+"""Planners to compare with: uniform, the paper's two heuristic allocations, and VIP that knows every probability."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from scipy.special import logit
 
 from allotment.allocation import inverse_accuracy, inverse_variance, uniform
+from allotment.planning.contract import PlannerEntry
 from allotment.planning.success import SuccessPlanner
+from allotment.planning.vip import VIP
 from allotment.pricing import posterior_weights
-from allotment.types import Allocation, FloatArray, Posterior, PromptId
+from allotment.prompts.ids import canonical_ids
+from allotment.registry import ALIKE, BEFORE, EXACT, UNBIASED, Row
+from allotment.state import State
+from allotment.types import Allocation, FloatArray, Posterior, PromptId, PromptIds
 
 
 class _Baseline(SuccessPlanner):
@@ -39,3 +48,68 @@ class InverseVariance(_Baseline):
 
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
         return self._split(inverse_variance, posterior.success_probability(), ids, budget)
+
+
+class Oracle:
+    """A predictor that knows: the exact success probability under the current policy.
+
+    Args:
+        success_probability: of prompts by id, [Q], as they are when it is called.
+    """
+
+    def __init__(self, success_probability: Callable[[tuple[PromptId, ...]], FloatArray]) -> None:
+        self._success_probability = success_probability
+
+    def predict(self, ids: PromptIds) -> Posterior:
+        """The exact success probability of each prompt, without uncertainty; [Q]."""
+        p_Q = self._success_probability(canonical_ids(ids, unique=False))
+        mean_Q = logit(np.clip(p_Q, 1e-9, 1 - 1e-9))
+        return Posterior(mean_Q, np.zeros_like(mean_Q))
+
+    def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
+        """Nothing to learn."""
+
+    def state_dict(self) -> State:
+        """Nothing to save."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Nothing to restore."""
+
+
+def oracle(
+    *,
+    success_probability: Callable[[tuple[PromptId, ...]], FloatArray],
+    success_threshold: float = 0.5,
+    **settings: Any,
+) -> VIP:
+    """VIP that knows every success probability: the bound of what prediction can bring."""
+    return VIP(predictor=Oracle(success_probability), success_threshold=success_threshold, **settings)
+
+
+UNIFORM = PlannerEntry(
+    Uniform,
+    row=Row(
+        "nothing (a belief is kept for the log)",
+        BEFORE,
+        EXACT,
+        UNBIASED,
+        "the baseline of every paper here",
+        "a remainder goes to prompts drawn anew at each step",
+    ),
+)
+INVERSE_ACCURACY, INVERSE_VARIANCE = (
+    PlannerEntry(
+        kind,
+        row=Row(
+            "success probability",
+            BEFORE,
+            EXACT,
+            ALIKE,
+            "arXiv 2602.01601, appendix C.1",
+            "the predictor is that of `vip`",
+        ),
+    )
+    for kind in (InverseAccuracy, InverseVariance)
+)
+ORACLE = PlannerEntry(oracle, needs=("success_probability",))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import deque
 
 from allotment.errors import InvalidInputError, StateError
-from allotment.planning.base import Planner
+from allotment.planning.planner import Planner
 from allotment.prompts.ids import canonical_ids
 from allotment.state import State, check_state, decode_json, encode_json
 from allotment.types import Plan, PromptId, PromptIds
@@ -33,8 +33,8 @@ class CarryOver:
 
     def __init__(self, planner: Planner, *, prompts: int, budget: int | None = None) -> None:
         self.planner, self.prompts = planner, prompts
-        self.budget: int = planner.budget if budget is None else budget  # type: ignore[attr-defined]
-        self.bounds: tuple[int, int] = planner.bounds  # type: ignore[attr-defined]
+        self.budget = planner.budget if budget is None else budget
+        self.bounds = planner.bounds
         lower, upper = self.bounds
         if not lower * prompts <= self.budget <= upper * prompts:
             raise InvalidInputError(

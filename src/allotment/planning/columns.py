@@ -72,29 +72,6 @@ def answer_column(answers: Sequence[str | None], group_ids: tuple[PromptId, ...]
     return column_N
 
 
-def appended(
-    name: str, told: FloatArray | None, new: FloatArray | None, earlier: int, further: int
-) -> FloatArray | None:
-    """The optional column ``told`` of ``earlier`` rollouts, with ``new`` of ``further`` ones; None if never given.
-
-    Raises:
-        InvalidInputError: only one of two parts with rollouts has it, or the number of columns changes.
-    """
-    if earlier == 0 or further == 0:
-        return new if earlier == 0 else told
-    if told is None and new is None:
-        return None
-    if told is None or new is None or told.shape[1:] != new.shape[1:]:
-        shapes = ["none" if part is None else str(part.shape) for part in (told, new)]
-        raise InvalidInputError(
-            f"the parts of one plan differ in their {name}",
-            got=f"{shapes[0]} for the first {earlier} rollouts, {shapes[1]} for the next {further}",
-            allowed=f"{name} of one shape in all parts of a plan, or in none",
-            fix=f"tell `{name}` in every part; nothing of this call was recorded",
-        )
-    return np.concatenate([told, new])
-
-
 def _floats(name: str, values: npt.ArrayLike) -> FloatArray:
     """A float copy, so that what was told cannot be changed afterwards."""
     try:

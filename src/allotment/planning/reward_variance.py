@@ -2,60 +2,56 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 
 from allotment.allocation import allocate_exact
-from allotment.planning.base import OneShotPlanner
-from allotment.planning.ledger import Outcome
+from allotment.planning.contract import PlannerEntry
+from allotment.planning.outcome import Outcome
+from allotment.planning.planner import Common, Planner
 from allotment.prediction import RewardVarianceGaussianProcess
 from allotment.prompts.embeddings import Embeddings
+from allotment.registry import ALIKE, BEFORE, EXACT, Row
 from allotment.state import Stateful
-from allotment.types import Allocation, Posterior, PromptId, PromptIds
+from allotment.types import Plan, PromptId, PromptIds
 
 
-class RewardVarianceVIP(OneShotPlanner):
+class RewardVarianceVIP(Planner):
     """Least variance of the policy gradient for rewards that are not 0/1 (propositions E.1 and E.2).
 
     The paper has no experiment with it. Its plans carry no posterior of success probabilities.
 
     Args:
-        budget: rollouts of a step, spent exactly.
         embeddings: of all prompts, see :class:`~allotment.prediction.RewardVarianceGaussianProcess`.
         ids: the prompt ids of ``embeddings``.
-        bounds: least and most rollouts of a prompt.
-        estimator: ``"rloo"`` or ``"dr_grpo"``.
-        seed: breaks ties between prompts of equal price, differently at each step.
         gaussian_process: further settings of the Gaussian process.
+        common: as :class:`~allotment.planning.planner.Planner`.
     """
 
     def __init__(
         self,
         *,
-        budget: int,
         embeddings: Embeddings,
         ids: PromptIds | None = None,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
-        seed: int = 0,
-        **gaussian_process: Any,
+        gaussian_process: dict[str, Any] | None = None,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
-        self.predictor = RewardVarianceGaussianProcess(embeddings, ids=ids, **gaussian_process)
+        super().__init__(**common)
+        self.predictor = RewardVarianceGaussianProcess(embeddings, ids=ids, **(gaussian_process or {}))
 
     @property
-    def _belief(self) -> Stateful:
-        return self.predictor
+    def _parts(self) -> dict[str, Stateful]:
+        return {"predictor": self.predictor}
 
-    def _decide(self, ids: tuple[PromptId, ...], budget: int) -> tuple[Allocation, Posterior | None]:
+    def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
         lower, upper = self.bounds
         weights_Q = self.predictor.predict_variance(ids)
         keys = self._tie_keys(ids)
         allocation = allocate_exact(
             weights_Q, budget, lower=lower, upper=upper, estimator=self.estimator, tie_keys=keys
         )
-        return allocation, None
+        return self._new_plan(ids, allocation.counts, allocation=allocation)
 
     def _observe(self, outcome: Outcome) -> None:
         """Prompts with a single reward say nothing of its variance and are left out."""
@@ -64,3 +60,17 @@ class RewardVarianceVIP(OneShotPlanner):
         ids = [prompt for prompt, some in zip(outcome.prompt_ids, known, strict=True) if some]
         if ids:
             self.predictor.observe_variance(ids, variances_Q[known])
+
+
+REWARD_VARIANCE = PlannerEntry(
+    RewardVarianceVIP,
+    needs=("embeddings",),
+    row=Row(
+        "variance of the reward: Gaussian process on embeddings",
+        BEFORE,
+        EXACT,
+        ALIKE,
+        "arXiv 2602.01601, appendix E",
+        "none; the paper has no experiment with it",
+    ),
+)

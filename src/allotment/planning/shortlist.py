@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 
 from allotment.errors import ConfigError
-from allotment.planning.base import Planner
+from allotment.planning.planner import Planner
+from allotment.planning.success import SuccessPlanner
 from allotment.types import PromptId
 
 
@@ -17,19 +16,22 @@ def shortlist(planner: Planner, prompt_ids: list[PromptId], keep: int) -> list[P
     Uncertainty counts as variance: a prompt never seen is kept before one that is known to fail. Ties go to the
     earlier prompt. Prompts left out are not drawn at random, so the gradient is that of the prompts that are kept.
 
+    A planner that leaves out prompts itself gets all of them.
+
     Raises:
         ConfigError: the planner predicts no success probabilities.
     """
     if len(prompt_ids) <= keep:
         return prompt_ids
-    predictor: Any = getattr(planner, "predictor", None)
-    if not hasattr(predictor, "predict"):
+    if planner.contract.leaves_out:
+        return prompt_ids
+    if not isinstance(planner, SuccessPlanner):
         raise ConfigError(
             "this planner cannot choose among more candidates than it may train on",
-            got=type(planner).__name__,
-            allowed="a planner with a predictor of success probabilities, such as VIP or Uniform",
+            got=planner.name,
+            allowed="a planner that predicts success probabilities, such as vip or uniform",
             fix="use as many candidates as prompts",
         )
-    value_Q = predictor.predict(prompt_ids).expected_variance()
+    value_Q = planner.predictor.predict(prompt_ids).expected_variance()
     kept = np.argsort(-value_Q, kind="stable")[:keep]
     return [prompt_ids[q] for q in np.sort(kept)]

@@ -4,42 +4,41 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
+from typing import Unpack
 
 from allotment.errors import InvalidInputError
-from allotment.planning.base import OneShotPlanner
-from allotment.planning.ledger import Outcome
-from allotment.prediction import Predictor, default_predictor
+from allotment.planning.outcome import Outcome
+from allotment.planning.planner import Common, Planner
+from allotment.prediction import GradientMoments, Predictor, default_predictor
+from allotment.prediction.moments import ScoreVisit
 from allotment.state import State, Stateful
-from allotment.types import Allocation, Posterior, PromptId
+from allotment.types import Allocation, Plan, Posterior, PromptId
 
 
-class SuccessPlanner(OneShotPlanner):
-    """A one-shot planner that believes in success probabilities and learns from counts of successes.
+class SuccessSettings(Common, total=False):
+    """The settings of :class:`SuccessPlanner`, for the constructors of its subclasses."""
+
+    predictor: Predictor | None
+    success_threshold: float
+
+
+class SuccessPlanner(Planner):
+    """A planner that believes in success probabilities and learns from counts of successes.
 
     Args:
-        budget: rollouts of a step, spent exactly.
-        bounds: least and most rollouts of a prompt.
-        estimator: ``"rloo"`` or ``"dr_grpo"``, the gradient estimator whose variance is priced.
-        predictor: the belief; :func:`~allotment.prediction.default_predictor` without embeddings if None.
+        predictor: the belief; :meth:`_usual_predictor` if None.
         success_threshold: a reward of at least this counts as a success; 0.5 fits rewards in {0, 1} and {-1, 1}.
-        seed: breaks ties between prompts of equal price, differently at each step.
+        common: ``budget``, ``bounds``, ``estimator``, ``seed`` of :class:`Planner`.
 
     Raises:
-        InvalidInputError: as :class:`OneShotPlanner`; or the threshold is not finite.
+        InvalidInputError: as :class:`Planner`; or the threshold is not finite.
     """
 
     def __init__(
-        self,
-        *,
-        budget: int,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
-        predictor: Predictor | None = None,
-        success_threshold: float = 0.5,
-        seed: int = 0,
+        self, *, predictor: Predictor | None = None, success_threshold: float = 0.5, **common: Unpack[Common]
     ) -> None:
-        super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
-        self.predictor: Predictor = default_predictor() if predictor is None else predictor
+        super().__init__(**common)
+        self.predictor: Predictor = self._usual_predictor() if predictor is None else predictor
         self.success_threshold = float(success_threshold)
         if not math.isfinite(self.success_threshold):  # no reward, or every one, would be a success
             raise InvalidInputError(
@@ -49,23 +48,35 @@ class SuccessPlanner(OneShotPlanner):
                 fix="0.5 for rewards in {0, 1} or {-1, 1}",
             )
 
+    def _usual_predictor(self) -> Predictor:
+        """The library's default, without embeddings."""
+        return default_predictor()
+
     @abstractmethod
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
         """Split ``budget`` over the Q prompts."""
 
     @property
-    def _belief(self) -> Stateful:
-        return self.predictor
+    def _parts(self) -> dict[str, Stateful]:
+        return {"predictor": self.predictor}
 
-    def _decide(self, ids: tuple[PromptId, ...], budget: int) -> tuple[Allocation, Posterior]:
+    def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
         posterior = self.predictor.predict(ids)
-        return self._allocate(ids, posterior, budget), posterior
+        allocation = self._allocate(ids, posterior, budget)
+        return self._new_plan(ids, allocation.counts, posterior=posterior, allocation=allocation)
 
     def _observe(self, outcome: Outcome) -> None:
-        told = outcome.received > 0
-        ids = [prompt for prompt, some in zip(outcome.prompt_ids, told, strict=True) if some]
-        successes = outcome.successes(self.success_threshold)
-        self.predictor.observe(ids, successes[told], outcome.received[told])
+        ids, rows_B = outcome.told()
+        self.predictor.observe(ids, outcome.successes(self.success_threshold)[rows_B], outcome.received[rows_B])
+
+    def _observe_scores(self, moments: GradientMoments | None, outcome: Outcome) -> None:
+        """Tell ``moments`` the scores of an outcome, where there are any."""
+        if moments is None or outcome.scores_NK is None:
+            return
+        is_success_N = outcome.rewards_N >= self.success_threshold
+        visit = ScoreVisit.of(outcome.prompt_ids, outcome.rows_N, is_success_N, outcome.scores_NK)
+        self.predictor.predict(visit.ids)  # raises where it would not observe them, before anything is learnt
+        moments.observe(visit)
 
     def _settings(self) -> State:
         return {**super()._settings(), "success_threshold": self.success_threshold}

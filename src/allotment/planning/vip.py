@@ -2,34 +2,36 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, get_args
+from typing import Any, Literal, Self, Unpack, get_args
 
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact, allocate_relaxed, allocate_tokens
 from allotment.errors import InvalidInputError
-from allotment.planning.ledger import Outcome
-from allotment.planning.second_look import SecondLook
+from allotment.planning.contract import Contract
+from allotment.planning.outcome import Outcome
+from allotment.planning.planner import Common
+from allotment.planning.rounds import Step
+from allotment.planning.second_look import SecondLook, second_round
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import (
-    GaussianProcess,
     GradientMoments,
     HierarchicalRegression,
     LengthPredictor,
     Predictor,
-    Ridge,
     default_predictor,
 )
-from allotment.prediction.moments import ScoreVisit
 from allotment.pricing import Price, gradient_moments_price, posterior_weights
 from allotment.prompts.embeddings import Embeddings
-from allotment.state import State, Stateful, Together
+from allotment.state import State, Stateful
 from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, PromptIds
 
 Unit = Literal["rollouts", "tokens"]
 """What a budget counts."""
-PriceName = Literal["success_variance", "gradient_moments"]
-"""What a prompt's variance is taken to depend on: its success probability, or its scores too."""
+PriceName = Literal["success_variance", "plug_in", "gradient_moments"]
+"""What a prompt's variance is taken to depend on: E[p(1-p)], p(1-p) at the mean of p's logit, or its scores too."""
+Split = Literal["exact", "relaxed"]
+"""The integer optimum, or the paper's continuous relaxation, rounded (theorems 5.1, 5.2, algorithm 2)."""
 
 
 class VIP(SuccessPlanner):
@@ -41,61 +43,44 @@ class VIP(SuccessPlanner):
     relaxed and rounded. :meth:`paper` gives the paper in all three.
 
     Args:
-        budget: rollouts of a step, spent exactly; or its tokens, see ``unit``.
-        bounds: least and most rollouts of a prompt.
-        estimator: ``"rloo"`` (proposition 4.3) or ``"dr_grpo"`` (proposition 4.2, bounds from 3).
-        predictor: the belief; a :class:`~allotment.prediction.HierarchicalPredictor` if None.
+        predictor: the belief; the default predictor, on ``embeddings`` and ``features`` if given, where it is None.
         embeddings: of all prompts, for the default predictor: [M, D], or a mapping from id to vector. Optional; they
             tell it about prompts never seen. More prompts can be registered with ``planner.predictor``.
         ids: [M] the prompt ids of the rows of ``embeddings``; 0..M-1 if None.
         features: [M, F] numbers beside ``embeddings``, such as :func:`~allotment.prediction.text_features`.
-        plug_in: price ``p (1 - p)`` at the mean of the belief (the paper) instead of ``E[p (1 - p)]``.
-        relaxed: solve the paper's continuous relaxation and round (theorems 5.1, 5.2, algorithm 2) instead of exactly.
         success_threshold: a reward of at least this counts as a success.
-        seed: breaks ties between prompts of equal price, differently at each step.
-        rounds: 2 splits each step: a first share of the budget, a look at what came back, the rest by what was seen.
-            Ask the same prompts again after the first ``tell``, until ``done``. On a real run's success rates it takes
-            about 3 % off the variance in the first epoch, where prompts have no record, and next to nothing later; in
-            the lab no gain can be told from none (docs/second_look.md). The loss needs
-            :func:`allotment.learning.second_look_advantages`: a pooled group is biased.
-        first_share: of a prompt's expected rollouts, what is generated in the first of two rounds; in (0, 1).
-        unit: ``"tokens"`` makes the budget one of completion tokens: prompts are charged their predicted length, and
-            ``plan.allocation`` is a :class:`~allotment.allocation.TokenAllocation`. Every ``tell`` then needs
-            ``lengths``. The budget holds in expectation; ``lengths.predicted_tokens`` and ``used_tokens``
-            say how well.
-        lengths: the belief about lengths, for ``unit="tokens"``; a new one if None, which makes the first step one of
-            lower bounds. ``LengthPredictor(typical_length=...)`` spends the budget from the first step on.
-        price: ``"gradient_moments"`` prices the variance of each prompt's gradient from what ``tell(..., scores=...)``
-            says of its scores, instead of taking scores for equally large and independent of the reward. RLOO only.
-            Until scores are told, counts are those of ``"success_variance"``.
-        moments: the belief about scores, for ``price="gradient_moments"``; a new one if None, informed by
-            ``embeddings`` and ``features`` where they are given.
+        price: a :data:`PriceName`, or :class:`~allotment.prediction.GradientMoments`, the belief about scores, for
+            ``"gradient_moments"``: the variance of each prompt's gradient from what ``tell(..., scores=...)`` says,
+            RLOO only. Until scores are told, counts are those of ``"success_variance"``.
+        split: a :data:`Split`.
+        unit: ``"tokens"``, or a :class:`~allotment.prediction.LengthPredictor`, makes the budget one of completion
+            tokens: prompts are charged their predicted length, every ``tell`` needs ``lengths``, and the budget holds
+            in expectation. ``LengthPredictor(typical_length=...)`` spends it from the first step on; a new one makes
+            the first step one of lower bounds.
+        rounds: 2, or a :class:`~allotment.planning.second_look.SecondLook`, splits each step: a first share of the
+            budget, a look at what came back, the rest by what was seen. Ask the same prompts again until ``done``.
+        common: ``budget`` (spent exactly, or tokens, see ``unit``), ``bounds``, ``estimator``, ``seed`` of
+            :class:`~allotment.planning.planner.Planner`.
 
     Raises:
-        InvalidInputError: as :class:`SuccessPlanner`; rounds other than 1 and 2; two rounds with another estimator
-            than ``"rloo"``, with ``plug_in`` or with ``relaxed``; a token budget with two rounds or ``relaxed``.
+        InvalidInputError: as :class:`SuccessPlanner`; or options that do not fit together.
     """
+
+    CONCURRENT_STEPS = True
 
     def __init__(
         self,
         *,
-        budget: int,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
         predictor: Predictor | None = None,
         embeddings: Embeddings | None = None,
         ids: PromptIds | None = None,
         features: npt.ArrayLike | None = None,
-        plug_in: bool = False,
-        relaxed: bool = False,
         success_threshold: float = 0.5,
-        seed: int = 0,
-        rounds: int = 1,
-        first_share: float = 0.5,
-        unit: Unit = "rollouts",
-        lengths: LengthPredictor | None = None,
-        price: PriceName = "success_variance",
-        moments: GradientMoments | None = None,
+        price: PriceName | GradientMoments = "success_variance",
+        split: Split = "exact",
+        unit: Unit | LengthPredictor = "rollouts",
+        rounds: int | SecondLook = 1,
+        **common: Unpack[Common],
     ) -> None:
         about_prompts = (embeddings, ids, features)
         if predictor is not None and any(given is not None for given in about_prompts):
@@ -105,98 +90,77 @@ class VIP(SuccessPlanner):
                 allowed="either a predictor, or embeddings for the default one",
                 fix="give the embeddings to the predictor",
             )
-        super().__init__(
-            budget=budget,
-            bounds=bounds,
-            estimator=estimator,
-            predictor=default_predictor(*about_prompts) if predictor is None else predictor,
-            success_threshold=success_threshold,
-            seed=seed,
-        )
-        self.plug_in, self.relaxed, self.rounds = plug_in, relaxed, rounds
-        _check_rounds(rounds, self.estimator, plug_in or relaxed)
-        _check_unit(unit, has_lengths=lengths is not None, is_plain=rounds == 1 and not relaxed)
-        self.unit = unit
-        self.lengths = (lengths or LengthPredictor()) if unit == "tokens" else None
-        self._second_look = SecondLook(first_share) if rounds == 2 else None
-        is_exact_rloo = self.estimator == "rloo" and rounds == 1 and not (plug_in or relaxed)
-        _check_price(price, has_moments=moments is not None, is_exact_rloo=is_exact_rloo)
-        self.price: PriceName = price
-        if price == "gradient_moments" and moments is None:
-            moments = GradientMoments(scale=HierarchicalRegression(embeddings, ids=ids, features=features))
-        self.moments = moments
-
-    @property
-    def done(self) -> bool:
-        """Whether the step last told is complete; with two rounds False after the first."""
-        return self._second_look is None or self._second_look.done
-
-    @property
-    def open_plans(self) -> tuple[Plan, ...]:
-        """Plans asked and neither told nor cancelled, oldest first, without the belief behind them."""
-        look, plans = self._second_look, super().open_plans
-        return plans if look is None else tuple(look.with_expected(plan) for plan in plans)
-
-    def cancel(self, plan: Plan) -> None:
-        """Forget an open plan whose rollouts will never come; a second round's step ends with what its first brought.
-
-        Raises:
-            RewardMismatchError: the plan is not open.
-        """
-        super().cancel(plan)
-        if self._second_look is not None:
-            self._second_look.cancelled(plan, self._observe)
+        predictor = default_predictor(*about_prompts) if predictor is None else predictor
+        super().__init__(predictor=predictor, success_threshold=success_threshold, **common)
+        self.price: PriceName = price if isinstance(price, str) else "gradient_moments"
+        self.unit: Unit = unit if isinstance(unit, str) else "tokens"
+        self.rounds = rounds if isinstance(rounds, int) else 2
+        self.split: Split = split
+        _check_options(self)
+        self.moments: GradientMoments | None = None if isinstance(price, str) else price
+        if price == "gradient_moments":
+            self.moments = GradientMoments(scale=HierarchicalRegression(embeddings, ids=ids, features=features))
+        self.lengths: LengthPredictor | None = None if isinstance(unit, str) else unit
+        if unit == "tokens":
+            self.lengths = LengthPredictor()
+        self._look = rounds if isinstance(rounds, SecondLook) else SecondLook() if rounds == 2 else None
 
     @classmethod
     def paper(
-        cls,
-        *,
-        budget: int,
-        embeddings: Embeddings,
-        ids: PromptIds | None = None,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
-        success_threshold: float = 0.5,
-        seed: int = 0,
-        **gaussian_process: Any,
+        cls, *, embeddings: Embeddings, ids: PromptIds | None = None, success_threshold: float = 0.5, **settings: Any
     ) -> Self:
         """The paper as printed: Gaussian process on embeddings, plug-in price, relaxation and rounding.
 
         Args:
-            budget: rollouts of a step.
             embeddings: of all prompts, see :class:`~allotment.prediction.GaussianProcess`.
             ids: the prompt ids of ``embeddings``.
-            bounds: least and most rollouts of a prompt; the paper demands at least 3.
-            estimator: ``"rloo"`` or ``"dr_grpo"``.
             success_threshold: a reward of at least this counts as a success.
-            seed: breaks ties between prompts of equal price, differently at each step.
-            gaussian_process: further settings of the Gaussian process (bandwidth, epsilon, jitter, prior mean).
+            settings: ``budget``, ``bounds`` (from 3), ``estimator``, ``seed``; and further ones of the Gaussian process
+                (bandwidth, epsilon, jitter, prior mean).
         """
-        return cls(
-            budget=budget,
-            bounds=bounds,
-            estimator=estimator,
-            predictor=GaussianProcess(embeddings, ids=ids, **gaussian_process),
-            plug_in=True,
-            relaxed=True,
-            success_threshold=success_threshold,
-            seed=seed,
+        from allotment.prediction import GaussianProcess
+
+        own: Any = {name: settings.pop(name) for name in list(settings) if name in Common.__annotations__}
+        belief = GaussianProcess(embeddings, ids=ids, **settings)
+        return cls(predictor=belief, price="plug_in", split="relaxed", success_threshold=success_threshold, **own)
+
+    @property
+    def contract(self) -> Contract:
+        """Rounds, tokens, scores and lengths as its options have it."""
+        told = {"scores": self.moments is not None, "lengths": self.lengths is not None}
+        return Contract(
+            several_rounds=self._look is not None,
+            own_advantages=None if self._look is None else "second_look",
+            in_tokens=self.lengths is not None,
+            spends=(1.0, 1.0) if self.lengths is None else (0.0, float("inf")),
+            told=frozenset(name for name, is_told in told.items() if is_told),  # type: ignore[misc]
         )
+
+    def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
+        plan = super()._open(ids, budget)
+        return plan if self._look is None else self._look.first_round(plan)
+
+    def _next(self, step: Step) -> Plan | None:
+        if self._look is None or step.outcome is None:
+            return None
+        ids = step.outcome.prompt_ids
+        prior = self.predictor.predict(ids)
+        return second_round(step, prior, self.success_threshold, self.bounds, self._tie_keys(ids))
 
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
         lower, upper = self.bounds
         keys = self._tie_keys(ids)
-        settings: dict[str, Any] = {"lower": lower, "upper": upper, "estimator": self.estimator, "tie_keys": keys}
+        limits: dict[str, Any] = {"lower": lower, "upper": upper, "estimator": self.estimator, "tie_keys": keys}
         if self.moments is not None and self.moments.is_informed:
             price: FloatArray | Price = gradient_moments_price(posterior, self.moments.predict(ids))
         else:
-            price = weights_Q = posterior_weights(posterior, plug_in=self.plug_in)
-            if self.relaxed:
-                return allocate_relaxed(weights_Q, budget, **settings)
+            price = weights_Q = posterior_weights(posterior, plug_in=self.price == "plug_in")
+            if self.split == "relaxed":
+                return allocate_relaxed(weights_Q, budget, **limits)
         if self.lengths is None:
-            return allocate_exact(price, budget, **settings)
+            return allocate_exact(price, budget, **limits)
         costs_Q = self.lengths.expected_length(ids, unknown=budget / (lower * len(ids)))
-        return allocate_tokens(price, budget, costs_Q, **settings)
+        return allocate_tokens(price, budget, costs_Q, **limits)
 
     def _observe(self, outcome: Outcome) -> None:
         if self.lengths is not None and outcome.lengths_N is None and len(outcome.rewards_N):
@@ -206,113 +170,51 @@ class VIP(SuccessPlanner):
                 allowed="the completion tokens of every rollout beside its reward",
                 fix="tell(plan, rewards, group_ids, lengths=[...])",
             )
-        if self.moments is not None and outcome.scores_NK is not None:
-            is_success_N = outcome.rewards_N >= self.success_threshold
-            visit = ScoreVisit.of(outcome.prompt_ids, outcome.rows_N, is_success_N, outcome.scores_NK)
-            self.predictor.predict(visit.ids)  # raises where it would not observe them, before anything is learnt
-            self.moments.observe(visit)
+        self._observe_scores(self.moments, outcome)
         super()._observe(outcome)
         if self.lengths is not None and outcome.lengths_N is not None:
             self.lengths.observe(outcome.prompt_ids, outcome.rows_N, outcome.lengths_N)
 
-    def _plan(self, ids: tuple[PromptId, ...], budget: int | None) -> Plan:
-        look = self._second_look
-        step = None if look is None else look.due(ids)
-        if look is None or step is None:
-            plan = super()._plan(ids, budget)
-            return plan if look is None else look.first_round(plan)
-        if budget is not None:
-            raise InvalidInputError(
-                "a budget for the second round of a step",
-                got=budget,
-                allowed="none: it has what the first round left",
-                fix="pass the budget when the step is first asked",
-            )
-        prior = self.predictor.predict(ids)
-        return look.second_round(step, ids, prior, self.success_threshold, self.bounds, self._tie_keys(ids))
-
-    def _finish(self, plan: Plan, outcome: Outcome) -> None:
-        if self._second_look is None:
-            self._observe(outcome)
-        else:
-            self._second_look.finish(plan, outcome, self._observe)
-
     @property
-    def _belief(self) -> Stateful:
-        parts: dict[str, Stateful | None] = {
-            "predictor": self.predictor,
-            "second_look": self._second_look,
-            "lengths": self.lengths,
-            "moments": self.moments,
-        }
-        others = any(part is not None for name, part in parts.items() if name != "predictor")
-        return Together(parts) if others else self.predictor
+    def _parts(self) -> dict[str, Stateful]:
+        parts = {"predictor": self.predictor, "lengths": self.lengths, "moments": self.moments}
+        return {name: part for name, part in parts.items() if part is not None}
 
     def _settings(self) -> State:
-        share = {} if self._second_look is None else {"first_share": self._second_look.first_share}
-        own: State = {"plug_in": self.plug_in, "relaxed": self.relaxed, "rounds": self.rounds}
-        own |= {"unit": self.unit, "price": self.price}
-        return {**super()._settings(), **own, **share}
+        own: State = {"plug_in": self.price == "plug_in", "relaxed": self.split == "relaxed", "rounds": self.rounds}
+        price = "gradient_moments" if self.price == "gradient_moments" else "success_variance"
+        share = {} if self._look is None else {"first_share": self._look.first_share}
+        return {**super()._settings(), **own, "unit": self.unit, "price": price, **share}
 
 
-class RidgeVIP(VIP):
-    """The paper's ablation of the predictor: ridge regression on embeddings, the paper's allocation (table 3)."""
-
-    def __init__(
-        self,
-        *,
-        budget: int,
-        embeddings: Embeddings,
-        ids: PromptIds | None = None,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
-        success_threshold: float = 0.5,
-        seed: int = 0,
-    ) -> None:
-        super().__init__(
-            budget=budget,
-            bounds=bounds,
-            estimator=estimator,
-            predictor=Ridge(embeddings, ids=ids),
-            plug_in=True,
-            relaxed=True,
-            success_threshold=success_threshold,
-            seed=seed,
-        )
+_PLAIN = {"price": "success_variance", "split": "exact", "unit": "rollouts", "rounds": 1}
+_OPTIONS: dict[tuple[str, object], tuple[str, ...]] = {
+    ("rounds", 2): ("price", "split", "unit"),
+    ("unit", "tokens"): ("split", "rounds"),
+    ("price", "gradient_moments"): ("split", "rounds"),
+    ("price", "plug_in"): (),
+    ("split", "relaxed"): (),
+}
+"""What each option needs: the others named here as they are by default."""
+_RLOO_ONLY = (("rounds", 2), ("price", "gradient_moments"))
 
 
-def _check_rounds(rounds: int, estimator: str, is_paper: bool) -> None:
-    if rounds == 1 or (rounds == 2 and estimator == "rloo" and not is_paper):
-        return
-    raise InvalidInputError(
-        "a step cannot have these rounds",
-        got=f"rounds={rounds!r}, estimator {estimator!r}" + ", plug_in or relaxed" * is_paper,
-        allowed="1, or 2 with the estimator 'rloo', the expected price and the exact split",
-        fix="use rounds=1",
-    )
-
-
-def _check_unit(unit: str, *, has_lengths: bool, is_plain: bool) -> None:
-    if unit == "tokens" and not is_plain:
-        got, fix = "a token budget with two rounds or the relaxed split", "use rounds=1 and relaxed=False"
-    elif unit == "rollouts" and has_lengths:
-        got, fix = "lengths with a budget of rollouts", "pass unit='tokens' too"
-    elif unit not in get_args(Unit):
-        got, fix = repr(unit), "use 'rollouts'"
-    else:
-        return
-    allowed = "'rollouts', or 'tokens' in one round, split exactly"
-    raise InvalidInputError("the unit of the budget cannot be used", got=got, allowed=allowed, fix=fix)
-
-
-def _check_price(price: str, *, has_moments: bool, is_exact_rloo: bool) -> None:
-    if price == "gradient_moments" and not is_exact_rloo:
-        got, fix = "gradient moments with two rounds, Dr. GRPO, plug_in or relaxed", "leave these out"
-    elif price == "success_variance" and has_moments:
-        got, fix = "moments with the price 'success_variance'", "pass price='gradient_moments' too"
-    elif price not in get_args(PriceName):
-        got, fix = repr(price), "use 'success_variance'"
-    else:
-        return
-    allowed = "'success_variance', or 'gradient_moments' of 'rloo' in one round, expected and split exactly"
-    raise InvalidInputError("the price cannot be used", got=got, allowed=allowed, fix=fix)
+def _check_options(planner: VIP) -> None:
+    """Refuse options that are unknown or do not fit together."""
+    known = {"price": get_args(PriceName), "split": get_args(Split), "unit": get_args(Unit), "rounds": (1, 2)}
+    chosen = {name: getattr(planner, name) for name in known}
+    for name, value in chosen.items():
+        clashes = [
+            f"{other}={chosen[other]!r}" for other in _OPTIONS.get((name, value), ()) if chosen[other] != _PLAIN[other]
+        ]
+        if (name, value) in _RLOO_ONLY and planner.estimator != "rloo":
+            clashes.append(f"estimator={planner.estimator!r}")
+        if value not in known[name] or clashes:
+            raise InvalidInputError(
+                f"VIP cannot have these {name}" if name == "rounds" else f"VIP cannot have this {name}",
+                got=f"{name}={value!r}" + (f" together with {', '.join(clashes)}" if clashes else ""),
+                allowed=", ".join(map(repr, known[name]))
+                + "; two rounds and gradient moments with estimator 'rloo' and "
+                "the exact split alone, tokens in one round, split exactly",
+                fix=f"use {name}={_PLAIN[name]!r}",
+            )

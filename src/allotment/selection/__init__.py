@@ -9,23 +9,25 @@ from allotment.selection.base import (
     Scored,
     Selection,
     Selector,
+    SelectorEntry,
+    SelectorNeeds,
     Stateless,
     check_selection,
     draws,
     emptied_groups,
+    make_selector,
 )
-from allotment.selection.chain import Chain
-from allotment.selection.importance import ImportanceWeights
 
 __all__ = [
-    "Chain",
-    "ImportanceWeights",
     "Scope",
     "Scored",
     "Selection",
     "Selector",
+    "SelectorEntry",
+    "SelectorNeeds",
     "Stateless",
     "check_selection",
     "draws",
     "emptied_groups",
+    "make_selector",
 ]

@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError
+from allotment.errors import ConfigError, InvalidInputError
+from allotment.registry import Row
 from allotment.state import State, Stateful, check_state
 from allotment.types import FloatArray, IntArray, PromptId
 
 Scope = Literal["generated", "kept"]
 """All rollouts that were generated, or those that are trained on."""
+
+
+Column = Literal["truncated", "entropies", "clip_fractions", "answers"]
+"""Columns of :class:`Scored` that not every trainer can fill."""
+Brings = Literal["advantages", "rewards"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,10 +57,6 @@ class Scored:
     """[N] share of a rollout's tokens whose probability has left [0.8, 1.2] times that at generation; 0 at age 0."""
     answers_N: tuple[str | None, ...] | None = None
     """[N] extracted answers, None where there is none."""
-    keep_probability_Q: FloatArray | None = None
-    """[Q] of the plan, see :class:`~allotment.types.Plan`; None where no prompt was left out by lot."""
-    asked: int | None = None
-    """Prompts the planner was asked for, also those that got no rollout; Q if None."""
 
     def __len__(self) -> int:
         """N, the number of rollouts."""
@@ -82,6 +85,28 @@ class Selection:
         return self.weights_N > 0
 
 
+@dataclass(frozen=True)
+class SelectorNeeds:
+    """What a trainer must show a selector, and what a selection changes."""
+
+    columns: frozenset[Column] = frozenset()
+    """Columns of :class:`Scored` that it reads, beside rewards, advantages and lengths."""
+    looks_back: bool = False
+    """Whether it chooses among rollouts of earlier steps too."""
+    brings: frozenset[Brings] = frozenset()
+    """What its selections set in place of the run's own."""
+
+
+@dataclass(frozen=True)
+class SelectorEntry:
+    """The declaration of a selector by name, beside its class."""
+
+    make: Callable[..., Selector]
+    """Makes one from ``seed`` and further settings."""
+    needs: SelectorNeeds = SelectorNeeds()
+    row: Row | None = None
+
+
 @runtime_checkable
 class Selector(Stateful, Protocol):
     """Chooses among the rollouts of a step, or of the last few."""
@@ -99,6 +124,7 @@ class Selector(Stateful, Protocol):
 class Stateless:
     """Base of selectors that remember nothing; random choices are a function of seed, step and rollout."""
 
+    NEEDS = SelectorNeeds()
     window = 1
 
     def state_dict(self) -> State:
@@ -151,3 +177,21 @@ def emptied_groups(selection: Selection, scored: Scored) -> int:
     kept_Q = np.bincount(scored.rows_N, selection.is_kept, minlength=len(scored.prompt_ids))
     had_Q = np.bincount(scored.rows_N, minlength=len(scored.prompt_ids))
     return int(((had_Q > 0) & (kept_Q == 0)).sum())
+
+
+def make_selector(entry: SelectorEntry, name: str, **settings: Any) -> Selector:
+    """The selector of a declaration; ``seed`` and what its constructor takes.
+
+    Raises:
+        ConfigError: it does not know a setting.
+        InvalidInputError: a setting is not allowed.
+    """
+    try:
+        return entry.make(**settings)
+    except TypeError as error:
+        raise ConfigError(
+            f"the selector {name!r} cannot be made with these settings",
+            got=error,
+            allowed="the arguments of its class (docs/methods.md)",
+            fix="correct the setting's name",
+        ) from error

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 
 from allotment.allocation import allocate_exact
 from allotment.checks import check_setting
 from allotment.methods.planners.coba_price import capability_shape, coba_price
-from allotment.planning.ledger import Outcome
-from allotment.planning.success import SuccessPlanner
+from allotment.planning.contract import PlannerEntry
+from allotment.planning.outcome import Outcome
+from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import DiscountedCounts, Predictor
-from allotment.state import State, Stateful, Together, array_from_state, check_state
+from allotment.registry import ALIKE, BEFORE, EXACT, Row
+from allotment.state import State, Stateful, array_from_state, check_state
 from allotment.types import Allocation, FloatArray, Posterior, PromptId
 
 NEAR = 4
@@ -20,7 +24,7 @@ NEAR = 4
 class CoBARL(SuccessPlanner):
     """Most value for the budget, where what is of value depends on how able the policy is.
 
-    Maximises ``sum_q V(n_q, p_q)`` exactly (section 3.2 of the fact sheet, steps 1 to 6; see
+    Maximises ``sum_q V(n_q, p_q)`` exactly (the paper's allocation; see
     :mod:`allotment.methods.planners.coba_price`). While the policy fails often, easy prompts are of value; as it
     learns, hard ones. Predicts each prompt's success probability, and takes its mean; decides before anything is
     generated; spends the budget exactly. With advantages by RLOO and a prompt's weight independent of its count it
@@ -32,48 +36,34 @@ class CoBARL(SuccessPlanner):
     by position. The paper's heap greedy and this allocator give the same counts.
 
     Args:
-        budget: rollouts of a step, spent exactly.
-        bounds: least and most rollouts of a prompt; the paper's.
-        estimator: ``"rloo"`` or ``"dr_grpo"``, of the gradient; the value does not depend on it.
         predictor: the belief; if None :class:`~allotment.prediction.DiscountedCounts` with a prior of two rollouts at
             the mean over prompts, which is also the belief about a prompt never seen.
-        success_threshold: a reward of at least this counts as a success.
-        seed: breaks ties between prompts of equal gain, differently at each step.
         kappa: alpha + beta of the density of value; the larger, the narrower.
         gamma: how fast the score of failures falls below a failure rate of 1/2.
         alpha_bounds: least and largest alpha; the peak is at p = ``(alpha - 1) / (kappa - 2)``.
         slope: lambda: alpha is the least plus this times the score; the difference of ``alpha_bounds`` if None.
         tau: the larger, the later a prompt's value saturates.
         window: k, steps over which the failure rate is averaged.
+        common: as :class:`SuccessPlanner`.
 
     Raises:
         InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
     """
 
+    BOUNDS = (2, 128)
+
     def __init__(
         self,
         *,
-        budget: int,
-        bounds: tuple[int, int] = (2, 128),
-        estimator: str = "rloo",
-        predictor: Predictor | None = None,
-        success_threshold: float = 0.5,
-        seed: int = 0,
         kappa: float = 11.0,
         gamma: float = 10.0,
         alpha_bounds: tuple[float, float] = (1.5, 9.5),
         slope: float | None = None,
         tau: float = 1.0,
         window: int = 10,
+        **common: Unpack[SuccessSettings],
     ) -> None:
-        super().__init__(
-            budget=budget,
-            bounds=bounds,
-            estimator=estimator,
-            predictor=DiscountedCounts(prior_strength=2.0) if predictor is None else predictor,
-            success_threshold=success_threshold,
-            seed=seed,
-        )
+        super().__init__(**common)
         least, largest = alpha_bounds
         slope = largest - least if slope is None else slope
         is_between = 0 < least <= largest < kappa < np.inf
@@ -85,9 +75,12 @@ class CoBARL(SuccessPlanner):
         self.kappa, self.gamma, self.slope, self.tau = float(kappa), float(gamma), float(slope), float(tau)
         self.failure = FailureRate(window=window)
 
+    def _usual_predictor(self) -> Predictor:
+        return DiscountedCounts(prior_strength=2.0)
+
     @property
-    def _belief(self) -> Stateful:
-        return Together({"success": self.predictor, "failure": self.failure})
+    def _parts(self) -> dict[str, Stateful]:
+        return {"success": self.predictor, "failure": self.failure}
 
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
         lower, upper = self.bounds
@@ -154,3 +147,16 @@ class FailureRate:
         check_state(state, self.KIND, ("rates",))
         length = min(len(np.atleast_1d(state["rates"])), self.window)
         self._rates = array_from_state(state, "rates", (length,))
+
+
+ENTRY = PlannerEntry(
+    CoBARL,
+    row=Row(
+        "success probability of each prompt, failure rate of the last steps",
+        BEFORE,
+        EXACT,
+        ALIKE,
+        "arXiv 2602.03048",
+        "exact split for the heap (the same counts); alpha bounds, lambda, tau, window and cold start are ours",
+    ),
+)

@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation.bounds import check_bounds
 from allotment.checks import check_setting
-from allotment.planning.ledger import Outcome
-from allotment.planning.sequential import Opening, SequentialPlanner
+from allotment.planning.contract import Contract, PlannerEntry
+from allotment.planning.outcome import Outcome
+from allotment.planning.planner import Common, Planner
+from allotment.planning.rounds import Step
 from allotment.pricing import get_estimator
+from allotment.registry import Row
 from allotment.selection.base import Scored, Selection, Stateless, draws
 from allotment.state import State, Stateful
-from allotment.types import FloatArray, IntArray, PromptId
+from allotment.types import FloatArray, IntArray, Plan, PromptId
 
 
-class DAPO(SequentialPlanner):
+class DAPO(Planner):
     """Draws further candidates until ``prompts`` groups hold successes and failures; each draw gets C / B rollouts.
 
     Predicts nothing. A step opens with ``draw`` of the candidates asked, in an order drawn anew at each step, and
     goes on by as many until B groups are mixed or the candidates are used up. The :attr:`selector` drops groups of
-    accuracy 0 or 1, and mixed ones beyond B, by lot. So C bounds what is trained on; what is generated is random, up
+    accuracy 0 or 1, and mixed ones beyond B, at random. So C bounds what is trained on; what is generated is random, up
     to C / B rollouts for every candidate.
 
     With RLOO every drawn prompt's expected contribution is that of its success probability's gradient, mixed or not
@@ -36,29 +41,23 @@ class DAPO(SequentialPlanner):
 
     Args:
         budget: C, rollouts that are trained on if B groups are found.
-        bounds: least and most rollouts of a prompt that is drawn.
-        estimator: ``"rloo"`` or ``"dr_grpo"``.
-        seed: of the order of candidates.
-        success_threshold: a reward of at least this counts as a success.
         prompts: B, groups wanted; all prompts asked if None or if fewer are asked.
         draw: candidates of a round; B if None.
+        common: as :class:`Planner`.
 
     Raises:
-        InvalidInputError: as :class:`~allotment.planning.base.OneShotPlanner`; ``prompts`` or ``draw`` below 1.
+        InvalidInputError: as :class:`Planner`; ``prompts`` or ``draw`` below 1.
     """
 
     def __init__(
         self,
         *,
-        budget: int,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
-        seed: int = 0,
         success_threshold: float = 0.5,
         prompts: int | None = None,
         draw: int | None = None,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
+        super().__init__(**common)
         check_setting("success_threshold", success_threshold, np.isfinite(success_threshold), "a finite reward")
         for name, value in (("prompts", prompts), ("draw", draw)):
             is_count = value is None or (type(value) is int and value >= 1)
@@ -66,29 +65,34 @@ class DAPO(SequentialPlanner):
         self.success_threshold, self.prompts, self.draw = float(success_threshold), prompts, draw
 
     @property
+    def contract(self) -> Contract:
+        """See :data:`CONTRACT`."""
+        return CONTRACT
+
+    @property
     def selector(self) -> MixedGroups:
         """Mixed groups alone, at most ``prompts``."""
         return MixedGroups(limit=self.prompts, success_threshold=self.success_threshold, seed=self.seed)
 
-    def _open(self, ids: tuple[PromptId, ...], budget: int) -> Opening:
+    def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
         wanted = self._wanted(len(ids))
         lower, upper = self.bounds
         minimum = get_estimator(self.estimator).minimum_count
         check_bounds(budget, lower, upper, n_prompts=wanted, minimum_count=minimum)
         drawn = self._candidates(ids, self._step)[: self._first_draw(wanted)]
-        return Opening(_even(drawn, budget * len(drawn) // wanted, len(ids)))
+        return self._new_plan(ids, _even(drawn, budget * len(drawn) // wanted, len(ids)))
 
-    def _more(self, so_far: Outcome, round_: int) -> IntArray | None:
-        now, asked = self._under_way, len(so_far.prompt_ids)
+    def _next(self, step: Step) -> Plan | None:
+        outcome = step.needed_outcome
+        asked = len(outcome.prompt_ids)
         wanted = self._wanted(asked)
-        missing = wanted - int(mixed_groups(so_far, self.success_threshold).sum())
-        assert now.number is not None
-        candidates = self._candidates(so_far.prompt_ids, now.number)
-        left = candidates[so_far.planned[candidates] == 0]
+        missing = wanted - int(mixed_groups(outcome, self.success_threshold).sum())
+        candidates = self._candidates(outcome.prompt_ids, step.number)
+        left = candidates[outcome.planned[candidates] == 0]
         if missing <= 0 or not len(left):
             return None
-        drawn = left[: self._next_draw(so_far, wanted, missing)]
-        return _even(drawn, now.budget * len(drawn) // wanted, asked)
+        drawn = left[: self._next_draw(outcome, wanted, missing)]
+        return step.next_plan(_even(drawn, step.budget * len(drawn) // wanted, asked))
 
     def _wanted(self, asked: int) -> int:
         return asked if self.prompts is None else min(self.prompts, asked)
@@ -100,15 +104,15 @@ class DAPO(SequentialPlanner):
     def _first_draw(self, wanted: int) -> int:
         return self.draw or wanted
 
-    def _next_draw(self, so_far: Outcome, wanted: int, missing: int) -> int:
+    def _next_draw(self, outcome: Outcome, wanted: int, missing: int) -> int:
         """Candidates of a further round, while ``missing`` of ``wanted`` groups are."""
         return self._first_draw(wanted)
 
-    def _learn(self, outcome: Outcome) -> None:
+    def _observe(self, outcome: Outcome) -> None:
         """Nothing."""
 
     @property
-    def _beliefs(self) -> dict[str, Stateful]:
+    def _parts(self) -> dict[str, Stateful]:
         return {}
 
     def _settings(self) -> State:
@@ -117,7 +121,7 @@ class DAPO(SequentialPlanner):
 
 
 class MixedGroups(Stateless):
-    """Keeps whole groups that hold successes and failures, at most ``limit``, drawn by lot where there are more.
+    """Keeps whole groups that hold successes and failures, at most ``limit``, drawn at random where there are more.
 
     The loss averages over what is kept. Where no group is mixed nothing is kept.
 
@@ -162,3 +166,21 @@ def _even(rows: IntArray, rollouts: int, asked: int) -> IntArray:
     counts_Q[rows] = rollouts // len(rows)
     counts_Q[rows[: rollouts % len(rows)]] += 1
     return counts_Q
+
+
+CONTRACT = Contract(several_rounds=True, spends=(0.0, float("inf")), leaves_out=True, selects=MixedGroups.NEEDS)
+"""What its plans take."""
+ENTRY = PlannerEntry(
+    DAPO,
+    CONTRACT,
+    candidates=4,
+    row=Row(
+        "nothing",
+        "between rounds of a step",
+        "at most C trained on; generated: until enough groups are mixed",
+        "the mean success probability, with a larger step: 1 / (share of mixed groups) for every p; with GRPO's "
+        "standard deviation not",
+        "arXiv 2503.14476, verl `recipe/dapo`",
+        "surplus groups are dropped at random, not by order; the candidates asked are the limit",
+    ),
+)

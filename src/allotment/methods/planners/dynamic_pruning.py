@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from typing import Unpack
 
 import numpy as np
 
 from allotment.allocation import uniform
 from allotment.methods.selectors.completion_pruning import check_rate, prune
-from allotment.planning.base import OneShotPlanner
-from allotment.planning.ledger import Outcome
+from allotment.planning.contract import Contract, PlannerEntry
+from allotment.planning.outcome import Outcome
+from allotment.planning.planner import Common, Planner
 from allotment.pricing import RLOO
 from allotment.prompts.table import PromptTable
-from allotment.selection.importance import ImportanceWeights
+from allotment.registry import BEFORE, Row
 from allotment.state import State, Stateful
-from allotment.types import Allocation, FloatArray, Plan, PromptId
+from allotment.types import FloatArray, Plan, PromptId
 
 
-class DynamicPruning(OneShotPlanner):
+class DynamicPruning(Planner):
     """Leaves out prompts whose last group had a small mean absolute advantage, with probability ``rate``.
 
     At risk are the prompts below the mean, over the prompts asked that have a history, of h: the mean ``|A|`` of a
     prompt's last group, by the run's estimator (RLOO: ``2 k (n - k) / (n (n - 1))`` for k successes of n). A prompt
-    without a history is kept. The :attr:`selector` divides each rollout by the probability with which its prompt was
+    without a history is kept. Plans carry weights, one over the probability with which a prompt was
     let through and averages over all prompts asked, so the gradient has the expectation of the unpruned one: it
     optimises what its estimator optimises, with more variance (``P / (1 - P)`` times each squared prompt gradient).
 
@@ -37,37 +38,34 @@ class DynamicPruning(OneShotPlanner):
 
     Args:
         budget: rollouts of a step if no prompt is pruned.
-        bounds: least and most rollouts of a prompt that is kept.
-        estimator: ``"rloo"`` or ``"dr_grpo"``.
-        seed: of the lots, which are a function of seed, step and prompt.
         rate: probability of leaving out a prompt at risk, in [0, 1).
         random: False drops the ``floor(rate n)`` smallest of the n at risk, with the same weights for the rest.
+        common: as :class:`Planner`.
 
     Raises:
-        InvalidInputError: as :class:`OneShotPlanner`; or the rate is outside [0, 1).
+        InvalidInputError: as :class:`Planner`; or the rate is outside [0, 1).
     """
 
     def __init__(
         self,
         *,
-        budget: int,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
-        seed: int = 0,
         rate: float = 0.5,
         random: bool = True,
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
+        super().__init__(**common)
         self.rate, self.random = check_rate(rate), random
         self._record = PromptTable()
 
     @property
-    def selector(self) -> ImportanceWeights:
-        """Importance weights; without them the gradient is biased."""
-        return ImportanceWeights()
+    def contract(self) -> Contract:
+        """See :data:`CONTRACT`."""
+        return CONTRACT
 
-    def _plan(self, ids: tuple[PromptId, ...], budget: int | None) -> Plan:
-        even = super()._plan(ids, budget)
+    def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
+        lower, upper = self.bounds
+        keys = self._tie_keys(ids)
+        even = uniform(len(ids), budget, lower=lower, upper=upper, estimator=self.estimator, tie_keys=keys)
         history_Q = self._record.gather(ids, np.nan)
         known = np.isfinite(history_Q)
         is_kept_Q, keep_probability_Q = np.ones(len(ids), dtype=np.bool_), np.ones(len(ids))
@@ -78,13 +76,7 @@ class DynamicPruning(OneShotPlanner):
             self.rate,
             random=self.random,
         )
-        counts_Q = np.where(is_kept_Q, even.counts, 0)
-        return replace(even, counts=counts_Q, allocation=None, keep_probability=keep_probability_Q)
-
-    def _decide(self, ids: tuple[PromptId, ...], budget: int) -> tuple[Allocation, None]:
-        lower, upper = self.bounds
-        keys = self._tie_keys(ids)
-        return uniform(len(ids), budget, lower=lower, upper=upper, estimator=self.estimator, tie_keys=keys), None
+        return self._new_plan(ids, np.where(is_kept_Q, even.counts, 0), weights=1 / keep_probability_Q)
 
     def _observe(self, outcome: Outcome) -> None:
         measured_Q = mean_absolute_advantage(outcome, self.estimator)
@@ -92,8 +84,8 @@ class DynamicPruning(OneShotPlanner):
         self._record.set([p for p, some in zip(outcome.prompt_ids, known, strict=True) if some], measured_Q[known])
 
     @property
-    def _belief(self) -> Stateful:
-        return self._record
+    def _parts(self) -> dict[str, Stateful]:
+        return {"record": self._record}
 
     def _settings(self) -> State:
         return {**super()._settings(), "rate": self.rate, "random": self.random}
@@ -108,3 +100,19 @@ def mean_absolute_advantage(outcome: Outcome, estimator: str) -> FloatArray:
     sums_Q = np.bincount(rows_N, np.abs(rewards_N - mean_Q[rows_N]), minlength=len(count_Q))
     others_Q = count_Q - 1 if estimator == RLOO.name else count_Q
     return np.where(count_Q >= 2, sums_Q / np.maximum(others_Q, 1), np.nan)
+
+
+CONTRACT = Contract(spends=(0.0, 1.0), leaves_out=True, weights=True)
+"""What its plans take."""
+ENTRY = PlannerEntry(
+    DynamicPruning,
+    CONTRACT,
+    row=Row(
+        "mean absolute advantage of a prompt's last group",
+        BEFORE,
+        "at most C: pruned prompts are not replaced",
+        "the mean success probability, by importance weights `1/(1-P)`: 1, with more variance; `random=False`: biased",
+        "DPPO, arXiv 2603.04135",
+        "rule, statistic and rate are a reconstruction; the paper's proof is of random pruning, its algorithm 1 is not",
+    ),
+)

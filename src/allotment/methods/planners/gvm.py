@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact
 from allotment.checks import check_setting
-from allotment.planning.ledger import Outcome
-from allotment.planning.success import SuccessPlanner
+from allotment.planning.contract import Contract, PlannerEntry
+from allotment.planning.outcome import Outcome
+from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import DiscountedCounts, GradientMoments, Predictor
 from allotment.prediction.moments import ScoreVisit
 from allotment.pricing import Estimator, WeightedPrice
-from allotment.state import State, Stateful, Together
+from allotment.registry import ALIKE, BEFORE, EXACT, Row
+from allotment.state import State, Stateful
 from allotment.types import Allocation, FloatArray, Posterior, PromptId
 
 
@@ -45,21 +49,17 @@ class GVM(SuccessPlanner):
     G comes from the score sketches of ``tell(..., scores=...)`` through :class:`~allotment.prediction.GradientMoments`:
     ``G^2 = V1 + (1 - p)^2 D2``, since the mean score of a prompt is 0. Until scores are told it is 1 for all.
 
-    Source: section 6 of the fact sheet, from the official code. Deviations: beliefs from earlier steps instead of a
+    Source: the official code (RLHFlow/GVM). Deviations: beliefs from earlier steps instead of a
     pilot of 8 rollouts that is thrown away; root mean square of the norm, where the code averages norms of one
     parameter block; integers of least variance, where the code rounds and moves the largest residuals; p = 0 or G = 0
     gets the lower bound, and what no other prompt can take, where the code gives nothing (and so never looks again).
 
     Args:
-        budget: rollouts of a step, spent exactly.
-        bounds: least and most rollouts of a prompt.
-        estimator: ``"rloo"`` or ``"dr_grpo"``, of the gradient that is trained with; counts do not depend on it.
         predictor: the belief; :class:`~allotment.prediction.DiscountedCounts` if None.
-        success_threshold: a reward of at least this counts as a success.
-        seed: breaks ties between prompts of equal gain, differently at each step.
         alpha: the paper's regularisation, > 0.
         beta: its exponent, >= 1; at 2 the largest count is at p = ``sqrt(alpha)``.
         moments: the belief about scores; a new one if None.
+        common: as :class:`SuccessPlanner`.
 
     Raises:
         InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
@@ -68,32 +68,28 @@ class GVM(SuccessPlanner):
     def __init__(
         self,
         *,
-        budget: int,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
-        predictor: Predictor | None = None,
-        success_threshold: float = 0.5,
-        seed: int = 0,
         alpha: float = 1e-3,
         beta: float = 2.0,
         moments: GradientMoments | None = None,
+        **common: Unpack[SuccessSettings],
     ) -> None:
-        super().__init__(
-            budget=budget,
-            bounds=bounds,
-            estimator=estimator,
-            predictor=DiscountedCounts() if predictor is None else predictor,
-            success_threshold=success_threshold,
-            seed=seed,
-        )
+        super().__init__(**common)
         check_setting("alpha", alpha, 0 < alpha < np.inf, "a positive number")
         check_setting("beta", beta, 1 <= beta < np.inf, "a number >= 1")
         self.alpha, self.beta = float(alpha), float(beta)
         self.moments = GradientMoments() if moments is None else moments
 
+    def _usual_predictor(self) -> Predictor:
+        return DiscountedCounts()
+
     @property
-    def _belief(self) -> Stateful:
-        return Together({"success": self.predictor, "moments": self.moments})
+    def contract(self) -> Contract:
+        """It must be told scores."""
+        return CONTRACT
+
+    @property
+    def _parts(self) -> dict[str, Stateful]:
+        return {"success": self.predictor, "moments": self.moments}
 
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
         lower, upper = self.bounds
@@ -120,3 +116,19 @@ class GVM(SuccessPlanner):
 def inverse_acceptance(p_Q: FloatArray, alpha: float, beta: float) -> FloatArray:
     """``1 / (p + alpha / p^(beta - 1))``, [Q]; 0 where p is 0."""
     return np.where(p_Q > 0, p_Q ** (beta - 1) / (p_Q**beta + alpha), 0.0)
+
+
+CONTRACT = Contract(told=frozenset({"scores"}))
+"""What its plans take."""
+ENTRY = PlannerEntry(
+    GVM,
+    CONTRACT,
+    row=Row(
+        "success probability and gradient norm",
+        BEFORE,
+        EXACT,
+        ALIKE + "; RAFT's own loss weighs by 1/p",
+        "GVM-RAFT, arXiv 2505.02391, code RLHFlow/GVM",
+        "beliefs instead of a pilot of 8; p = 0 gets the lower bound, not nothing",
+    ),
+)

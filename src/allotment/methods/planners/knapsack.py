@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact, uniform
 from allotment.checks import check_setting
 from allotment.methods.planners.knapsack_price import KnapsackPrice
-from allotment.planning.ledger import Outcome
-from allotment.planning.success import SuccessPlanner
+from allotment.planning.contract import PlannerEntry
+from allotment.planning.outcome import Outcome
+from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import LastValue, Predictor
 from allotment.prompts.table import PromptTable
-from allotment.state import State, Stateful, Together
+from allotment.registry import ALIKE, BEFORE, EXACT, Row
+from allotment.state import State, Stateful
 from allotment.types import Allocation, FloatArray, IntArray, Posterior, PromptId
 
 
@@ -30,49 +34,38 @@ class Knapsack(SuccessPlanner):
     even share, and the others share the rest (a reconstruction for batches of both kinds). Only where all others are
     at their upper bounds do prompts that always succeed get more than the least.
 
-    Source: section 6 of the fact sheet, from secondary sources; no official code.
+    Source: secondary sources; there is no official code.
 
     Args:
-        budget: rollouts of a step, spent exactly.
-        bounds: least and most rollouts of a prompt; the paper's.
-        estimator: ``"rloo"`` or ``"dr_grpo"``, of the gradient; the value does not depend on it.
         predictor: the belief; the rate of the last visit if None.
-        success_threshold: a reward of at least this counts as a success.
-        seed: breaks ties between prompts of equal gain, differently at each step.
         certain: a predicted probability below this counts as 0, one above 1 minus this as 1; in [0, 1/2). The default
             suits the default predictor, whose rates are 0 and 1 but for 1e-9 of a rollout. One that shrinks, such as
             VIP's, never says 0 or 1: raise it, or have no use of the two rules.
+        common: as :class:`SuccessPlanner`.
 
     Raises:
         InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
     """
 
+    BOUNDS = (2, 128)
+
     def __init__(
         self,
         *,
-        budget: int,
-        bounds: tuple[int, int] = (2, 128),
-        estimator: str = "rloo",
-        predictor: Predictor | None = None,
-        success_threshold: float = 0.5,
-        seed: int = 0,
         certain: float = 1e-6,
+        **common: Unpack[SuccessSettings],
     ) -> None:
-        super().__init__(
-            budget=budget,
-            bounds=bounds,
-            estimator=estimator,
-            predictor=LastValue(smoothing=1e-9) if predictor is None else predictor,
-            success_threshold=success_threshold,
-            seed=seed,
-        )
+        super().__init__(**common)
         check_setting("certain", certain, 0 <= certain < 0.5, "0 <= certain < 1/2")
         self.certain = float(certain)
         self._rates = PromptTable()
 
+    def _usual_predictor(self) -> Predictor:
+        return LastValue(smoothing=1e-9)
+
     @property
-    def _belief(self) -> Stateful:
-        return Together({"success": self.predictor, "rates": self._rates})
+    def _parts(self) -> dict[str, Stateful]:
+        return {"success": self.predictor, "rates": self._rates}
 
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
         lower, upper = self.bounds
@@ -106,3 +99,16 @@ def _limits(
     if int(without_easy_Q.sum()) >= budget:
         return lower_Q, without_easy_Q
     return without_easy_Q, upper_Q
+
+
+ENTRY = PlannerEntry(
+    Knapsack,
+    row=Row(
+        "success rate of the last visit",
+        BEFORE,
+        EXACT,
+        ALIKE,
+        "Knapsack RL, arXiv 2509.25849, from secondary sources (no official code)",
+        "exact without dynamic programming (the value is concave); rule for batches of new and known prompts",
+    ),
+)

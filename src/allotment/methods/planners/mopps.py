@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Unpack
 
 import numpy as np
 from scipy.special import betaincinv, expit, ndtri
 
 from allotment.allocation import uniform
 from allotment.checks import check_setting
-from allotment.planning.success import SuccessPlanner
+from allotment.planning.contract import Contract, PlannerEntry
+from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import DiscountedCounts, Predictor
+from allotment.prediction.posteriors import BetaPosterior, GridPosterior
 from allotment.pricing import posterior_weights
+from allotment.registry import BEFORE, Row
 from allotment.state import State, check_state, from_state
-from allotment.types import Allocation, BetaPosterior, FloatArray, GridPosterior, Posterior, PromptId
+from allotment.types import Allocation, FloatArray, Posterior, PromptId
 
 LEAST = 2.0**-53
 """The least draw; the quantile of a normal distribution at 0 is infinite."""
@@ -35,14 +39,11 @@ class MoPPS(SuccessPlanner):
 
     Args:
         budget: rollouts of a step, spent exactly; a remainder goes to chosen prompts drawn anew at each step.
-        bounds: least and most rollouts of a chosen prompt.
-        estimator: ``"rloo"`` or ``"dr_grpo"``, of the gradient; the choice does not depend on it.
         predictor: the belief; :class:`BetaCounts` if None. The paper's other setting is ``BetaCounts(forgetting=0.5)``.
-        success_threshold: a reward of at least this counts as a success.
-        seed: of the draws, which depend on step and prompt beside it.
         prompts: how many of the prompts asked get rollouts; all if None or if fewer are asked.
         band: success probabilities that are equally welcome; of draws outside, the nearest are taken. The paper's
             alternative is (0.3, 0.7).
+        common: as :class:`SuccessPlanner`.
 
     Raises:
         InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
@@ -51,28 +52,24 @@ class MoPPS(SuccessPlanner):
     def __init__(
         self,
         *,
-        budget: int,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
-        predictor: Predictor | None = None,
-        success_threshold: float = 0.5,
-        seed: int = 0,
         prompts: int | None = None,
         band: tuple[float, float] = (0.5, 0.5),
+        **common: Unpack[SuccessSettings],
     ) -> None:
-        super().__init__(
-            budget=budget,
-            bounds=bounds,
-            estimator=estimator,
-            predictor=BetaCounts() if predictor is None else predictor,
-            success_threshold=success_threshold,
-            seed=seed,
-        )
+        super().__init__(**common)
         low, high = band
         is_count = prompts is None or (type(prompts) is int and prompts >= 1)
         check_setting("prompts", prompts, is_count, "a whole number >= 1, or None")
         check_setting("band", band, 0 <= low <= high <= 1, "0 <= low <= high <= 1")
         self.prompts, self.band = prompts, (float(low), float(high))
+
+    @property
+    def contract(self) -> Contract:
+        """See :data:`CONTRACT`."""
+        return CONTRACT
+
+    def _usual_predictor(self) -> Predictor:
+        return BetaCounts()
 
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
         low, high = self.band
@@ -154,3 +151,20 @@ def _prior(successes: float, failures: float) -> tuple[float, float]:
     are_positive = 0 < successes < np.inf and 0 < failures < np.inf
     check_setting("prior", (successes, failures), are_positive, "two positive numbers")
     return float(successes), float(failures)
+
+
+CONTRACT = Contract(leaves_out=True)
+"""What its plans take."""
+ENTRY = PlannerEntry(
+    MoPPS,
+    CONTRACT,
+    candidates=4,
+    row=Row(
+        "success probability: discounted Beta counts, one draw from each",
+        BEFORE,
+        "exactly C on the chosen prompts",
+        "a prompt counts by how often it is chosen: prompts near p = 1/2",
+        "arXiv 2507.04632, code thu-rllab/MoPPS",
+        "a visit discounts only prompts that were rolled out; how a band fills up",
+    ),
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -10,10 +10,13 @@ import numpy.typing as npt
 from allotment.allocation.bounds import check_bounds
 from allotment.checks import check_choice, check_setting, check_whole
 from allotment.methods.selectors.pseudo_labels import PseudoLabels, Tally, needed_answers
-from allotment.planning.ledger import Outcome
-from allotment.planning.sequential import Opening, SequentialPlanner
+from allotment.planning.contract import Contract, PlannerEntry
+from allotment.planning.outcome import Outcome
+from allotment.planning.planner import Common, Planner
+from allotment.planning.rounds import Step
+from allotment.registry import Row
 from allotment.state import State, Stateful
-from allotment.types import IntArray, PromptId
+from allotment.types import Plan, PromptId
 
 Evidence = Literal["bayes_factor", "posterior"]
 """What is compared with the threshold: the odds of the leader against the runner-up, or against all others."""
@@ -21,7 +24,7 @@ Retained = Literal["all", "first"]
 """Which votes are trained on: all, or the first N of each prompt."""
 
 
-class OptPO(SequentialPlanner):
+class OptPO(Planner):
     """Each prompt is asked again until the answer in the lead is the consensus with odds of ``threshold``.
 
     A rollout votes with its extracted answer (``tell(..., answers=[...])``). If answer j is the consensus, a vote is
@@ -43,41 +46,38 @@ class OptPO(SequentialPlanner):
     0.5, and one group in seven is unanimous. ``retained="first"`` trains on the first N of each prompt alone, which
     stopping does not touch.
 
-    Source: section 4 of the fact sheet; the paper's tables and code were not to be had. ``threshold``, ``p0``, M and N
+    Source: the paper's text; its tables and code are not available. ``threshold``, ``p0``, M and N
     are a reconstruction, as is m, the number of distinct answers seen and one more. N votes come before the
     first test, where the paper may stop and then go on sampling up to N with the label kept.
 
     Args:
         budget: C, most rollouts of a step; C // Q is M.
-        bounds: N, the fewest votes of a prompt, and the most that M may be.
-        estimator: of the run, checked against the lower bound.
-        seed: unused, there is no chance in it; part of every planner.
         threshold: odds with which voting stops, > 1; 19 is a probability of 95 %.
         p0: probability with which a vote is for the consensus, above 1/m.
         classes: m; if None the distinct answers of a prompt so far and one more.
         evidence: ``"bayes_factor"`` or ``"posterior"``.
         votes: rollouts of an open prompt in a round; 1 is the test after every vote, more means fewer rounds.
         retained: ``"all"`` or ``"first"``.
+        common: as :class:`Planner`.
 
     Raises:
-        InvalidInputError: as :class:`~allotment.planning.OneShotPlanner`; or a setting is out of its range.
+        InvalidInputError: as :class:`Planner`; or a setting is out of its range.
     """
+
+    BOUNDS = (3, 64)
 
     def __init__(
         self,
         *,
-        budget: int,
-        bounds: tuple[int, int] = (3, 64),
-        estimator: str = "rloo",
-        seed: int = 0,
         threshold: float = 19.0,
         p0: float = 0.7,
         classes: int | None = None,
         evidence: Evidence = "bayes_factor",
         votes: int = 1,
         retained: Retained = "all",
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
+        super().__init__(**common)
         check_setting("threshold", threshold, 1 < threshold < np.inf, "odds above 1")
         if classes is not None:
             check_whole("classes", classes, 2)
@@ -90,31 +90,37 @@ class OptPO(SequentialPlanner):
         self.votes, self.retained = votes, retained
 
     @property
+    def contract(self) -> Contract:
+        """See :data:`CONTRACT`."""
+        return CONTRACT
+
+    @property
     def selector(self) -> PseudoLabels:
         """Majority pseudo-rewards."""
         return PseudoLabels(retained=self.bounds[0] if self.retained == "first" else None)
 
-    def _open(self, ids: tuple[PromptId, ...], budget: int) -> Opening:
+    def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
         lower, upper = self.bounds
         check_bounds(budget, lower, upper, n_prompts=len(ids), minimum_count=lower)
-        return Opening(np.full(len(ids), min(max(lower, self.votes), budget // len(ids)), dtype=np.int64))
+        return self._new_plan(ids, np.full(len(ids), min(max(lower, self.votes), budget // len(ids)), dtype=np.int64))
 
-    def _more(self, so_far: Outcome, round_: int) -> IntArray | None:
-        if not len(so_far.rows_N):
+    def _next(self, step: Step) -> Plan | None:
+        outcome = step.needed_outcome
+        if not len(outcome.rows_N):
             return None
-        answers_N, planned_Q = needed_answers(so_far.answers_N), so_far.planned
+        answers_N, planned_Q = needed_answers(outcome.answers_N), outcome.planned
         is_open_Q = planned_Q == planned_Q.max()  # who has stopped has not been asked since
-        open_N = np.flatnonzero(is_open_Q[so_far.rows_N])
-        tally = Tally.of([answers_N[i] for i in open_N], so_far.rows_N[open_N], len(planned_Q))
+        open_N = np.flatnonzero(is_open_Q[outcome.rows_N])
+        tally = Tally.of([answers_N[i] for i in open_N], outcome.rows_N[open_N], len(planned_Q))
         is_open_Q &= ~is_sure(tally, self.p0, self.threshold, self.classes, self.evidence)
-        most = self._under_way.budget // len(planned_Q)
-        return np.where(is_open_Q, np.minimum(self.votes, most - planned_Q), 0)
+        most = step.budget // len(planned_Q)
+        return step.next_plan(np.where(is_open_Q, np.minimum(self.votes, most - planned_Q), 0))
 
-    def _learn(self, outcome: Outcome) -> None:
-        """Nothing is carried from step to step."""
+    def _observe(self, outcome: Outcome) -> None:
+        """Nothing."""
 
     @property
-    def _beliefs(self) -> dict[str, Stateful]:
+    def _parts(self) -> dict[str, Stateful]:
         return {}
 
     def _settings(self) -> State:
@@ -136,3 +142,20 @@ def is_sure(
         seen = np.bincount(tally.rows_C, np.exp(behind_C * log_rho_Q[tally.rows_C]), minlength=len(seen_Q))
         against_Q = seen - 1 + (m_Q - seen_Q) * np.exp(-tally.first_Q * log_rho_Q)
     return np.asarray((seen_Q > 0) & (against_Q * threshold <= 1 + 1e-9), dtype=np.bool_)
+
+
+CONTRACT = Contract(several_rounds=True, spends=(0.0, 1.0), told=frozenset({"answers"}), selects=PseudoLabels.NEEDS)
+"""What its plans take."""
+ENTRY = PlannerEntry(
+    OptPO,
+    CONTRACT,
+    row=Row(
+        "the vote of a prompt, within a step",
+        "after every vote",
+        "at most C: from N to M votes for each prompt",
+        "the probability of the policy's own modal answer, without labels: where it is wrong (here below p = 0.3) the "
+        "step leads away from the right one. The plot is its projection on the gradient of p",
+        "arXiv 2512.02882",
+        "threshold, p0, classes, M and N are ours; N votes come before the first test",
+    ),
+)

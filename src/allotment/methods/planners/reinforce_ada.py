@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 
@@ -12,17 +12,20 @@ from allotment.allocation.bounds import check_bounds
 from allotment.checks import check_choice, check_setting, check_whole
 from allotment.errors import InfeasibleBudgetError
 from allotment.methods.selectors.balanced import BalancedDownSampling, Baseline, Subset
-from allotment.planning.ledger import Outcome
-from allotment.planning.sequential import Opening, SequentialPlanner
+from allotment.planning.contract import Contract, PlannerEntry
+from allotment.planning.outcome import Outcome
+from allotment.planning.planner import Common, Planner
+from allotment.planning.rounds import Step
 from allotment.prediction import Predictor
+from allotment.registry import Row
 from allotment.state import State, Stateful
-from allotment.types import FloatArray, IntArray, Posterior, PromptId
+from allotment.types import FloatArray, IntArray, Plan, Posterior, PromptId
 
 Exit = Literal["balance", "positive"]
 """When a prompt has been sampled enough: both classes often enough, or correct ones often enough."""
 
 
-class ReinforceAda(SequentialPlanner):
+class ReinforceAda(Planner):
     """Every prompt gets C/Q rollouts a round until it has ``positives`` correct and ``negatives`` wrong ones.
 
     Predicts nothing; decides between the rounds of a step. The budget C is that of round 0, split evenly; each later
@@ -60,9 +63,6 @@ class ReinforceAda(SequentialPlanner):
     Args:
         budget: C, rollouts of round 0.
         bounds: least and most rollouts of a prompt over all rounds; the code's most is 4 x 8 = 32.
-        estimator: of the run, checked against the lower bound; the selector brings advantages of its own.
-        success_threshold: a reward of at least this is correct.
-        seed: spreads what C/Q leaves over, differently at each step; draws ``subset="random"``.
         predictor: a belief to start from; None for none.
         exit: ``"balance"`` or ``"positive"``.
         rounds: most rounds of a step.
@@ -71,19 +71,16 @@ class ReinforceAda(SequentialPlanner):
         negatives: wrong rollouts to leave with, for ``"balance"``; n - n // 2 if None.
         baseline: of the selector.
         subset: of the selector.
+        common: as :class:`Planner`.
 
     Raises:
-        InvalidInputError: as :class:`~allotment.planning.OneShotPlanner`; or a setting is out of its range.
+        InvalidInputError: as :class:`Planner`; or a setting is out of its range.
     """
 
     def __init__(
         self,
         *,
-        budget: int,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
         success_threshold: float = 0.5,
-        seed: int = 0,
         predictor: Predictor | None = None,
         exit: Exit = "balance",
         rounds: int = 4,
@@ -92,8 +89,9 @@ class ReinforceAda(SequentialPlanner):
         negatives: int | None = None,
         baseline: Baseline = "pool",
         subset: Subset = "first",
+        **common: Unpack[Common],
     ) -> None:
-        super().__init__(budget=budget, bounds=bounds, estimator=estimator, seed=seed)
+        super().__init__(**common)
         check_setting("success_threshold", success_threshold, bool(np.isfinite(success_threshold)), "a finite number")
         check_choice("exit", exit, Exit)
         for name, value, least in (
@@ -117,6 +115,11 @@ class ReinforceAda(SequentialPlanner):
         )
 
     @property
+    def contract(self) -> Contract:
+        """See :data:`CONTRACT`."""
+        return CONTRACT
+
+    @property
     def selector(self) -> BalancedDownSampling:
         """Down-samples each pool to n, the n of the step last opened."""
         return self._selector
@@ -128,7 +131,7 @@ class ReinforceAda(SequentialPlanner):
         positives = group_size // 2 if self.positives is None else self.positives
         return positives, group_size - group_size // 2 if self.negatives is None else self.negatives
 
-    def _open(self, ids: tuple[PromptId, ...], budget: int) -> Opening:
+    def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
         lower, upper = self.bounds
         check_bounds(budget, lower, upper, n_prompts=len(ids), minimum_count=lower)
         most, keys = self._most(len(ids), budget), self._tie_keys(ids)
@@ -141,17 +144,18 @@ class ReinforceAda(SequentialPlanner):
         group_size = self.group_size or max(2, budget // len(ids) // 2)
         self._check_reach(group_size, most)
         self._selector.group_size = group_size
-        return Opening(counts_Q, posterior)
+        return self._new_plan(ids, counts_Q, posterior=posterior)
 
-    def _more(self, so_far: Outcome, round_: int) -> IntArray | None:
-        if round_ >= self.rounds:
+    def _next(self, step: Step) -> Plan | None:
+        if step.round + 1 >= self.rounds:
             return None
+        outcome = step.needed_outcome
         positives, negatives = self.needed(self._selector.group_size)
-        correct_Q = so_far.successes(self.success_threshold)
-        is_active_Q = (correct_Q < positives) | (so_far.received - correct_Q < negatives)
-        prompts, budget = len(so_far.prompt_ids), self._under_way.budget
-        room_Q = np.maximum(self._most(prompts, budget) - so_far.planned, 0)
-        return np.where(is_active_Q, np.minimum(room_Q, budget // prompts), 0)
+        correct_Q = outcome.successes(self.success_threshold)
+        is_active_Q = (correct_Q < positives) | (outcome.received - correct_Q < negatives)
+        prompts, budget = len(outcome.prompt_ids), step.budget
+        room_Q = np.maximum(self._most(prompts, budget) - outcome.planned, 0)
+        return step.next_plan(np.where(is_active_Q, np.minimum(room_Q, budget // prompts), 0))
 
     def _most(self, prompts: int, budget: int) -> int:
         """Rollouts of a prompt over all rounds of a step, at most."""
@@ -167,15 +171,14 @@ class ReinforceAda(SequentialPlanner):
                 fix="lower positives, negatives or group_size, or raise rounds, the budget or the upper bound",
             )
 
-    def _learn(self, outcome: Outcome) -> None:
+    def _observe(self, outcome: Outcome) -> None:
         if self.predictor is None:
             return
-        told = outcome.received > 0
-        ids = [prompt for prompt, some in zip(outcome.prompt_ids, told, strict=True) if some]
-        self.predictor.observe(ids, outcome.successes(self.success_threshold)[told], outcome.received[told])
+        ids, rows_B = outcome.told()
+        self.predictor.observe(ids, outcome.successes(self.success_threshold)[rows_B], outcome.received[rows_B])
 
     @property
-    def _beliefs(self) -> dict[str, Stateful]:
+    def _parts(self) -> dict[str, Stateful]:
         own: dict[str, Stateful] = {"selector": self._selector}
         return own if self.predictor is None else {**own, "predictor": self.predictor}
 
@@ -233,3 +236,20 @@ class NoSignalPrice:
             powers_QK = np.concatenate([np.ones((len(x_Q), 1)), np.cumprod(ratios_QK, axis=1)], axis=1)
             parts.append((powers_QK, y_Q))
         return parts
+
+
+CONTRACT = Contract(several_rounds=True, spends=(1.0, float("inf")), selects=BalancedDownSampling.NEEDS)
+"""What its plans take."""
+ENTRY = PlannerEntry(
+    ReinforceAda,
+    CONTRACT,
+    row=Row(
+        "nothing, or a belief to start from",
+        "between rounds of a step",
+        "from C to `rounds` times C, by what comes back",
+        'neither p nor log p: `1/(2p(1-p)) - 1` without the cap (line: exact, with it); `baseline="p"`, `"log_p"`: '
+        "p, log p but for the bias of the pool's mean",
+        "arXiv 2510.04996, v1/v2 and code",
+        "no token mean; v3's 1/p weight by name (`log_pool`)",
+    ),
+)

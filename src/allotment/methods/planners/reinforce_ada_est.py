@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, Unpack
 
 import numpy as np
 
@@ -11,9 +11,11 @@ from allotment.checks import check_choice, check_setting
 from allotment.methods.planners.gvm import RAFT
 from allotment.methods.planners.mopps import BetaCounts
 from allotment.methods.selectors.balanced import RootWeighting, Shares
-from allotment.planning.success import SuccessPlanner
+from allotment.planning.contract import Contract, PlannerEntry
+from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import Predictor
 from allotment.pricing import WeightedPrice
+from allotment.registry import BEFORE, EXACT, Row
 from allotment.state import State
 from allotment.types import Allocation, FloatArray, Posterior, PromptId
 
@@ -46,16 +48,12 @@ class ReinforceAdaEst(SuccessPlanner):
     defaults are a reconstruction.
 
     Args:
-        budget: rollouts of a step, spent exactly.
-        bounds: N_min and N_max, rollouts of a prompt.
-        estimator: of the run, checked against the lower bound; the selector brings advantages of its own.
         predictor: the belief; ``BetaCounts(forgetting=0.9, prior=(1, 1))`` if None: discounted counts, lambda = 0.9,
             with a Beta prior, as in algorithm 1. Any other predictor stands for the value network.
-        success_threshold: a reward of at least this is correct.
-        seed: breaks ties between equal prompts, differently at each step.
         epsilon: keeps counts and advantages finite; > 0.
         rule: as above.
         shares: of the selector.
+        common: as :class:`SuccessPlanner`.
 
     Raises:
         InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
@@ -64,24 +62,12 @@ class ReinforceAdaEst(SuccessPlanner):
     def __init__(
         self,
         *,
-        budget: int,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
-        predictor: Predictor | None = None,
-        success_threshold: float = 0.5,
-        seed: int = 0,
         epsilon: float = 0.01,
         rule: Rule = "inverse_root",
         shares: Shares = "rollouts",
+        **common: Unpack[SuccessSettings],
     ) -> None:
-        super().__init__(
-            budget=budget,
-            bounds=bounds,
-            estimator=estimator,
-            predictor=BetaCounts(forgetting=0.9) if predictor is None else predictor,
-            success_threshold=success_threshold,
-            seed=seed,
-        )
+        super().__init__(**common)
         check_setting("epsilon", epsilon, 0 < epsilon < np.inf, "a positive number")
         check_choice("rule", rule, Rule)
         self.epsilon, self.rule = float(epsilon), rule
@@ -91,6 +77,14 @@ class ReinforceAdaEst(SuccessPlanner):
             shares=shares,
             success_threshold=self.success_threshold,
         )
+
+    @property
+    def contract(self) -> Contract:
+        """See :data:`CONTRACT`."""
+        return CONTRACT
+
+    def _usual_predictor(self) -> Predictor:
+        return BetaCounts(forgetting=0.9)
 
     @property
     def selector(self) -> RootWeighting:
@@ -112,3 +106,20 @@ def squared_shares(p_Q: FloatArray, rule: Rule, epsilon: float) -> FloatArray:
     if rule == "plain":
         return p_Q * (1.0 - p_Q)
     return (1.0 - p_Q if rule == "log" else 1.0) / (p_Q + epsilon)
+
+
+CONTRACT = Contract(selects=RootWeighting.NEEDS)
+"""What its plans take."""
+ENTRY = PlannerEntry(
+    ReinforceAdaEst,
+    CONTRACT,
+    row=Row(
+        "success probability: discounted Beta counts",
+        BEFORE,
+        EXACT,
+        'about log p, where every rollout counts alike (`shares="rollouts"`): counts go with `1/sqrt(p)`, advantages '
+        "with another `1/sqrt(p)`; both bounded by epsilon and the counts",
+        "arXiv 2510.04996 v3, algorithm 1 (no code)",
+        "epsilon, prior, forgetting and bounds are ours",
+    ),
+)

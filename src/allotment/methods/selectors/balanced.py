@@ -9,7 +9,7 @@ import numpy as np
 
 from allotment.checks import check_choice, check_setting, check_whole
 from allotment.methods.selectors.subsets import first_of_groups
-from allotment.selection.base import Scored, Selection, Stateless, draws
+from allotment.selection.base import Scored, Selection, SelectorNeeds, Stateless, draws
 from allotment.state import State, check_state, from_state
 from allotment.types import FloatArray, IntArray
 
@@ -60,6 +60,7 @@ class BalancedDownSampling:
         InvalidInputError: ``group_size`` below 2, or an unknown name.
     """
 
+    NEEDS = SelectorNeeds(brings=frozenset({"advantages"}))
     window = 1
 
     def __init__(
@@ -122,6 +123,8 @@ class RootWeighting(Stateless):
     Raises:
         InvalidInputError: epsilon is not positive, or an unknown name.
     """
+
+    NEEDS = SelectorNeeds(brings=frozenset({"advantages"}))
 
     def __init__(
         self,

@@ -6,7 +6,8 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.checks import check_setting
-from allotment.selection.base import Scored, Selection, Stateless, draws
+from allotment.registry import AFTER, Row
+from allotment.selection.base import Scored, Selection, SelectorEntry, Stateless, draws
 from allotment.types import FloatArray, IntArray
 
 ROUNDING = 1e-12
@@ -88,3 +89,16 @@ def check_rate(rate: float) -> float:
     """
     check_setting("the pruning rate", rate, 0 <= rate < 1, "0 <= rate < 1: what is never kept cannot be weighted")
     return float(rate)
+
+
+ENTRY = SelectorEntry(
+    CompletionPruning,
+    row=Row(
+        "nothing",
+        AFTER,
+        "random, below what was generated",
+        "the mean success probability, by importance weights `1/(1-P)`: 1, with more variance",
+        "DPPO, arXiv 2603.04135",
+        "rule and rate are a reconstruction",
+    ),
+)

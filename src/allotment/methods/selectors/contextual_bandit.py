@@ -14,7 +14,8 @@ from allotment.methods.selectors.gain_regressor import ARMS, GainRegressor
 from allotment.methods.selectors.rollout_buffer import RolloutBuffer
 from allotment.methods.selectors.rollout_features import FEATURES, rollout_features
 from allotment.methods.selectors.subsets import BoolArray, ceil_share, first_of_groups
-from allotment.selection.base import Scored, Selection, draws
+from allotment.registry import AFTER, Row
+from allotment.selection.base import Scored, Selection, SelectorEntry, SelectorNeeds, draws
 from allotment.state import State, array_from_state, check_state
 from allotment.types import FloatArray, IntArray
 
@@ -62,6 +63,8 @@ class ContextualBandit:
     """
 
     KIND = "ContextualBandit"
+
+    NEEDS = SelectorNeeds(frozenset({"truncated", "entropies", "clip_fractions"}), looks_back=True)
 
     def __init__(
         self,
@@ -230,3 +233,18 @@ def _pulled_from_state(state: State) -> Pulled | None:
     check_state({**state, "kind": Pulled.__name__}, Pulled.__name__, ("step", "features", "reward", "entropy"))
     shape = (len(np.atleast_1d(state["features"])), len(FEATURES))
     return Pulled(state["step"], Level(state["reward"], state["entropy"]), array_from_state(state, "features", shape))
+
+
+ENTRY = SelectorEntry(
+    ContextualBandit,
+    ContextualBandit.NEEDS,
+    row=Row(
+        "gain of a rollout: perceptron on ten features, learnt from the change of the mean reward",
+        AFTER,
+        "a share of every group, or K rollouts of the last L steps",
+        "what the perceptron has learnt; no closed form, no importance weights. The toy has nothing to gain: each run "
+        "comes to prefer successes or failures, by chance, and the plot is the mean over runs",
+        "CBS, arXiv 2602.08499",
+        "seven of ten features are the paper's; network, exploration, defaults are a reconstruction",
+    ),
+)

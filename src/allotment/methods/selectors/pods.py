@@ -7,7 +7,8 @@ import numpy.typing as npt
 
 from allotment.errors import InvalidInputError
 from allotment.methods.selectors.subsets import BoolArray, Subset
-from allotment.selection.base import Scored
+from allotment.registry import AFTER, Row
+from allotment.selection.base import Scored, SelectorEntry
 from allotment.types import FloatArray, IntArray
 
 TIE = 1e-12
@@ -86,3 +87,17 @@ class PODS(Subset):
             members_QN = order[starts_Q[groups, None] + np.arange(size)]
             kept_N[members_QN] = _chosen_places(scored.rewards_N[members_QN], int(room_Q[groups[0]]))
         return kept_N
+
+
+ENTRY = SelectorEntry(
+    PODS,
+    row=Row(
+        "nothing",
+        AFTER,
+        "m of n rollouts of every group",
+        "rare outcomes count more: `E[f(1-f)] m/(m-1) / (p(1-p))`, f the successes' share of the m; for large n "
+        "`1/(4p(1-p))` times `m/(m-1)`",
+        "arXiv 2504.13818",
+        "one sort for the code's replacement scan (the same subset); groups of unequal size",
+    ),
+)

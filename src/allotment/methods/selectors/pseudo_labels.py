@@ -10,7 +10,7 @@ import numpy as np
 from allotment.checks import check_whole
 from allotment.errors import InvalidInputError
 from allotment.methods.selectors.subsets import first_of_groups
-from allotment.selection.base import Scored, Selection, Stateless
+from allotment.selection.base import Scored, Selection, SelectorNeeds, Stateless
 from allotment.types import IntArray
 
 
@@ -32,6 +32,8 @@ class PseudoLabels(Stateless):
     Raises:
         InvalidInputError: ``retained`` is below 2.
     """
+
+    NEEDS = SelectorNeeds(frozenset({"answers"}), brings=frozenset({"rewards"}))
 
     def __init__(self, *, retained: int | None = None) -> None:
         if retained is not None:

@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.checks import check_setting
-from allotment.selection.base import Scored, Selection, Stateless, draws
+from allotment.registry import AFTER, UNBIASED, Row
+from allotment.selection.base import Scored, Selection, SelectorEntry, Stateless, draws
 from allotment.types import FloatArray, IntArray
 
 BoolArray = npt.NDArray[np.bool_]
@@ -92,3 +93,29 @@ class RandomSubset(Subset):
 
     def _choose(self, scored: Scored, room_Q: IntArray, lots_N: FloatArray) -> BoolArray:
         return first_of_groups(scored.rows_N, room_Q, lots_N)
+
+
+MAX_REWARD = SelectorEntry(
+    MaxReward,
+    row=Row(
+        "nothing",
+        AFTER,
+        "m of n rollouts of every group",
+        "prompts that hardly ever succeed, and no others: as `pods` with `f = min(S, m)/m`",
+        "arXiv 2504.13818, its baseline",
+        "ties by lot",
+    ),
+)
+
+
+RANDOM = SelectorEntry(
+    RandomSubset,
+    row=Row(
+        "nothing",
+        AFTER,
+        "m of n rollouts of every group",
+        UNBIASED,
+        "arXiv 2504.13818, its baseline",
+        "none",
+    ),
+)

@@ -1,33 +1,45 @@
-"""The ask/tell interface of every planner, and what all one-shot planners share."""
+"""The ask/tell interface of every planner: plans before generation, rewards after it."""
 
 from __future__ import annotations
 
 import hashlib
 import logging
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, Protocol, Self, runtime_checkable
+from dataclasses import replace
+from typing import Any, ClassVar, Required, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, RewardMismatchError, StateError
-from allotment.planning.ledger import Ledger, Outcome
+from allotment.errors import InvalidInputError, RewardMismatchError
+from allotment.planning.contract import Contract
+from allotment.planning.ledger import Ledger
+from allotment.planning.outcome import Outcome
+from allotment.planning.rounds import Rounds, Step
+from allotment.planning.saving import SavedPlanner
 from allotment.pricing import get_estimator
 from allotment.prompts.ids import canonical_ids
 from allotment.selection.base import Selector
-from allotment.state import State, Stateful, check_state, load_state, save_state
-from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, PromptIds
+from allotment.state import State
+from allotment.types import FloatArray, Plan, PromptId, PromptIds
 
 log = logging.getLogger("allotment")
 
 
-@runtime_checkable
-class Planner(Stateful, Protocol):
+class Common(TypedDict, total=False):
+    """The settings of :class:`Planner`, for the constructors of its subclasses."""
+
+    budget: Required[int]
+    bounds: tuple[int, int] | None
+    estimator: str
+    seed: int
+
+
+class Planner(SavedPlanner):
     """Decides how many rollouts each prompt of a batch gets.
 
-    One loop serves one-shot and sequential planners::
+    One loop serves every planner::
 
         while True:
             plan = planner.ask(prompt_ids)
@@ -35,43 +47,14 @@ class Planner(Stateful, Protocol):
             planner.tell(plan, rewards, group_ids)
             if planner.done:
                 break
-    """
 
-    @property
-    def done(self) -> bool:
-        """Whether the step last told is complete; False if another ``ask`` for the same prompts is to follow."""
-        ...
-
-    def ask(self, prompt_ids: PromptIds, *, budget: int | None = None) -> Plan:
-        """The counts for a batch of Q distinct prompts."""
-        ...
-
-    def tell(
-        self,
-        plan: Plan,
-        rewards: npt.ArrayLike,
-        group_ids: PromptIds,
-        *,
-        scores: npt.ArrayLike | None = None,
-        lengths: npt.ArrayLike | None = None,
-        answers: Sequence[str | None] | None = None,
-        final: bool = True,
-        allow_missing_groups: bool = False,
-    ) -> Outcome:
-        """Report the rewards of a plan, any order, each with its prompt id; and what else was measured of each."""
-        ...
-
-    def cancel(self, plan: Plan) -> None:
-        """Forget an open plan whose rollouts will never come."""
-        ...
-
-
-class OneShotPlanner(ABC):
-    """One allocation a step, made before anything is generated; learns from the rewards afterwards.
+    A subclass says how a step opens (:meth:`_open`), what is learnt at its end (:meth:`_observe`), what is saved
+    (:attr:`_parts`, :meth:`_settings`) and, where a step has several rounds, the next one (:meth:`_next`). What else
+    its plans need to be carried out it declares in :attr:`contract`.
 
     Args:
-        budget: rollouts of a step, spent exactly.
-        bounds: least and most rollouts of a prompt.
+        budget: rollouts of a step.
+        bounds: least and most rollouts of a prompt; :attr:`BOUNDS` if None.
         estimator: ``"rloo"`` or ``"dr_grpo"``, the gradient estimator whose variance is priced.
         seed: breaks ties between prompts of equal price, differently at each step.
 
@@ -79,32 +62,39 @@ class OneShotPlanner(ABC):
         InvalidInputError: budget or bounds make no sense, or the lower bound is too small for the estimator.
     """
 
+    BOUNDS: ClassVar[tuple[int, int]] = (3, 32)
+    """Default of ``bounds``."""
+    CONCURRENT_STEPS: ClassVar[bool] = False
+    """With several rounds: whether a step may be opened while another is not complete."""
+    success_threshold: float = 0.5
+    """A reward of at least this counts as a success."""
+
     def __init__(
-        self,
-        *,
-        budget: int,
-        bounds: tuple[int, int] = (3, 32),
-        estimator: str = "rloo",
-        seed: int = 0,
+        self, *, budget: int, bounds: tuple[int, int] | None = None, estimator: str = "rloo", seed: int = 0
     ) -> None:
         self.budget = _whole("budget", budget)
-        self.bounds = _pair(bounds)
+        self.bounds = _pair(self.BOUNDS if bounds is None else bounds)
         self.estimator = get_estimator(estimator).name
         self.seed = _whole("seed", seed)
         self._check_settings()
-        self._step = 0
-        self._ledger = Ledger()
-        self._missing = 0
+        self.name = type(self).__name__
+        self._step, self._missing, self._ledger = 0, 0, Ledger()
+        self._rounds = Rounds(concurrent=self.CONCURRENT_STEPS)
 
     @property
-    def done(self) -> bool:
-        """True: one round makes a step."""
-        return True
+    def contract(self) -> Contract:
+        """What carrying out its plans takes."""
+        return Contract()
 
     @property
     def selector(self) -> Selector | None:
         """How the method trains on what it generated; None for all rollouts, each alike."""
         return None
+
+    @property
+    def done(self) -> bool:
+        """Whether the step last told is complete; False if another ``ask`` for the same prompts is to follow."""
+        return self._rounds.done
 
     @property
     def missing_rollouts(self) -> int:
@@ -117,20 +107,27 @@ class OneShotPlanner(ABC):
 
         After :meth:`load`, this is how to tell or cancel what was open when the planner was saved.
         """
-        return self._ledger.plans()
+        plans = self._ledger.plans()
+        if not self.contract.several_rounds:
+            return plans
+        steps = [self._rounds[plan.step].ordered(plan.prompt_ids) for plan in plans]
+        return tuple(replace(p, expected_later=s.expected_later) for p, s in zip(plans, steps, strict=True))
 
     @abstractmethod
-    def _decide(self, ids: tuple[PromptId, ...], budget: int) -> tuple[Allocation, Posterior | None]:
-        """Split ``budget`` over the Q prompts, and the belief behind it."""
+    def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
+        """The plan of a new step, round 0; made with :meth:`_new_plan`."""
 
     @abstractmethod
     def _observe(self, outcome: Outcome) -> None:
-        """Learn from the rewards of a closed plan; raises before anything changes, or not at all."""
+        """Learn from all rounds of a step; raises before anything changes, or not at all."""
 
-    @property
-    @abstractmethod
-    def _belief(self) -> Stateful:
-        """What is saved and restored beside the settings."""
+    def _next(self, step: Step) -> Plan | None:
+        """The plan of the next round, in the order of ``step.outcome``; None where the step is complete."""
+        return None
+
+    def _new_plan(self, ids: tuple[PromptId, ...], counts_Q: npt.NDArray[np.int64], **more: Any) -> Plan:
+        """A plan of round 0 of the next step."""
+        return Plan(ids, counts_Q, self._step, **more)
 
     def ask(self, prompt_ids: PromptIds, *, budget: int | None = None) -> Plan:
         """The counts for a batch of prompts; several plans may be open at a time.
@@ -144,11 +141,22 @@ class OneShotPlanner(ABC):
             DuplicatePromptError: an id stands twice.
             UnknownPromptError: the predictor needs embeddings and does not know a prompt.
             InfeasibleBudgetError: the bounds do not admit the budget.
+            RewardMismatchError: another step must be completed first.
         """
         ids = canonical_ids(prompt_ids)
         if not ids:
             raise InvalidInputError("the batch is empty", got="0 prompts", allowed="at least 1", fix="skip the step")
-        plan = self._plan(ids, budget)
+        several = self.contract.several_rounds
+        due = self._rounds.due(ids, budget) if several else None
+        later = None if due is None else self._next(due)
+        if due is not None and later is not None:
+            plan = later
+            self._rounds.keep(replace(due, round=plan.round, is_open=True))
+        else:
+            total = self.budget if budget is None else budget
+            plan = self._open(ids, total)
+            if several:
+                self._rounds.open(plan, total)
         self._ledger.open(plan)
         self._step = max(self._step, plan.step + 1)
         return plan
@@ -202,67 +210,28 @@ class OneShotPlanner(ABC):
             )
         return outcome
 
+    def _finish(self, plan: Plan, outcome: Outcome) -> None:
+        """Take in all rewards of a plan: its step goes on, or all its rounds are learnt from as one."""
+        if not self.contract.several_rounds:
+            return self._observe(outcome)
+        step = self._rounds[plan.step].told(outcome)
+        if step.outcome is not None and self._next(step) is not None:
+            return self._rounds.keep(step)
+        self._observe(outcome if step.outcome is None else step.outcome)
+        return self._rounds.forget(plan.step)
+
     def cancel(self, plan: Plan) -> None:
-        """Forget an open plan whose rollouts will never come.
+        """Forget an open plan whose rollouts will never come; its step ends with what its earlier rounds brought.
 
         Raises:
             RewardMismatchError: the plan is not open.
         """
         self._ledger.close(plan)
-
-    def _plan(self, ids: tuple[PromptId, ...], budget: int | None) -> Plan:
-        """The next plan for these prompts; None is the planner's own budget."""
-        allocation, posterior = self._decide(ids, self.budget if budget is None else budget)
-        return Plan(ids, allocation.counts, self._step, 0, posterior, allocation)
-
-    def _finish(self, plan: Plan, outcome: Outcome) -> None:
-        """Take in all rewards of a plan; raises before anything changes, or not at all."""
-        self._observe(outcome)
-
-    def state_dict(self) -> State:
-        """Settings, beliefs, open plans: everything."""
-        return {
-            "kind": type(self).__name__,
-            "settings": self._settings(),
-            "step": self._step,
-            "missing": self._missing,
-            "predictor": self._belief.state_dict(),
-            "ledger": self._ledger.state_dict(),
-        }
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave, all or nothing; later plans are bit-identical.
-
-        Raises:
-            StateError: the state is of another planner, has other settings, or lacks keys.
-        """
-        check_state(state, type(self).__name__, ("settings", "step", "missing", "predictor", "ledger"))
-        self._check_saved_settings(state["settings"])
-        ledger = Ledger.from_state(state["ledger"])
-        step, missing = state["step"], state["missing"]
-        newest = max((plan.step for plan in ledger.plans()), default=-1)
-        if not (type(step) is type(missing) is int and newest < step and missing >= 0):
-            raise StateError(
-                "the counters of a planner state cannot be right",
-                got=f"step {step!r}, missing {missing!r}, newest open plan of step {newest}",
-                allowed="step above that of every open plan, missing >= 0",
-                fix="load a whole state_dict(), or start anew",
-            )
-        self._belief.load_state_dict(state["predictor"])  # the last that can fail; it is all or nothing itself
-        self._ledger, self._step, self._missing = ledger, step, missing
-
-    def save(self, path: str | Path) -> None:
-        """Write :meth:`state_dict` to one file, atomically."""
-        save_state(path, self.state_dict(), kind="planner")
-
-    def load(self, path: str | Path) -> Self:
-        """Restore what :meth:`save` wrote, and return the planner.
-
-        Raises:
-            StateError: the file is damaged, or its state does not fit.
-        """
-        self.load_state_dict(load_state(path, kind="planner"))
-        return self
+        if self.contract.several_rounds:
+            brought = self._rounds[plan.step].outcome
+            self._rounds.forget(plan.step)
+            if brought is not None:
+                self._observe(brought)
 
     def _settings(self) -> State:
         return {
@@ -288,19 +257,6 @@ class OneShotPlanner(ABC):
         """[Q] pseudo-random numbers in [0, 1), from the keys of :meth:`_tie_keys`."""
         keys_Q = self._tie_keys(ids, purpose, step)
         return np.asarray((keys_Q >> np.uint64(11)) / 2.0**53, dtype=np.float64)
-
-    def _check_saved_settings(self, saved: object) -> None:
-        own = self._settings()
-        if saved == own:
-            return
-        values = saved if isinstance(saved, dict) else {}
-        different = {k: (values.get(k), own.get(k)) for k in {**own, **values} if values.get(k) != own.get(k)}
-        raise StateError(
-            "the planner state does not fit this planner",
-            got=f"settings (saved, own) {different}",
-            allowed="equal settings",
-            fix="make the planner with the settings it was saved with; ask(budget=...) varies a single step",
-        )
 
     def _check_settings(self) -> None:
         lower, upper = self.bounds

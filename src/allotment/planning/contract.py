@@ -1,0 +1,178 @@
+"""What a planner asks of whoever carries out its plans, what a trainer can do, and the check of one against the other.
+
+Every consumer (the lab, TRL, verl, :mod:`allotment.integrations.generic`) reads the declaration: it carries all of it
+out, or refuses the planner by name with the reason and the planners that work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from allotment.errors import ConfigError
+from allotment.registry import PLANNERS, SELECTORS, Registry, Row
+
+if TYPE_CHECKING:
+    from allotment.planning.planner import Planner
+    from allotment.selection.base import SelectorEntry, SelectorNeeds
+
+Measurement = Literal["scores", "lengths", "answers"]
+"""What ``tell`` may take of each rollout beside its reward."""
+
+
+@dataclass(frozen=True)
+class Contract:
+    """What carrying out a planner takes. The defaults: one round of counts that sum to the budget, told rewards."""
+
+    several_rounds: bool = False
+    """Whether a step has further rounds, decided by what came back in the earlier ones."""
+    in_tokens: bool = False
+    """Whether the budget counts completion tokens."""
+    spends: tuple[float, float] = (1.0, 1.0)
+    """Fewest and most rollouts of a step, as a share of the budget."""
+    leaves_out: bool = False
+    """Whether a prompt that is asked may get no rollouts."""
+    weights: bool = False
+    """Whether plans carry :attr:`~allotment.types.Plan.weights`."""
+    baselines: bool = False
+    """Whether plans carry :attr:`~allotment.types.Plan.baselines`."""
+    own_advantages: str | None = None
+    """Name of the advantages that its rounds need, where those of the estimator would be biased."""
+    told: frozenset[Measurement] = frozenset()
+    """What it must be told beside rewards."""
+    selects: SelectorNeeds | None = None
+    """What its :attr:`~allotment.planning.planner.Planner.selector` needs and brings; None where it has none."""
+
+    @property
+    def is_exact(self) -> bool:
+        """Whether a step has exactly the rollouts of the budget."""
+        return self.spends == (1.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Capability:
+    """What a trainer can carry out. The defaults: one round of exactly the budget, with weights and baselines."""
+
+    name: str
+    """The trainer, as a person calls it."""
+    several_rounds: bool = False
+    in_tokens: bool = False
+    any_size: bool = False
+    """Whether a step may have more or fewer rollouts than the budget."""
+    weights: bool = True
+    baselines: bool = True
+    own_advantages: frozenset[str] = frozenset()
+    told: frozenset[Measurement] = frozenset()
+    columns: frozenset[str] = frozenset()
+    """Columns of :class:`~allotment.selection.Scored` that it can fill beside rewards, advantages and lengths."""
+    looks_back: bool = False
+    """Whether it keeps rollouts of earlier steps."""
+    offers: frozenset[str] = frozenset()
+    """What it can tell a planner about prompts: ``embeddings``, ``success_probability``."""
+
+
+@dataclass(frozen=True)
+class PlannerEntry:
+    """The declaration of a planner by name, beside its class."""
+
+    make: Callable[..., Planner]
+    """Makes one from ``budget``, ``bounds``, ``estimator``, ``seed`` and further settings."""
+    contract: Contract = Contract()
+    """Of a planner made with its default settings."""
+    needs: tuple[str, ...] = ()
+    """What a trainer must offer: ``embeddings``, ``success_probability``."""
+    candidates: int = 1
+    """Prompts that are offered for each one trained on, by default."""
+    row: Row | None = None
+
+
+def obstacle(needed: Contract, trainer: Capability) -> str | None:
+    """Why the trainer cannot carry out a planner; None if it can."""
+    missing = sorted(needed.told - trainer.told)
+    if needed.several_rounds and not trainer.several_rounds:
+        return "it decides between rounds of generation, and there is one generation a step"
+    if needed.own_advantages is not None and needed.own_advantages not in trainer.own_advantages:
+        return f"its loss needs the advantages {needed.own_advantages!r}"
+    if needed.in_tokens and not trainer.in_tokens:
+        return "its budget is in tokens, and a step has a fixed number of rollouts"
+    if not needed.is_exact and not trainer.any_size:
+        return "it does not spend its budget exactly, and a step has a fixed number of rollouts"
+    if needed.weights and not trainer.weights:
+        return "its plans carry weights of prompts"
+    if needed.baselines and not trainer.baselines:
+        return "its plans carry baselines"
+    if missing:
+        return f"it must be told {' and '.join(missing)} of every rollout"
+    return None if needed.selects is None else selection_obstacle(needed.selects, trainer)
+
+
+def selection_obstacle(needed: SelectorNeeds, trainer: Capability) -> str | None:
+    """Why the trainer cannot carry out a selector; None if it can."""
+    missing = sorted(needed.columns - trainer.columns)
+    if needed.looks_back and not trainer.looks_back:
+        return "it chooses among rollouts of earlier steps too"
+    if missing:
+        return f"its selection needs {' and '.join(missing)} of every rollout"
+    return None
+
+
+def entry_obstacle(entry: PlannerEntry, trainer: Capability) -> str | None:
+    """The same for a planner by name, before it is made."""
+    missing = [item for item in entry.needs if item not in trainer.offers]
+    if missing:
+        return f"it needs the {' and '.join(missing).replace('_', ' ')} of prompts"
+    return obstacle(entry.contract, trainer)
+
+
+def works_with(trainer: Capability) -> tuple[str, ...]:
+    """The names of the planners that a trainer can carry out."""
+    return tuple(name for name, entry in PLANNERS if entry_obstacle(entry, trainer) is None)
+
+
+def check_planner(planner: Planner, trainer: Capability) -> None:
+    """Refuse a planner that the trainer cannot carry out.
+
+    Raises:
+        ConfigError: with the reason, and the planners that work.
+    """
+    reason = obstacle(planner.contract, trainer)
+    if reason is not None:
+        raise refused(PLANNERS, planner.name, trainer, reason, works_with(trainer))
+
+
+def check_planner_name(name: str, trainer: Capability) -> str:
+    """The name as the registry spells it.
+
+    Raises:
+        ConfigError: there is no such planner, or the trainer cannot carry it out.
+    """
+    name = PLANNERS.canonical(name)
+    reason = entry_obstacle(PLANNERS[name], trainer)
+    if reason is not None:
+        raise refused(PLANNERS, name, trainer, reason, works_with(trainer))
+    return name
+
+
+def check_selector_name(name: str, trainer: Capability) -> SelectorEntry:
+    """The selector's declaration.
+
+    Raises:
+        ConfigError: there is no such selector, or the trainer cannot carry it out.
+    """
+    entry = SELECTORS[name]
+    reason = selection_obstacle(entry.needs, trainer)
+    if reason is not None:
+        works = tuple(other for other, e in SELECTORS if selection_obstacle(e.needs, trainer) is None)
+        raise refused(SELECTORS, name, trainer, reason, works)
+    return entry
+
+
+def refused(kind: Registry[Any], name: str, trainer: Capability, reason: str, works: tuple[str, ...]) -> ConfigError:
+    """The error that names a method, the reason, and what works."""
+    return ConfigError(
+        f"{trainer.name} cannot carry out the {kind.kind} {name!r}: {reason}",
+        got=name,
+        allowed=f"with {trainer.name}: {', '.join(works) or 'none'}",
+        fix="choose one of them, or train in the lab (allotment train lab)",
+    )
