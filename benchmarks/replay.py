@@ -20,8 +20,9 @@ import numpy as np
 from allotment.audit import RANGES, Log, Settings, read_log, replay
 from allotment.audit.embeddings import prompt_embeddings
 from allotment.prediction import DiscountedCounts, GaussianProcess, Predictor
+from allotment.prediction.posteriors import BetaPosterior
 from allotment.state import State
-from allotment.types import BetaPosterior, FloatArray, PromptIds
+from allotment.types import FloatArray, PromptIds
 
 Make = Callable[[], Predictor]
 

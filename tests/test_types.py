@@ -8,7 +8,8 @@ from scipy import stats
 from scipy.integrate import quad
 from scipy.special import expit
 
-from allotment.types import Allocation, BetaPosterior, Plan, Posterior
+from allotment.prediction.posteriors import BetaPosterior
+from allotment.types import Allocation, Plan, Posterior
 
 means = st.floats(-12, 12)
 variances = st.floats(0, 9)

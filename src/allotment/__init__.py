@@ -51,7 +51,7 @@ _MOVED = {
     "OptPO": "methods.planners.optpo",
     "ReinforceAda": "methods.planners.reinforce_ada",
     "ReinforceAdaEst": "methods.planners.reinforce_ada_est",
-    "BetaPosterior": "types",
+    "BetaPosterior": "prediction.posteriors",
     "allocate_relaxed": "allocation",
 }
 """Names that stood here in 0.1.0's drafts, and the sub-module that has them now."""

@@ -12,7 +12,7 @@ from functools import lru_cache
 
 import numpy as np
 import numpy.typing as npt
-from scipy.special import bdtr, betaln, expit, log_expit, polygamma, psi
+from scipy.special import bdtr, expit
 
 FloatArray = npt.NDArray[np.float64]
 IntArray = npt.NDArray[np.int64]
@@ -23,10 +23,10 @@ QUADRATURE_NODES = 101
 """Absolute error of ``E[p (1 - p)]``: below 2e-8 up to a logit variance of 9, 2e-6 at 16, 3e-4 at 50."""
 
 
-@lru_cache(maxsize=1)
-def _gauss_hermite() -> tuple[FloatArray, FloatArray]:
-    """Nodes and weights for the expectation under a standard normal; both [QUADRATURE_NODES]."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(QUADRATURE_NODES)
+@lru_cache(maxsize=2)
+def gauss_hermite(count: int) -> tuple[FloatArray, FloatArray]:
+    """Nodes and weights for the expectation under a standard normal; both [count]."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(count)
     return nodes, weights / weights.sum()
 
 
@@ -34,8 +34,8 @@ def _gauss_hermite() -> tuple[FloatArray, FloatArray]:
 class Posterior:
     """Belief about the success probability of each prompt: a normal distribution of its logit.
 
-    ``p_q = sigmoid(g_q)``, ``g_q ~ Normal(mean_q, variance_q)``, independent reports, one per prompt.
-    A variance of 0 is a point estimate. Expectations are by Gauss-Hermite quadrature.
+    ``p_q = sigmoid(g_q)``, ``g_q ~ Normal(mean_q, variance_q)``. A variance of 0 is a point estimate. Expectations are
+    by Gauss-Hermite quadrature. Other forms: :mod:`allotment.prediction.posteriors`.
     """
 
     mean: FloatArray
@@ -68,113 +68,21 @@ class Posterior:
         return np.sqrt(np.maximum(mean * (1 - mean) - self.expected_variance(), 0.0))
 
     def count_cdf(self, counts: IntArray, trials: IntArray) -> FloatArray:
-        """[Q] probability that at most ``counts`` of ``trials`` rollouts succeed, unknown p averaged out; both [Q].
-
-        ``E[P(K <= counts)]`` with ``K ~ Binomial(trials, p)``; 0 below 0 successes.
-        """
+        """[Q] ``E[P(K <= counts)]``, ``K ~ Binomial(trials, p)``: at most ``counts`` [Q] of ``trials`` [Q] succeed."""
         some_Q1, trials_Q1 = np.maximum(counts, 0)[:, None], trials[:, None]
         cdf_Q = self._expect(lambda g: np.asarray(bdtr(some_Q1, trials_Q1, expit(g)), dtype=np.float64))
         return np.asarray(np.where(counts < 0, 0.0, np.minimum(cdf_Q, 1.0)), dtype=np.float64)
 
     def updated(self, successes: IntArray, trials: IntArray) -> Posterior:
-        """The belief after ``successes`` of ``trials`` further rollouts of each prompt, both [Q], by Bayes' rule.
+        """The belief after ``successes`` of ``trials`` further rollouts of each prompt, both [Q], by Bayes' rule."""
+        from allotment.prediction.posteriors import GridPosterior  # which is a Posterior itself
 
-        Trapezoidal rule on 161 logits within 8 standard deviations: exact to 1e-9 for up to 32 trials and a logit
-        variance of up to 9. A point estimate stays what it is.
-        """
-        z_K = np.linspace(-8.0, 8.0, 161)
-        logits_QK = self.mean[:, None] + np.sqrt(self.variance)[:, None] * z_K
-        return GridPosterior.of(logits_QK, np.broadcast_to(-(z_K**2) / 2, logits_QK.shape)).updated(successes, trials)
+        return GridPosterior.of_normal(self.mean, self.variance).updated(successes, trials)
 
     def _expect(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
-        nodes, weights = _gauss_hermite()
+        nodes, weights = gauss_hermite(QUADRATURE_NODES)
         logits = self.mean[:, None] + np.sqrt(self.variance)[:, None] * nodes
         return np.asarray((function(logits) * weights).sum(axis=1), dtype=np.float64)  # no BLAS: equal rows, equal bits
-
-
-@dataclass(frozen=True, eq=False)
-class BetaPosterior(Posterior):
-    """A :class:`Posterior` whose success probability is ``Beta(alpha, beta)``: expectations in closed form.
-
-    ``mean`` and ``variance`` are the exact moments of the logit of a Beta variable (digamma, trigamma).
-    Make it with :meth:`from_counts`.
-    """
-
-    alpha: FloatArray
-    """[Q] pseudo-count of successes, > 0."""
-    beta: FloatArray
-    """[Q] pseudo-count of failures, > 0."""
-
-    @classmethod
-    def from_counts(cls, alpha: FloatArray, beta: FloatArray) -> BetaPosterior:
-        """The posterior of ``Beta(alpha, beta)``; both [Q], positive."""
-        return cls(psi(alpha) - psi(beta), polygamma(1, alpha) + polygamma(1, beta), alpha, beta)
-
-    def success_probability(self) -> FloatArray:
-        """[Q] ``alpha / (alpha + beta)``."""
-        return self.alpha / (self.alpha + self.beta)
-
-    def expected_variance(self) -> FloatArray:
-        """[Q] ``E[p (1 - p)] = alpha beta / ((alpha + beta) (alpha + beta + 1))``."""
-        total = self.alpha + self.beta
-        return self.alpha * self.beta / (total * (total + 1))
-
-    def power_moment(self, successes: int, failures: int) -> FloatArray:
-        """[Q] as in :class:`Posterior`, from the Beta function."""
-        log_Q = betaln(self.alpha + successes, self.beta + failures) - betaln(self.alpha, self.beta)
-        return np.asarray(np.exp(log_Q), dtype=np.float64)
-
-    def updated(self, successes: IntArray, trials: IntArray) -> BetaPosterior:
-        """The belief after further rollouts: ``Beta(alpha + successes, beta + failures)``."""
-        return BetaPosterior.from_counts(self.alpha + successes, self.beta + (trials - successes))
-
-    def count_cdf(self, counts: IntArray, trials: IntArray) -> FloatArray:
-        """[Q] as in :class:`Posterior`, from the beta-binomial distribution."""
-        n_Q1, a_Q1, b_Q1 = trials[:, None], self.alpha[:, None], self.beta[:, None]
-        inside_QK = np.arange(int(trials.max(initial=0)) + 1) <= counts[:, None]
-        k_QK = np.where(inside_QK, np.arange(inside_QK.shape[1]), 0)
-        ways_QK = -np.log(n_Q1 + 1) - betaln(n_Q1 - k_QK + 1, k_QK + 1)  # logarithm of n over k
-        log_QK = ways_QK + betaln(k_QK + a_Q1, n_Q1 - k_QK + b_Q1) - betaln(a_Q1, b_Q1)
-        cdf_Q = np.where(inside_QK, np.exp(log_QK), 0.0).sum(axis=1)
-        return np.asarray(np.minimum(cdf_Q, 1.0), dtype=np.float64)
-
-
-@dataclass(frozen=True, eq=False)
-class GridPosterior(Posterior):
-    """A :class:`Posterior` of any shape: weights on a grid of logits; ``mean`` and ``variance`` are its moments."""
-
-    logits: FloatArray
-    """[Q, K]."""
-    weights: FloatArray
-    """[Q, K], >= 0; rows sum to 1."""
-
-    @classmethod
-    def of(cls, logits: FloatArray, log_weights: FloatArray) -> GridPosterior:
-        """The posterior with these logarithms of weights, up to a constant per row; both [Q, K]."""
-        weights = np.exp(log_weights - log_weights.max(axis=1, keepdims=True))
-        weights /= weights.sum(axis=1, keepdims=True)
-        mean = (weights * logits).sum(axis=1)
-        return cls(mean, (weights * (logits - mean[:, None]) ** 2).sum(axis=1), logits, weights)
-
-    def updated(self, successes: IntArray, trials: IntArray) -> GridPosterior:
-        """The belief after further rollouts: each weight times the likelihood of its logit."""
-        won_Q1, lost_Q1 = successes[:, None], (trials - successes)[:, None]
-        likelihood_QK = won_Q1 * log_expit(self.logits) + lost_Q1 * log_expit(-self.logits)
-        with np.errstate(divide="ignore"):  # a weight of 0 stays 0
-            return GridPosterior.of(self.logits, np.log(self.weights) + likelihood_QK)
-
-    def _expect(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
-        return np.asarray((function(self.logits) * self.weights).sum(axis=1), dtype=np.float64)
-
-
-@dataclass(frozen=True, eq=False)
-class ScoreMoments:
-    """Belief about the scores of Q prompts' rollouts; unit of all: score squared, on any common scale."""
-
-    within_Q2: FloatArray
-    """[Q, 2] variance of the score among failures (V0) and among successes (V1)."""
-    gap_Q: FloatArray
-    """[Q] squared difference of the mean scores of successes and failures (D2)."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,12 +96,9 @@ class Allocation:
     uniform_objective: float
     """The same sum if the budget were split evenly (within the same bounds)."""
     multiplier: tuple[float, float]
-    """[largest gain of one more rollout, smallest loss of one fewer], over all prompts that their bounds let move.
-
-    The optimality certificate: the allocation is optimal if and only if the first is not above the second. The
-    interval holds the Lagrange multiplier of the budget. First 0.0 where no prompt can rise, second inf where none
-    can fall.
-    """
+    """[largest gain of one more rollout, smallest loss of one fewer], over all prompts that their bounds let move: the
+    allocation is optimal if and only if the first is not above the second, and the interval holds the Lagrange
+    multiplier of the budget. First 0.0 where no prompt can rise, second inf where none can fall."""
 
     @property
     def budget(self) -> int:
@@ -242,7 +147,7 @@ class Plan:
         return int(self.counts.sum())
 
     def loss_factors(self, groups: int) -> FloatArray | None:
-        """[Q] factor of each prompt in a loss that averages over the ``groups`` prompts with rollouts; None for ones."""
+        """[Q] factor of each prompt in a loss that averages over ``groups``, the prompts with rollouts; None: ones."""
         if self.weights is None:
             return None
         return self.weights * (groups / (self.candidates or len(self.prompt_ids)))

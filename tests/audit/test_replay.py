@@ -16,7 +16,8 @@ from allotment.audit.figures import interval_coverage
 from allotment.audit.predictors import Prompts
 from allotment.errors import AllotmentError
 from allotment.prediction import DiscountedCounts, GaussianProcess, HierarchicalPredictor, LastValue
-from allotment.types import BetaPosterior, Posterior
+from allotment.prediction.posteriors import BetaPosterior
+from allotment.types import Posterior
 
 
 def log_of(ids, rows):

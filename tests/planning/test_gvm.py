@@ -10,7 +10,7 @@ from planning_cases import Known, assert_same, rewards_for, snapshot
 
 from allotment.errors import InvalidInputError, StateError
 from allotment.methods.planners.gvm import GVM
-from allotment.types import ScoreMoments
+from allotment.prediction.posteriors import ScoreMoments
 
 
 class KnownMoments:

@@ -9,7 +9,8 @@ from scipy.stats import beta
 
 from allotment.errors import InfeasibleBudgetError, InvalidInputError, StateError
 from allotment.methods.planners.mopps import BetaCounts, MoPPS, thompson_draws
-from allotment.types import BetaPosterior, Posterior
+from allotment.prediction.posteriors import BetaPosterior
+from allotment.types import Posterior
 
 POOL = list(range(64))
 

@@ -11,7 +11,8 @@ from scipy.stats import beta, binom
 
 from allotment.errors import InfeasibleBudgetError, InvalidInputError, StateError
 from allotment.methods.planners.reinforce_ada import NoSignalPrice, ReinforceAda
-from allotment.types import BetaPosterior, Posterior
+from allotment.prediction.posteriors import BetaPosterior
+from allotment.types import Posterior
 from theory.toy import measured_weights
 
 BALANCE, POSITIVE = (2, 2), (1, 0)

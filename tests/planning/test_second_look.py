@@ -9,7 +9,7 @@ from planning_cases import IDS, Known, assert_same, assert_same_plan, rewards_fo
 from allotment import VIP
 from allotment.errors import InvalidInputError, RewardMismatchError, StateError
 from allotment.prediction import DiscountedCounts
-from allotment.types import BetaPosterior
+from allotment.prediction.posteriors import BetaPosterior
 
 SETTINGS = {"budget": 75, "bounds": (3, 12), "rounds": 2}
 

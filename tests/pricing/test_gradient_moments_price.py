@@ -9,8 +9,9 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from allotment.allocation import allocate_exact
+from allotment.prediction.posteriors import BetaPosterior, GridPosterior, ScoreMoments
 from allotment.pricing import gradient_moments_price, posterior_weights
-from allotment.types import BetaPosterior, GridPosterior, Posterior, ScoreMoments
+from allotment.types import Posterior
 
 
 def certain(p):

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allotment.allocation import allocate_exact
+from allotment.prediction.posteriors import BetaPosterior
 from allotment.pricing import SecondLookPrice
-from allotment.types import BetaPosterior, Posterior
+from allotment.types import Posterior
 
 
 def point(p):

@@ -16,10 +16,11 @@ from scipy.special import logit
 
 from allotment.checks import check_setting
 from allotment.prediction.base import visits
+from allotment.prediction.posteriors import BetaPosterior
 from allotment.prompts.ids import canonical_ids
 from allotment.prompts.table import PromptTable
 from allotment.state import State, array_from_state, check_state, from_state
-from allotment.types import BetaPosterior, FloatArray, IntArray, Posterior, PromptIds
+from allotment.types import FloatArray, IntArray, Posterior, PromptIds
 
 
 class _RunningRate:

@@ -18,9 +18,10 @@ import numpy.typing as npt
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
 from allotment.prediction.hierarchical import HierarchicalRegression
+from allotment.prediction.posteriors import ScoreMoments
 from allotment.prompts.table import PromptTable
 from allotment.state import State, array_from_state, check_state, from_state
-from allotment.types import FloatArray, IntArray, PromptId, ScoreMoments
+from allotment.types import FloatArray, IntArray, PromptId
 
 OUTCOMES = 2
 """Failure 0, success 1."""
@@ -88,7 +89,7 @@ class ScoreVisit:
 
 
 class GradientMoments:
-    """:class:`~allotment.types.ScoreMoments` of each prompt: its own discounted record, shrunk to a scaled common one.
+    """:class:`~allotment.prediction.posteriors.ScoreMoments` of prompts: their records, shrunk to a scaled common one.
 
     A prompt's record are sums over its visits, each visit first multiplying them by ``forgetting``. V0 and V1 are
     shrunk to ``scale * v0`` and ``scale * v1`` with the weight of ``STRENGTH`` rollouts, D2 to ``scale * d`` with the

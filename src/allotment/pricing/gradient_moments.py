@@ -16,8 +16,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from allotment.prediction.posteriors import ScoreMoments
 from allotment.pricing.second_look import SecondLookPrice
-from allotment.types import Posterior, ScoreMoments
+from allotment.types import Posterior
 
 
 def gradient_moments_price(posterior: Posterior, moments: ScoreMoments) -> SecondLookPrice:
