@@ -18,6 +18,7 @@ from allotment.lab.judges import Judged
 from allotment.lab.labelled import Pooling
 from allotment.lab.step_rows import Metrics
 from allotment.learning.groups import group
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
 from allotment.methods.objectives.ml_irl import RewardNetwork, reward_loss, soft_rewards, squared_rewards
 from allotment.state import State, check_state
 from allotment.tasks.mixture import Mixture, Problem
@@ -179,3 +180,16 @@ class MaximumLikelihoodIRL:
 def _refused(setting: str, got: str, allowed: str) -> ConfigError:
     wrong = f"maximum-likelihood inverse reinforcement learning cannot have this {setting}"
     return ConfigError(wrong, got=got, allowed=allowed, fix="correct the setting")
+
+
+ENTRY = ObjectiveEntry(
+    "reward",
+    MaximumLikelihoodIRL,
+    row=ObjectiveRow(
+        "reward: learnt from demonstrations, one step after each step of the policy",
+        "demonstrations like the policy's own rollouts: no step of the reward",
+        "arXiv 2210.01808 and its code",
+        "the sequence version is a reconstruction (`pi` proportional to `pi_ref exp(r / beta)`) with a penalty on "
+        "squared rewards, states of the starting policy and a rule of success of ours; the tabular one is exact",
+    ),
+)

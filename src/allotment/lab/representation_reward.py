@@ -16,6 +16,7 @@ from allotment.lab.generation import Lab, Rollouts
 from allotment.lab.judges import Judged
 from allotment.lab.labelled import Compare, Labelled, Pooling, balanced, labelled_pairs, labelled_rollouts
 from allotment.lab.step_rows import Metrics
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
 from allotment.methods.objectives.pairs import preference_pairs
 from allotment.methods.objectives.representation import RepresentationProbe, fit_probe, probe_optimizer, probe_step
 from allotment.state import State, check_state
@@ -200,3 +201,19 @@ class RepresentationReward:
 
 def _refused(wrong: str, got: str, allowed: str, fix: str) -> ConfigError:
     return ConfigError(f"the representation-based reward {wrong}", got=got, allowed=allowed, fix=fix)
+
+
+ENTRY = ObjectiveEntry(
+    "reward",
+    RepresentationReward,
+    preferences=True,
+    row=ObjectiveRow(
+        "reward: a probe of the starting policy's hidden states, fitted to verified pairs of other prompts, in the "
+        "verifier's place; loss: conservative DPO on best and worst of n",
+        "confidence 1: DPO on the probe's order; `train=policy-gradient`: advantages of the probe's reward",
+        "arXiv 2503.10093 (abstract) and its code",
+        "one pooling in training and scoring (the code has two); policy and reference are two models (the code binds "
+        "one); states of the start and of the tokens drawn, pairs within and between prompts (the paper's by name); "
+        "the zero of the score is calibrated",
+    ),
+)

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 
-from allotment.errors import ConfigError
-from allotment.learning.groups import checked_mask
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
 from allotment.learning.record import HeadMoments, Need, TokenFactors, TokenRecord, require
+from allotment.methods.objectives.settings import check_choices, check_settings
 
 Window = Literal["symmetric", "one_sided"]
 StepModel = Literal["adam", "sgd"]
@@ -59,16 +59,15 @@ class CAPO:
     needs: ClassVar[tuple[Need, ...]] = ("hidden", "head_moments")
 
     def __post_init__(self) -> None:
-        for name, kind in (("window", Window), ("step_model", StepModel), ("denominator", Denominator)):
-            if getattr(self, name) not in get_args(kind):
-                raise _refused(name, getattr(self, name), ", ".join(get_args(kind)))
-        for name in ("tau_policy", "tau_objective"):
-            if not getattr(self, name) >= 0:
-                raise _refused(name, getattr(self, name), ">= 0")
-        if not 0 <= self.least_probability < 1:
-            raise _refused("least_probability", self.least_probability, "in [0, 1)")
-        if self.top_k is not None and self.top_k < 1:
-            raise _refused("top_k", self.top_k, ">= 1")
+        check_choices("capo", self, window=Window, step_model=StepModel, denominator=Denominator)
+        check_settings(
+            "capo",
+            self,
+            tau_policy=(self.tau_policy >= 0, ">= 0"),
+            tau_objective=(self.tau_objective >= 0, ">= 0"),
+            least_probability=(0 <= self.least_probability < 1, "in [0, 1)"),
+            top_k=(self.top_k is None or self.top_k >= 1, ">= 1"),
+        )
 
     @torch.no_grad()
     def factors(self, record: TokenRecord) -> TokenFactors:
@@ -84,7 +83,7 @@ class CAPO:
         assert record.hidden_NTH is not None
         assert record.tokens_NT is not None
         assert record.head is not None
-        mask_NT = checked_mask(record.mask_NT, len(record.log_probs_NT))
+        mask_NT = record.mask_NT.bool()
         lengths_N = mask_NT.sum(1)
         changes = predicted_changes(
             record.hidden_NTH[mask_NT],
@@ -199,5 +198,14 @@ def _pairs(pi_MV: Tensor, tokens_M: Tensor, least_probability: float, top_k: int
     return _Pairs(token_P, row_P, pi_P, (row_P == tokens_M[token_P]).to(pi_P.dtype) - pi_P, len(pi_MV))
 
 
-def _refused(setting: str, got: object, allowed: str) -> ConfigError:
-    return ConfigError(f"capo cannot have this {setting}", got=got, allowed=allowed, fix="correct the setting")
+ENTRY = ObjectiveEntry(
+    "gate",
+    CAPO,
+    row=ObjectiveRow(
+        "gate: rejects tokens by the predicted change of objective and policy (output matrix, Adam's next step)",
+        "both thresholds infinite: nothing, bit for bit",
+        "arXiv 2510.00819",
+        "rows of the vocabulary by least probability (top-k by name); all tokens in the denominator (kept by name); "
+        "sentence, batch and penalty variants are not built",
+    ),
+)

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from allotment.errors import ConfigError, InvalidInputError
-from allotment.learning.groups import checked_mask
-from allotment.learning.losses import TokenLoss
+from allotment.errors import InvalidInputError
+from allotment.learning.checks import check_finite
+from allotment.learning.losses import TokenLoss, masked_mean
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
 from allotment.learning.record import Need, TokenRecord, require
+from allotment.methods.objectives.settings import check_choices, check_settings
 
 GateName = Literal["binary_tv", "binary_kl", "topk_tv", "topk_kl", "ratio"]
 Anchor = Literal["rollout", "old"]
@@ -59,19 +61,16 @@ class DivergencePPO:
     """Where the drawn token is none of them, it is added (paper) or replaces the least likely (Stable-RL)."""
 
     def __post_init__(self) -> None:
-        for name, kind in (("gate", GateName), ("anchor", Anchor), ("top_k_rule", TopKRule)):
-            if getattr(self, name) not in get_args(kind):
-                raise _refused(name, getattr(self, name), ", ".join(get_args(kind)))
-        if self.gate.startswith("topk") and self.anchor == "old":
-            raise _refused(
-                "anchor", "old", "rollout with this gate: distributions are kept of the rollout policy alone"
-            )
-        if not (self.delta is None or self.delta >= 0):
-            raise _refused("delta", self.delta, ">= 0")
-        if not self.ratio_cap > 0:
-            raise _refused("ratio_cap", self.ratio_cap, "> 0")
-        if self.top_k < 1:
-            raise _refused("top_k", self.top_k, ">= 1")
+        check_choices("divergence-ppo", self, gate=GateName, anchor=Anchor, top_k_rule=TopKRule)
+        has_distributions = self.anchor == "rollout" or not self.gate.startswith("topk")
+        check_settings(
+            "divergence-ppo",
+            self,
+            anchor=(has_distributions, "rollout with this gate: distributions are kept of the rollout policy alone"),
+            delta=(self.delta is None or self.delta >= 0, ">= 0"),
+            ratio_cap=(self.ratio_cap > 0, "> 0"),
+            top_k=(self.top_k >= 1, ">= 1"),
+        )
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -89,13 +88,14 @@ class DivergencePPO:
             InvalidInputError: the record lacks what the gate needs, or an advantage is not finite.
         """
         require(record, "divergence-ppo", *self.needs)
-        mask_NT = checked_mask(record.mask_NT, len(record.log_probs_NT))
+        mask_NT = record.mask_NT.bool()
         anchor_NT = record.rollout_log_probs_NT if self.anchor == "rollout" else record.old_log_probs_NT
         assert anchor_NT is not None
         log_pi_NT = torch.where(mask_NT, record.log_probs_NT, 0.0)
         with torch.no_grad():
             log_mu_NT = torch.where(mask_NT, anchor_NT, 0.0).to(log_pi_NT.dtype)
-            advantages_N1 = _finite(record.advantages_N).to(log_pi_NT.dtype)[:, None]
+            check_finite("The advantage of rollout {}", record.advantages_N, fix="check the rewards")
+            advantages_N1 = record.advantages_N.to(log_pi_NT.dtype)[:, None]
             divergence_NT = torch.where(mask_NT, self.divergence(log_mu_NT, log_pi_NT, record), 0.0)
             log_ratio_NT = (log_pi_NT - log_mu_NT).clamp(max=LARGEST_LOG_RATIO)
             is_closed_NT = (divergence_NT > self._delta) & (advantages_N1 * log_ratio_NT > 0)
@@ -110,8 +110,7 @@ class DivergencePPO:
                 "mean_ratio": log_ratio_NT.exp(),
                 "mean_divergence": divergence_NT,
             }
-            tokens = mask_NT.sum().clamp(min=1)
-            metrics = {name: (values_NT * mask_NT).sum() / tokens for name, values_NT in shown.items()}
+            metrics = {name: masked_mean(values_NT, mask_NT) for name, values_NT in shown.items()}
         return TokenLoss(-factors_NT * (1 + log_pi_NT - log_pi_NT.detach()), metrics)
 
     def divergence(self, log_mu_NT: Tensor, log_pi_NT: Tensor, record: TokenRecord) -> Tensor:
@@ -183,18 +182,16 @@ def _with_rest(probabilities_NTB: Tensor) -> Tensor:
     return torch.cat([probabilities_NTB, rest_NT1], -1)
 
 
-def _finite(advantages_N: Tensor) -> Tensor:
-    if not advantages_N.isfinite().all():
-        raise InvalidInputError(
-            "an advantage is not finite",
-            got=float(advantages_N[~advantages_N.isfinite()][0]),
-            allowed="finite numbers",
-            fix="check the rewards",
-        )
-    return advantages_N
-
-
-def _refused(setting: str, got: object, allowed: str) -> ConfigError:
-    return ConfigError(
-        f"divergence-ppo cannot have this {setting}", got=got, allowed=allowed, fix="correct the setting"
-    )
+ENTRY = ObjectiveEntry(
+    "loss",
+    DivergencePPO,
+    row=ObjectiveRow(
+        "loss of a token: trust region on the probability mass that moved from the rollout policy, capped importance "
+        "weights",
+        "`delta` infinite: capped importance sampling; `gate=ratio`, no cap: PPO's gradient; on-policy: the policy "
+        "gradient",
+        "arXiv 2602.04879; verl's `dppo_tv`, `dppo_kl`",
+        "thresholds and cap differ by source (docstring); one delta for both signs; top-K adds the drawn token (the "
+        "code's replacement by name)",
+    ),
+)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 
-from allotment.errors import ConfigError, InvalidInputError
-from allotment.learning.groups import checked_mask
-from allotment.learning.losses import TokenLoss
+from allotment.learning.checks import check_finite
+from allotment.learning.losses import TokenLoss, masked_mean
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
 from allotment.learning.record import Need, TokenRecord, require
+from allotment.methods.objectives.settings import check_choices, check_settings
 
 Normalisation = Literal["length", "none"]
 TrajectoryWeight = Literal["both", "above", "unclipped", "none"]
@@ -93,16 +94,15 @@ class FlowRL:
     """Rollouts without advantage are pulled to the reference."""
 
     def __post_init__(self) -> None:
-        if self.normalisation not in get_args(Normalisation):
-            raise _refused("normalisation", self.normalisation, ", ".join(get_args(Normalisation)))
-        if self.weight not in get_args(TrajectoryWeight):
-            raise _refused("weight", self.weight, ", ".join(get_args(TrajectoryWeight)))
-        if not 0 < self.beta < float("inf"):
-            raise _refused("beta", self.beta, "a number > 0")
-        if not (0 <= self.clip <= 1 and self.cap >= 1):
-            raise _refused("clip or cap", f"{self.clip}, {self.cap}", "clip from 0 to 1, cap at least 1")
-        if not 0 <= self.dropout < 1:
-            raise _refused("dropout", self.dropout, "from 0 to below 1")
+        check_choices("flowrl", self, normalisation=Normalisation, weight=TrajectoryWeight)
+        check_settings(
+            "flowrl",
+            self,
+            beta=(0 < self.beta < float("inf"), "a number > 0"),
+            clip=(0 <= self.clip <= 1, "from 0 to 1"),
+            cap=(self.cap >= 1, "at least 1"),
+            dropout=(0 <= self.dropout < 1, "from 0 to below 1"),
+        )
         object.__setattr__(self, "module", LogPartition(self.width, self.dropout, self.seed))
 
     def loss(self, record: TokenRecord) -> TokenLoss:
@@ -117,7 +117,7 @@ class FlowRL:
         require(record, "flowrl", *self.needs)
         assert record.reference_log_probs_NT is not None
         assert record.prompt_hidden_NH is not None
-        mask_NT = checked_mask(record.mask_NT, len(record.log_probs_NT))
+        mask_NT = record.mask_NT.bool()
         tokens_N = mask_NT.sum(1)
         log_pi_N, log_old_N, log_reference_N = (
             torch.where(mask_NT, log_probs_NT, 0.0).sum(1)
@@ -126,7 +126,13 @@ class FlowRL:
         per_N = tokens_N.clamp(min=1) if self.normalisation == "length" else 1
         log_z_N = self.module(record.prompt_hidden_NH.detach()).to(log_pi_N.dtype)
         reward_N = self.beta * record.advantages_N.detach().to(log_pi_N.dtype)
-        residual_N = _finite(log_z_N + (log_pi_N - log_reference_N.detach()) / per_N - reward_N)
+        residual_N = log_z_N + (log_pi_N - log_reference_N.detach()) / per_N - reward_N
+        check_finite(
+            "The residual of rollout {}",
+            residual_N,
+            allowed="finite advantages, prompt hidden states and partition function",
+            fix="check the rewards, and that training has not diverged",
+        )
         weights_N = self._weights((log_pi_N - log_old_N).detach())
         values_N = weights_N * residual_N.square() / tokens_N.clamp(min=1)
         with torch.no_grad():
@@ -138,8 +144,7 @@ class FlowRL:
                 "clipped_fraction": weights_N != (log_pi_N - log_old_N).clamp(max=_LARGEST_LOG_WEIGHT).exp(),
                 "log_ratio_to_reference": log_pi_N - log_reference_N,
             }
-            count = has_tokens_N.sum().clamp(min=1)
-            metrics = {name: (values * has_tokens_N).sum() / count for name, values in shown.items()}
+            metrics = {name: masked_mean(values_N, has_tokens_N) for name, values_N in shown.items()}
             metrics["empty"] = (~has_tokens_N).sum()
         return TokenLoss(values_N[:, None] * mask_NT, metrics)
 
@@ -153,18 +158,17 @@ class FlowRL:
         return ratio_N if self.weight == "unclipped" else torch.ones_like(ratio_N)
 
 
-def _finite(residual_N: Tensor) -> Tensor:
-    finite_N = torch.isfinite(residual_N.detach())
-    if not finite_N.all():
-        index = int((~finite_N).nonzero()[0])
-        raise InvalidInputError(
-            f"the residual of rollout {index} is not finite",
-            got=float(residual_N[index].detach()),
-            allowed="finite advantages, prompt hidden states and partition function",
-            fix="check the rewards, and that training has not diverged",
-        )
-    return residual_N
-
-
-def _refused(setting: str, got: object, allowed: str) -> ConfigError:
-    return ConfigError(f"flowrl cannot have this {setting}", got=got, allowed=allowed, fix="correct the setting")
+ENTRY = ObjectiveEntry(
+    "loss",
+    FlowRL,
+    advantage="grpo",
+    whole=True,
+    row=ObjectiveRow(
+        "loss of a rollout: `w (log Z + (log pi - log pi_ref)/length - beta A)^2` with a trained log Z",
+        "equal rewards: only the pull to the reference; without length normalisation, on-policy: twice the gradient of "
+        "the reverse KL",
+        "arXiv 2509.15207",
+        "clip .2 is a reconstruction; the released code multiplies by the unclipped weight (by name); log Z sends no "
+        "gradient into the trunk; all prompt tokens are pooled",
+    ),
+)

@@ -10,9 +10,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from allotment.errors import ConfigError, InvalidInputError
+from allotment.errors import InvalidInputError
 from allotment.learning.advantages import grpo_advantages
 from allotment.learning.groups import group
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
+from allotment.methods.objectives.settings import check_setting
 
 Whitening = Literal["rollouts", "tokens", "none"]
 
@@ -26,7 +28,7 @@ class GDPO:
     a scale. Two rewards whose sum is constant in a group cancel there, as in GRPO; three in general do not.
 
     Sources that disagree: the last step is over rollouts in the paper and in TRL, over tokens in verl; see ``whiten``
-    and ``epsilon``. What becomes of a condition that is not met (0, as here) is said by the paper alone.
+    and ``epsilon``. What becomes of a condition that is not met (0, as here) stands in the paper alone.
     """
 
     rewards: tuple[str, ...] = ()
@@ -46,12 +48,12 @@ class GDPO:
     has verl's 1e-8 under the root instead."""
 
     def __post_init__(self) -> None:
-        if self.whiten not in get_args(Whitening):
-            raise _refused("whitening", repr(self.whiten), ", ".join(get_args(Whitening)))
-        if not (self.epsilon > 0 and math.isfinite(self.epsilon)):
-            raise _refused("epsilon", self.epsilon, "> 0")
-        if (bad := [name for name, weight in self.weights.items() if not math.isfinite(weight)]) != []:
-            raise _refused("weight", f"{bad[0]}: {self.weights[bad[0]]}", "finite numbers")
+        check_setting(
+            "gdpo", "whitening", repr(self.whiten), self.whiten in get_args(Whitening), str(get_args(Whitening))
+        )
+        check_setting("gdpo", "epsilon", self.epsilon, 0 < self.epsilon < math.inf, "> 0")
+        for name, weight in self.weights.items():
+            check_setting("gdpo", "weight", f"{name}: {weight}", math.isfinite(weight), "finite numbers")
         if self.rewards:
             self._check_settings(self.rewards)
 
@@ -110,8 +112,9 @@ class GDPO:
     def _check_settings(self, names: tuple[str, ...]) -> None:
         for given in (self.weights, self.conditions, self.conditions.values()):
             for name in given:
-                if name not in names:
-                    raise _refused("reward in its weights or conditions", repr(name), ", ".join(names))
+                check_setting(
+                    "gdpo", "reward in its weights or conditions", repr(name), name in names, ", ".join(names)
+                )
 
 
 def _whitened_over_tokens(values_N: Tensor, lengths_N: Tensor) -> Tensor:
@@ -121,5 +124,15 @@ def _whitened_over_tokens(values_N: Tensor, lengths_N: Tensor) -> Tensor:
     return centred_N / ((lengths_N * centred_N.square()).sum() / (tokens - 1) + 1e-8).sqrt()
 
 
-def _refused(what: str, got: object, allowed: str) -> ConfigError:
-    return ConfigError(f"gdpo cannot have this {what}", got=got, allowed=allowed, fix="correct --objective-settings")
+ENTRY = ObjectiveEntry(
+    "advantages",
+    GDPO,
+    row=ObjectiveRow(
+        "several rewards: each standardised in its group, added with weights, standardised over the batch; conditioned "
+        "rewards",
+        "one reward and one group: `grpo` up to a scale",
+        "arXiv 2601.05242; TRL, verl",
+        "epsilon 1e-4 (TRL; verl 1e-6); no mean is subtracted over rollouts (it is 0); over tokens by name as in verl; "
+        "one threshold for all conditions",
+    ),
+)

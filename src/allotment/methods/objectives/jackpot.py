@@ -11,14 +11,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from allotment.errors import ConfigError, InvalidInputError
-from allotment.learning.groups import checked_mask
+from allotment.errors import InvalidInputError
+from allotment.learning.losses import masked_mean
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
 from allotment.learning.record import Need, TokenFactors, TokenRecord, require
+from allotment.methods.objectives.settings import check_choices, check_settings
 
 Target = Literal["current", "old"]
 Average = Literal["all", "accepted"]
@@ -71,23 +73,24 @@ class Jackpot:
     top_k: int = 20
 
     def __post_init__(self) -> None:
-        for name, kind in (("target", Target), ("average", Average)):
-            if getattr(self, name) not in get_args(kind):
-                raise _refused(name, getattr(self, name), ", ".join(get_args(kind)))
-        if self.normaliser not in (None, *get_args(NormaliserName)):
-            raise _refused("normaliser", self.normaliser, ", ".join(get_args(NormaliserName)))
-        if self.average == "accepted" and self.normaliser is None:
-            raise _refused("average", "accepted", "accepted with a normaliser, exact or top_k")
-        if self.normaliser is not None and self.target == "old":
-            raise _refused("target", "old", "current with a normaliser: distributions are of the current policy")
-        if not 0 < self.rate <= 1:
-            raise _refused("rate", self.rate, "0 < rate <= 1")
-        if not (self.lam is None or 0 <= self.lam < math.inf):
-            raise _refused("lam", self.lam, "0 <= lam, finite")
-        if not (self.c1 > 0 and self.c2 > 0):
-            raise _refused("c1 or c2", (self.c1, self.c2), "> 0")
-        if self.top_k < 1:
-            raise _refused("top_k", self.top_k, ">= 1")
+        check_choices("jackpot", self, target=Target, average=Average)
+        if self.normaliser is not None:
+            check_choices("jackpot", self, normaliser=NormaliserName)
+        has_normaliser = self.normaliser is not None
+        check_settings(
+            "jackpot",
+            self,
+            average=(self.average == "all" or has_normaliser, "accepted with a normaliser, exact or top_k"),
+            target=(
+                self.target == "current" or not has_normaliser,
+                "current with a normaliser: distributions are of the current policy",
+            ),
+            rate=(0 < self.rate <= 1, "0 < rate <= 1"),
+            lam=(self.lam is None or 0 <= self.lam < math.inf, "0 <= lam, finite"),
+            c1=(self.c1 > 0, "> 0"),
+            c2=(self.c2 > 0, "> 0"),
+            top_k=(self.top_k >= 1, ">= 1"),
+        )
 
     @property
     def needs(self) -> tuple[Need, ...]:
@@ -107,7 +110,7 @@ class Jackpot:
             InvalidInputError: the record lacks something that the gate needs.
         """
         require(record, "jackpot", *self.needs)
-        mask_NT = checked_mask(record.mask_NT, len(record.log_probs_NT))
+        mask_NT = record.mask_NT.bool()
         rollout_NT, uniforms_NT = record.rollout_log_probs_NT, record.uniforms_NT
         assert rollout_NT is not None
         assert uniforms_NT is not None
@@ -119,7 +122,7 @@ class Jackpot:
         lam = solve_lambda(log_ratio_NT[mask_NT], self.rate) if self.lam is None else log_q_NT.new_tensor(self.lam)
         acceptance_NT = obrs_acceptance(log_ratio_NT, lam)
         accepted_NT = mask_NT & (uniforms_NT < acceptance_NT)
-        share, weight_NT = _mean(accepted_NT, mask_NT), torch.maximum(log_ratio_NT.exp(), lam)
+        share, weight_NT = masked_mean(accepted_NT, mask_NT), torch.maximum(log_ratio_NT.exp(), lam)
         metrics: dict[str, Tensor] = {}
         if self.normaliser is not None:
             normaliser_NT, metrics = self._normaliser(record, mask_NT, lam, share)
@@ -129,11 +132,11 @@ class Jackpot:
         factors_NT = torch.where(accepted_NT, weight_NT.clamp(max=cap) * shift_NT.clamp(max=self.c2), 0.0)
         truncated_NT = (weight_NT > cap) | (shift_NT > self.c2)
         metrics |= {
-            "rejected": _mean(~accepted_NT, mask_NT),
-            "truncated": _mean(truncated_NT & accepted_NT, mask_NT),
-            "acceptance": _mean(acceptance_NT, mask_NT),
+            "rejected": masked_mean(~accepted_NT, mask_NT),
+            "truncated": masked_mean(truncated_NT & accepted_NT, mask_NT),
+            "acceptance": masked_mean(acceptance_NT, mask_NT),
             "lambda": lam,
-            "mean_factor": _mean(factors_NT, mask_NT),
+            "mean_factor": masked_mean(factors_NT, mask_NT),
         }
         return TokenFactors(factors_NT, metrics)
 
@@ -152,11 +155,11 @@ class Jackpot:
             )
         if self.normaliser == "top_k":
             part_NT = top_k_normaliser(log_p_NTV, log_q_NTV, lam, self.top_k)
-            scale = share / _mean(part_NT, mask_NT).clamp(min=torch.finfo(part_NT.dtype).tiny)
+            scale = share / masked_mean(part_NT, mask_NT).clamp(min=torch.finfo(part_NT.dtype).tiny)
             return part_NT * scale, {"normaliser_scale": scale}
         before_NT = kl_divergence(log_p_NTV, log_q_NTV)
         after_NT = kl_divergence(log_p_NTV, obrs_distribution(log_p_NTV, log_q_NTV, lam))
-        metrics = {"kl_before": _mean(before_NT, mask_NT), "kl_after": _mean(after_NT, mask_NT)}
+        metrics = {"kl_before": masked_mean(before_NT, mask_NT), "kl_after": masked_mean(after_NT, mask_NT)}
         return normaliser(log_p_NTV, log_q_NTV, lam), metrics
 
 
@@ -222,10 +225,14 @@ def _over_lambda(log_p: Tensor, lam: float | Tensor) -> Tensor:
     return torch.where(log_p > -math.inf, shifted, -math.inf)
 
 
-def _mean(values_NT: Tensor, mask_NT: Tensor) -> Tensor:
-    """[] over the tokens of the mask."""
-    return torch.where(mask_NT, values_NT, 0.0).sum() / mask_NT.sum().clamp(min=1)
-
-
-def _refused(setting: str, got: object, allowed: str) -> ConfigError:
-    return ConfigError(f"jackpot cannot have this {setting}", got=got, allowed=allowed, fix="correct it")
+ENTRY = ObjectiveEntry(
+    "gate",
+    Jackpot,
+    row=ObjectiveRow(
+        "gate: rejects tokens of another actor by `min(1, p/(lambda q))`, weighs the rest by `max(lambda, p/q)`",
+        "`lam` 0: truncated importance sampling; on-policy and `lam` at most 1: nothing",
+        "arXiv 2602.06107",
+        "average over all tokens without Z (the paper's as `average=accepted`); lambda from the drawn tokens; caps 2, "
+        "distillation weight 1 and the actor's learning rate are choices",
+    ),
+)

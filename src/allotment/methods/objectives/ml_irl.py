@@ -29,7 +29,10 @@ import torch
 from torch import Tensor, nn
 
 from allotment.errors import ConfigError, InvalidInputError
+from allotment.learning.checks import check_finite
 from allotment.learning.groups import Groups, group
+
+_FIX = "check the policy the features come from, and lower the reward's learning rate"
 
 
 class RewardNetwork(nn.Module):
@@ -70,9 +73,7 @@ class RewardNetwork(nn.Module):
         Raises:
             InvalidInputError: a feature is not finite.
         """
-        if not torch.isfinite(features_NF).all():
-            row = int((~torch.isfinite(features_NF)).any(1).nonzero()[0])
-            raise _not_finite(f"the features of row {row}", features_NF[row].tolist())
+        check_finite("the features of row {}", features_NF, fix=_FIX)
         rewards_N: Tensor = self.layers(features_NF).squeeze(-1).clamp(-self.bound, self.bound)
         return rewards_N
 
@@ -88,8 +89,7 @@ def reward_loss(agent_N: Tensor, agent_ids_N: Tensor, expert_M: Tensor, expert_i
         InvalidInputError: a prompt has rollouts and no demonstration or the other way round, or a reward is not finite.
     """
     for name, rewards_N in (("rollouts", agent_N), ("demonstrations", expert_M)):
-        if not torch.isfinite(rewards_N.detach()).all():
-            raise _not_finite(f"the reward of {name}", rewards_N.tolist())
+        check_finite(f"the reward of {name}", rewards_N, fix=_FIX)
     agent, expert = group(agent_ids_N), group(expert_ids_M)
     _check_both_sides(agent, expert)
     return (agent.means(agent_N) - expert.means(expert_M)).mean()
@@ -125,8 +125,3 @@ def _check_both_sides(agent: Groups, expert: Groups) -> None:
             allowed="at least one rollout and one demonstration of each prompt",
             fix="leave these prompts out of the reward step",
         )
-
-
-def _not_finite(what: str, got: object) -> InvalidInputError:
-    fix = "check the policy the features come from, and lower the reward's learning rate"
-    return InvalidInputError(f"{what} is not finite", got=got, allowed="finite numbers", fix=fix)

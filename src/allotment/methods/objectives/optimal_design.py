@@ -20,7 +20,7 @@ SUPPORT_SHARE = 0.01
 RANK_TOLERANCE = 1e-10
 """Directions with a singular value below this share of the largest are no part of the candidates' span."""
 ROUNDING = 1e-12
-"""Relative; closer to the optimum than this no step is made."""
+"""Relative; closer to the optimum than this no step is taken."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,7 +34,7 @@ class Design:
     rank: int
     """d: dimensions that the candidates span."""
     iterations: int
-    """Frank-Wolfe steps made."""
+    """Frank-Wolfe steps taken."""
 
     @property
     def gap(self) -> float:
@@ -102,8 +102,8 @@ def g_optimal_design(candidates_KD: npt.ArrayLike, *, iterations: int = 1000, to
         weights_K = np.eye(size)[int(np.argmax(np.abs(basis_KR)))]
     inverse_RR = np.linalg.inv((basis_KR * weights_K[:, None]).T @ basis_KR)
     leverages_K = np.einsum("kr,kr->k", basis_KR @ inverse_RR, basis_KR)
-    enough, made = (1 + max(tolerance, ROUNDING)) * rank, 0
-    while made < iterations and leverages_K.max() > enough:
+    enough, steps = (1 + max(tolerance, ROUNDING)) * rank, 0
+    while steps < iterations and leverages_K.max() > enough:
         best = int(np.argmax(leverages_K))
         largest = leverages_K[best]
         step = (largest / rank - 1) / (largest - 1)
@@ -113,9 +113,9 @@ def g_optimal_design(candidates_KD: npt.ArrayLike, *, iterations: int = 1000, to
         towards_R = inverse_RR @ basis_KR[best]
         leverages_K = (leverages_K - ratio * (basis_KR @ towards_R) ** 2) / (1 - step)
         inverse_RR = (inverse_RR - ratio * np.outer(towards_R, towards_R)) / (1 - step)
-        made += 1
+        steps += 1
     weights_K /= weights_K.sum()
-    return Design(weights_K, _leverages(basis_KR, weights_K), rank, made)
+    return Design(weights_K, _leverages(basis_KR, weights_K), rank, steps)
 
 
 def preferential_design(
@@ -126,7 +126,7 @@ def preferential_design(
     ``differences_KD``: [K, D] difference of the features of each pair. ``margins_K``: [K] ``beta theta . z`` at the
     parameter at which the design is made; 0 everywhere gives the design that ignores it. Leverages include the factor
     ``sigma'(m)``, so that a pair whose outcome is certain is not asked for. A reconstruction: the paper names a
-    preferential G-optimal design; its definition was not to be had. Otherwise as :func:`g_optimal_design`.
+    preferential G-optimal design; its definition was not available. Otherwise as :func:`g_optimal_design`.
 
     Raises:
         InvalidInputError: as there, or margins do not fit.

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import InvalidInputError
+from allotment.learning.checks import check_finite, check_per_rollout
 from allotment.learning.groups import group
 
 PairsName = Literal["all", "extreme"]
@@ -83,22 +84,13 @@ def _compared(scores_n: Tensor, which: PairsName, ties: bool) -> tuple[Tensor, T
 
 
 def _check(scores_N: Tensor, group_ids_N: Tensor, which: PairsName) -> None:
-    if scores_N.shape != group_ids_N.shape:
-        raise InvalidInputError(
-            "The scores and the group ids do not fit together.",
-            got=f"scores {tuple(scores_N.shape)}, group ids {tuple(group_ids_N.shape)}",
-            allowed="[N] each",
-            fix="one score and one id per rollout, in the same order",
-        )
-    finite_N = torch.isfinite(scores_N)
-    if not finite_N.all():
-        row = int((~finite_N).nonzero()[0])
-        raise InvalidInputError(
-            f"The score of rollout {row} is not finite, so it cannot be compared.",
-            got=float(scores_N[row]),
-            allowed="finite scores",
-            fix="give a rollout that could not be judged the lowest score, or leave it out",
-        )
+    check_per_rollout("scores", scores_N, group_ids_N)
+    check_finite(
+        "The score of rollout {}",
+        scores_N,
+        allowed="finite scores, which can be compared",
+        fix="give a rollout that could not be judged the lowest score, or leave it out",
+    )
     if which not in get_args(PairsName):
         raise InvalidInputError(
             "There are no such pairs.", got=repr(which), allowed="all, extreme", fix="choose one of them"

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from allotment.errors import ConfigError
-from allotment.learning.groups import checked_mask, group
+from allotment.learning.groups import group
 from allotment.learning.losses import TokenLoss
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
 from allotment.learning.record import Need, TokenRecord, require
 from allotment.methods.objectives.pair_design import coverage_metrics, design_shares, mean_hidden
 from allotment.methods.objectives.pairs import Pairs, PairsName, preference_pairs
+from allotment.methods.objectives.settings import check_choices, check_settings
 
 PreferenceLoss = Literal["dpo", "distillation"]
 
@@ -60,9 +61,9 @@ class Preference:
     ``length="sum"`` add up to the mean over prompts. Other lengths, and ``token_mean``, would divide it by tokens.
     Gates on tokens do not apply.
 
-    A reconstruction of on-policy DPO: neither defaults nor the exact distillation losses of the paper on coverage were
-    to be had. With ``pairs="extreme"`` and ``alpha`` it is the training of the representation-based reward, as in its
-    released code: best and worst of n, and a confidence in the labels from the mean difference of their rewards.
+    A reconstruction of on-policy DPO: neither the defaults nor the exact distillation losses of the paper on coverage
+    were available. With ``pairs="extreme"`` and ``alpha`` it is the training of the representation-based reward, as in
+    its released code: best and worst of n, and a confidence in the labels from the mean difference of their rewards.
     """
 
     beta: float = 0.1
@@ -83,22 +84,27 @@ class Preference:
     """A rollout without advantage can be one of a pair."""
 
     def __post_init__(self) -> None:
-        if not 0 < self.beta < float("inf"):
-            raise _refused("beta", self.beta, "a number > 0")
-        if self.loss_name not in get_args(PreferenceLoss):
-            raise _refused("loss_name", self.loss_name, ", ".join(get_args(PreferenceLoss)))
-        if self.pairs not in get_args(PairsName):
-            raise _refused("pairs", self.pairs, ", ".join(get_args(PairsName)))
-        if self.alpha is not None and not 0 <= self.alpha < float("inf"):
-            raise _refused("alpha", self.alpha, "a number >= 0, or null")
-        if self.alpha is not None and self.loss_name == "distillation":
-            raise _refused("alpha", self.alpha, "null with distillation, which has no labels to believe")
-        if not 0 <= self.design <= 1:
-            raise _refused("design", self.design, "from 0 to 1")
-        if self.design and self.pairs != "all":
-            raise _refused("design", self.design, 'pairs "all" with a design: "extreme" looks at rewards first')
-        if not 0 < self.ridge < float("inf"):
-            raise _refused("ridge", self.ridge, "a number > 0")
+        check_choices("preferences", self, loss_name=PreferenceLoss, pairs=PairsName)
+        check_settings(
+            "preferences",
+            self,
+            beta=(0 < self.beta < float("inf"), "a number > 0"),
+            alpha=(self.alpha is None or 0 <= self.alpha < float("inf"), "a number >= 0, or null"),
+            design=(0 <= self.design <= 1, "from 0 to 1"),
+            ridge=(0 < self.ridge < float("inf"), "a number > 0"),
+        )
+        check_settings(
+            "preferences",
+            self,
+            alpha=(
+                self.alpha is None or self.loss_name == "dpo",
+                "null with distillation, which has no labels to believe",
+            ),
+            design=(
+                not self.design or self.pairs == "all",
+                'pairs "all" with a design: "extreme" looks at rewards first',
+            ),
+        )
 
     def loss(self, record: TokenRecord) -> TokenLoss:
         """[N, T] losses; rewards are compared by the record's advantages, which must be those less a group's mean.
@@ -114,7 +120,7 @@ class Preference:
         """
         require(record, "on-policy-dpo", "reference", *(("hidden",) if self.design else ()))
         assert record.reference_log_probs_NT is not None
-        mask_NT = checked_mask(record.mask_NT, len(record.log_probs_NT))
+        mask_NT = record.mask_NT.bool()
         rewards_N = record.advantages_N.detach()
         log_ratio_NT = record.log_probs_NT - record.reference_log_probs_NT.detach()
         log_ratio_N = torch.where(mask_NT, log_ratio_NT, 0.0).sum(1)
@@ -178,5 +184,18 @@ def _metrics(
     }
 
 
-def _refused(setting: str, got: object, allowed: str) -> ConfigError:
-    return ConfigError(f"preferences cannot have this {setting}", got=got, allowed=allowed, fix="correct the setting")
+ENTRY = ObjectiveEntry(
+    "loss",
+    Preference,
+    advantage="dr_grpo",
+    whole=True,
+    preferences=True,
+    row=ObjectiveRow(
+        "loss of a pair: DPO on two rollouts of a prompt whose verified rewards differ, against the fixed initial "
+        "policy; or squared regression of reward differences (`loss_name=distillation`)",
+        "policy at the reference: `beta` times the gradient of `rloo`; an actor of one long round: offline DPO",
+        "arXiv 2601.08421 (abstract); DPO, arXiv 2305.18290",
+        "a reconstruction: defaults, distillation loss; a tie counts 0 in the mean over all pairs of a prompt, so that "
+        "its weight does not depend on how many rollouts it got",
+    ),
+)
