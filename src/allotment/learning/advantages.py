@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import ConfigError, InvalidInputError
+from allotment.learning.checks import check_finite, check_per_rollout
 from allotment.learning.groups import Groups, group
 
 AdvantageName = Literal["rloo", "dr_grpo", "grpo"]
@@ -94,21 +95,7 @@ def advantage_estimator(name: AdvantageName) -> AdvantageFunction:
 def _centred(rewards_N: Tensor, group_ids_N: Tensor) -> tuple[Groups, Tensor]:
     """The groups, and [N] the rewards minus the mean of their group, checked and in float32 or float64."""
     groups = group(group_ids_N)
-    if rewards_N.shape != group_ids_N.shape:
-        raise InvalidInputError(
-            "Rewards and group ids do not fit together.",
-            got=f"rewards {tuple(rewards_N.shape)}, group ids {tuple(group_ids_N.shape)}",
-            allowed="both [N]",
-            fix="give one reward and one id per rollout, flat",
-        )
-    finite_N = torch.isfinite(rewards_N)
-    if not finite_N.all():
-        index = int((~finite_N).nonzero()[0, 0])
-        raise InvalidInputError(
-            f"The reward at index {index} is not finite.",
-            got=float(rewards_N[index]),
-            allowed="finite numbers",
-            fix="score a failed verification 0, or leave the rollout out",
-        )
+    check_per_rollout("rewards", rewards_N, group_ids_N)
+    check_finite("The reward at index {}", rewards_N, fix="score a failed verification 0, or leave the rollout out")
     dtype = torch.promote_types(rewards_N.dtype, torch.float32)
     return groups, groups.centred(rewards_N.detach().to(dtype))

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from allotment.errors import ConfigError, InvalidInputError
-from allotment.learning.groups import checked_mask, group
+from allotment.learning.checks import checked_mask
+from allotment.learning.groups import group
 
 Aggregation = Literal["prompt_mean", "sequence_mean", "token_mean"]
 Length = Literal["mean", "sum"] | float

@@ -72,18 +72,3 @@ def group(group_ids_N: Tensor) -> Groups:
         )
     ids_Q, index_N, sizes_Q = torch.unique(group_ids_N, return_inverse=True, return_counts=True)
     return Groups(ids_Q, index_N, sizes_Q)
-
-
-def checked_mask(mask_NT: Tensor, rollouts: int) -> Tensor:
-    """[N, T] the mask as bool.
-
-    Raises :class:`~allotment.errors.InvalidInputError` for another shape or values other than 0 and 1.
-    """
-    if mask_NT.ndim != 2 or len(mask_NT) != rollouts or not ((mask_NT == 0) | (mask_NT == 1)).all():
-        raise InvalidInputError(
-            "The token mask cannot be used.",
-            got=f"shape {tuple(mask_NT.shape)}, dtype {mask_NT.dtype}",
-            allowed=f"shape [{rollouts}, T], values 0 and 1 only",
-            fix="pass the response mask; multiply token weights into the token loss instead",
-        )
-    return mask_NT.bool()

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import InvalidInputError
-from allotment.learning.groups import checked_mask
+from allotment.learning.checks import check_finite, checked_mask
 
 
 @dataclass(frozen=True)
@@ -50,20 +50,25 @@ def clipped_surrogate(
     mask_NT = checked_mask(mask_NT, len(log_probs_NT))
     _check(log_probs_NT, old_log_probs_NT, advantages_N, mask_NT, clip_low, clip_high)
     log_ratio_NT = torch.where(mask_NT, log_probs_NT - old_log_probs_NT.detach(), 0.0)
-    _check_finite("log-ratio", log_ratio_NT)
-    _check_finite("advantage", advantages_N)
+    allowed, fix = "finite numbers inside the mask", "check the mask, and that both policies can produce this token"
+    check_finite("The log-ratio at index ({}, {})", log_ratio_NT, allowed=allowed, fix=fix)
+    check_finite("The advantage at index ({},)", advantages_N, allowed=allowed, fix=fix)
     ratio_NT = log_ratio_NT.exp()
     advantages_N1 = advantages_N.detach().to(ratio_NT.dtype)[:, None]
     free_NT = ratio_NT * advantages_N1
     clipped_NT = ratio_NT.clamp(1 - clip_low, 1 + clip_high) * advantages_N1
     values_NT = -torch.where(mask_NT, torch.minimum(free_NT, clipped_NT), 0.0)
     with torch.no_grad():
-        tokens = mask_NT.sum().clamp(min=1)
         metrics = {
-            "clip_fraction": ((clipped_NT < free_NT) & mask_NT).sum() / tokens,
-            "mean_ratio": (ratio_NT * mask_NT).sum() / tokens,
+            "clip_fraction": masked_mean(clipped_NT < free_NT, mask_NT),
+            "mean_ratio": masked_mean(ratio_NT, mask_NT),
         }
     return TokenLoss(values_NT, metrics)
+
+
+def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
+    """[] the mean of values over the places of a mask of the same shape; 0 without any."""
+    return torch.where(mask, values, 0.0).sum() / mask.sum().clamp(min=1)
 
 
 def _check(new_NT: Tensor, old_NT: Tensor, advantages_N: Tensor, mask_NT: Tensor, low: float, high: float) -> None:
@@ -81,16 +86,4 @@ def _check(new_NT: Tensor, old_NT: Tensor, advantages_N: Tensor, mask_NT: Tensor
             got=f"clip_low={low}, clip_high={high}",
             allowed="0 <= clip_low <= 1, clip_high >= 0",
             fix="use 0.2 and 0.2 (PPO) or 0.2 and 0.28 (DAPO)",
-        )
-
-
-def _check_finite(name: str, values: Tensor) -> None:
-    finite = torch.isfinite(values)
-    if not finite.all():
-        index = tuple(int(i) for i in (~finite).nonzero()[0])
-        raise InvalidInputError(
-            f"The {name} at index {index} is not finite.",
-            got=float(values[index]),
-            allowed="finite numbers inside the mask",
-            fix="check the mask, and that both policies can produce this token",
         )
