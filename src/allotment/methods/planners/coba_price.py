@@ -11,6 +11,7 @@ so V is concave from B = 0 on, and the largest gains are the optimum. The price 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -28,11 +29,8 @@ class CoBAPrice:
     """[Q] D, the density of the Beta distribution at p, finite, >= 0; 0 where p is 0 or 1."""
     rate: FloatArray
     """[Q] k, ``p (1 - p) / tau``, >= 0."""
-
-    @property
-    def minimum_count(self) -> int:
-        """0: concave from no rollout on."""
-        return 0
+    minimum_count: ClassVar[int] = 0
+    """Concave from no rollout on."""
 
     def __len__(self) -> int:
         return len(self.density)

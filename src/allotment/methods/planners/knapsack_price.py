@@ -12,6 +12,7 @@ the optimum of the knapsack. (From 0 to 1 it is not: neither no rollout nor a si
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from allotment.types import FloatArray, IntArray
 
@@ -22,11 +23,8 @@ class KnapsackPrice:
 
     probability: FloatArray
     """[Q] success probability, in [0, 1]."""
-
-    @property
-    def minimum_count(self) -> int:
-        """1: from there on V is concave."""
-        return 1
+    minimum_count: ClassVar[int] = 1
+    """From there on V is concave."""
 
     def __len__(self) -> int:
         return len(self.probability)
