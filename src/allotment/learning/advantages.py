@@ -1,8 +1,8 @@
-"""Advantages of rollouts, each against its own group: RLOO, Dr. GRPO, GRPO.
+"""Advantages of rollouts, each against its own group: RLOO, Dr. GRPO, GRPO; and against a belief.
 
-All three take rewards [N] and group ids [N], and return [N] in the same order (float32, or float64 for float64
-rewards), without gradient. A group of one has nothing to compare itself with: its advantage is 0, never the raw
-reward (verl returns the raw reward there). A group whose rewards are all equal has advantage exactly 0.
+All take rewards [N] and group ids [N], and return [N] in the same order (float32, or float64 for float64 rewards),
+without gradient. Without a belief, a group of one has nothing to compare itself with: its advantage is 0, never the
+raw reward (verl returns the raw reward there). A group whose rewards are all equal has advantage exactly 0 then.
 """
 
 from __future__ import annotations
@@ -71,6 +71,38 @@ def grpo_advantages(rewards_N: Tensor, group_ids_N: Tensor, epsilon: float = 1e-
     groups, centred_N = _centred(rewards_N, group_ids_N)
     std_Q = (groups.sums(centred_N**2) / (groups.sizes_Q - 1).clamp(min=1)).sqrt()
     return centred_N / (std_Q[groups.index_N] + epsilon)
+
+
+def baseline_advantages(rewards_N: Tensor, group_ids_N: Tensor, baseline_N: Tensor, share_N: Tensor) -> Tensor:
+    """Reward minus a baseline that mixes a belief with the other rollouts: ``r_j - w m - (1 - w) mean_{k != j} r_k``.
+
+    The baseline of a rollout does not depend on the rollout itself, so the mean over a group of advantage times score
+    is an unbiased estimate of the policy gradient for every n >= 1, whatever m and w, as long as both are chosen before
+    the rollouts are drawn. A group of one has the baseline m whatever w. With w = 0 a larger group is
+    :func:`rloo_advantages` to the last bit; with w = 1 all are ``r - m``.
+
+    ``rewards_N``: [N] finite. ``group_ids_N``: [N] integer. ``baseline_N``: [N] m, finite, the belief about the mean
+    reward of the rollout's prompt. ``share_N``: [N] w in [0, 1]. m and w are meant to be equal within a prompt, which
+    is not checked. Returns [N], in units of the reward.
+
+    Raises :class:`~allotment.errors.InvalidInputError` for rewards or baselines that are not finite, shares outside
+    [0, 1], or shapes that do not fit.
+    """
+    rloo_N = rloo_advantages(rewards_N, group_ids_N)
+    check_per_rollout("baselines", baseline_N, group_ids_N)
+    check_per_rollout("shares", share_N, group_ids_N)
+    check_finite("The baseline at index {}", baseline_N, fix="give the belief about the prompt's mean reward")
+    if not ((share_N >= 0) & (share_N <= 1)).all():
+        raise InvalidInputError(
+            "A share of the baseline is outside its range.",
+            got=f"shares from {float(share_N.min())} to {float(share_N.max())}",
+            allowed="[0, 1]",
+            fix="give 0 for the other rollouts alone, 1 for the belief alone",
+        )
+    is_alone_N = group(group_ids_N).sizes_per_rollout() == 1
+    share_N = torch.where(is_alone_N, 1.0, share_N.detach().to(rloo_N.dtype))
+    from_belief_N = rewards_N.detach().to(rloo_N.dtype) - baseline_N.detach().to(rloo_N.dtype)
+    return share_N * from_belief_N + (1 - share_N) * rloo_N
 
 
 _BY_NAME: dict[str, AdvantageFunction] = {

@@ -59,12 +59,12 @@ def selected_advantages_and_weights(
 def _advantages(
     rewards_N: Tensor, group_ids_N: Tensor, selection: Selection, estimator: AdvantageName, among_N: Tensor
 ) -> Tensor:
-    """[N] the selection's own, or the estimator's among the rollouts of ``among_N``, 0 elsewhere."""
+    """[N] those the selection brings, or the estimator's among the rollouts of ``among_N``, 0 elsewhere."""
     estimate = advantage_estimator(estimator)
-    own_N = selection.advantages_N
+    given_N = selection.advantages_N
     dtype = torch.promote_types(rewards_N.dtype, torch.float32)
-    if own_N is not None:
-        return torch.as_tensor(own_N, dtype=dtype, device=rewards_N.device)
+    if given_N is not None:
+        return torch.as_tensor(given_N, dtype=dtype, device=rewards_N.device)
     if selection.rewards_N is not None:
         rewards_N = torch.as_tensor(selection.rewards_N, dtype=dtype, device=rewards_N.device)
     advantages_N = torch.zeros(len(rewards_N), dtype=dtype, device=rewards_N.device)
