@@ -70,11 +70,11 @@ def opened(names: Sequence[SinkName], run: Path, settings: Row) -> Iterator[Sink
             sinks[name] = kind(run, settings)
         except Exception as error:
             log.warning("%s cannot be opened and gets no figures: %s: %s", name, type(error).__name__, error)
-    together = Sinks(sinks)
+    opened_sinks = Sinks(sinks)
     try:
-        yield together
+        yield opened_sinks
     finally:
-        together.close()
+        opened_sinks.close()
 
 
 class _Tensorboard:

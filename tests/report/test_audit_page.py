@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 from report_rows import audited
 
-from allotment.report.audit_page import facts, figures, write_audit
+from allotment.report.audit_figures import figures
+from allotment.report.audit_page import facts, write_audit
 
 
 @pytest.fixture

@@ -47,6 +47,6 @@ def _read(file: Path, n_prompts: int) -> FloatArray:
             f"{file} does not hold the embeddings of this log",
             got=got,
             allowed=f"an array of finite floats [{n_prompts}, D], a row a prompt in the order of the log",
-            fix="delete the file, and it is made anew",
+            fix="delete the file, and it is written again",
         )
     return embeddings.astype(np.float64)

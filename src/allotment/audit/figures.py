@@ -55,9 +55,13 @@ def log_loss(p_V: FloatArray, successes_V: IntArray, trials_V: IntArray) -> floa
 
 def calibration_error(p_V: FloatArray, successes_V: IntArray, trials_V: IntArray) -> float:
     """Expected calibration error over ten equal-width bins; bins, and visits within a bin, weighted by rollouts."""
-    bins_V = np.minimum((p_V * BINS).astype(np.int64), BINS - 1)
-    excess = np.bincount(bins_V, weights=trials_V * p_V - successes_V)
+    excess = np.bincount(bin_numbers(p_V), weights=trials_V * p_V - successes_V)
     return float(np.abs(excess).sum() / trials_V.sum())
+
+
+def bin_numbers(p_V: FloatArray, bins: int = BINS) -> IntArray:
+    """[V] which of ``bins`` equal-width bins of [0, 1] each probability lies in; 1.0 belongs to the last."""
+    return np.minimum((p_V * bins).astype(np.int64), bins - 1)
 
 
 def interval_coverage(belief: Posterior, successes_Q: IntArray, trials_Q: IntArray) -> FloatArray:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from allotment.audit.equivalence import Equivalence, equivalence
-from allotment.audit.figures import BINS
+from allotment.audit.figures import BINS, bin_numbers
 from allotment.audit.log import Log
 from allotment.audit.replaying import Replay
 from allotment.audit.verdict import Facts, Verdict, verdict
@@ -163,7 +163,7 @@ def calibration_bins(p_V: FloatArray, successes_V: IntArray, trials_V: IntArray)
 
     Their weighted absolute differences add up to :func:`~allotment.audit.figures.calibration_error`.
     """
-    bins_V = np.minimum((p_V * BINS).astype(np.int64), BINS - 1)
+    bins_V = bin_numbers(p_V)
     rollouts_B = np.bincount(bins_V, trials_V, minlength=BINS)
     predicted_B = np.bincount(bins_V, trials_V * p_V, minlength=BINS)
     successes_B = np.bincount(bins_V, successes_V, minlength=BINS)

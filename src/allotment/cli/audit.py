@@ -115,12 +115,12 @@ class Audit:
         """Audit one run; print it unless JSON is wanted. What the page and what JSON shows."""
         console = Console(stderr=True)
         log = read_source(source, self.success_above)
-        settings, said = self._settings_for(log)
+        settings, budget_notes = self._settings_for(log)
         prompts, notes = self._prompts(log, source.path, console)
         results = self._replays(log, prompts, settings, console)
         name: Name = "default" if "default" in results else next(iter(results))
         summary: Summary = summarise(results[name], self.seed)
-        conditions = _conditions(source.path, log, settings, (*notes, *said))
+        conditions = _conditions(source.path, log, settings, (*notes, *budget_notes))
         audited = Audited(str(source.path), name, summary, tuple(conditions["notes"]))
         if not self.json:
             print_predictors(results, conditions)
@@ -158,11 +158,11 @@ class Audit:
             return self._settings(self.budget_per_prompt), ()
         usual = round(float(np.median(log.trials)))
         budget = max(usual, self.lower) if self.upper is None else min(max(usual, self.lower), self.upper)
-        said = f"the log's groups have {usual} rollouts, which the bounds do not admit: compared at {budget}"
-        return self._settings(budget), () if budget == usual else (said,)
+        note = f"the log's groups have {usual} rollouts, which the bounds do not admit: compared at {budget}"
+        return self._settings(budget), () if budget == usual else (note,)
 
     def _prompts(self, log: Log, path: Path, console: Console) -> tuple[Prompts, tuple[str, ...]]:
-        """The prompts, with embeddings and features if a predictor takes them and they can be had, and the notes."""
+        """The prompts, with embeddings and features if a predictor takes them and they are available, and the notes."""
         bare = Prompts(log.ids)
         wanted = {CONTESTANTS[name].embeddings for name in self._named or USUAL}
         if wanted == {"unused"}:
@@ -170,10 +170,10 @@ class Audit:
         asked = self.embeddings is not None or (self._named and "needed" in wanted)
         log = _with_texts_of_the_lab(log, path)
         if not asked and sum(min(len(text), 1000) for text in log.texts or ()) > MOST_EMBEDDED:
-            said = (
+            note = (
                 f"replayed without embeddings: {len(log.ids):,} prompts take a while; --embeddings FILE.npy makes them"
             )
-            return bare, (*log.notes, said)
+            return bare, (*log.notes, note)
         try:
             with console.status(f"embedding {len(log.ids)} prompts"):
                 embeddings = prompt_embeddings(log, self.embeddings)

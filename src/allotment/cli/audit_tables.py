@@ -40,8 +40,8 @@ def print_predictors(results: Mapping[Name, Replay], conditions: Mapping[str, An
                 for name, r in rows.items()
             ],
         )
-    said = {key: value for key, value in conditions.items() if key != "notes" and value is not None}
-    print(", ".join(f"{key} {value}" for key, value in said.items()))
+    shown = {key: value for key, value in conditions.items() if key != "notes" and value is not None}
+    print(", ".join(f"{key} {value}" for key, value in shown.items()))
     for note in conditions["notes"]:
         print(f"note: {note}")
     for name, result in results.items():
@@ -78,7 +78,7 @@ def print_summary(name: str, summary: Summary) -> None:
 
 
 def predictor_figures(results: Mapping[Name, Replay]) -> dict[str, Any]:
-    """The figures of every predictor and range for JSON; a figure that cannot be had is null."""
+    """The figures of every predictor and range for JSON; a figure that is not available is null."""
     return {
         name: {span: _plain(asdict(figures)) for span, figures in result.by_range().items()}
         for name, result in results.items()
@@ -86,7 +86,7 @@ def predictor_figures(results: Mapping[Name, Replay]) -> dict[str, Any]:
 
 
 def summary_figures(name: str, summary: Summary) -> dict[str, Any]:
-    """The summary for JSON; a figure that cannot be had, or is infinite, is null."""
+    """The summary for JSON; a figure that is not available, or is infinite, is null."""
     worth, shares = summary.equivalence, summary.shares
     seen = np.flatnonzero(shares.visits)
     figures = {
@@ -155,9 +155,9 @@ def _lengths(lengths: Lengths, budget: int) -> str:
         share = 100 * (part / lengths.uniform - 1)
         return f"{abs(share):.1f} % {'more' if share > 0 else 'less'}"
 
-    said = f"{lengths.unit}: uniform with {budget} rollouts a prompt takes {lengths.uniform:,.0f}"
-    said += f"; VIP with as many rollouts {change(lengths.allotted)}"
-    return said if math.isnan(lengths.equivalent) else f"{said}, VIP at the same precision {change(lengths.equivalent)}"
+    text = f"{lengths.unit}: uniform with {budget} rollouts a prompt takes {lengths.uniform:,.0f}"
+    text += f"; VIP with as many rollouts {change(lengths.allotted)}"
+    return text if math.isnan(lengths.equivalent) else f"{text}, VIP at the same precision {change(lengths.equivalent)}"
 
 
 def _interval(interval: Interval, digits: int) -> str:

@@ -139,10 +139,9 @@ def costs(run: Run, cost: Cost) -> FloatArray | None:
     """Steps, rollouts, tokens or seconds up to each evaluation; [E]. None where a step was not timed."""
     if cost != "seconds":
         return column(run, "step" if cost == "steps" else f"{cost}_total")
-    of_step = {row["step"]: row["seconds"] for row in run.timing}
-    if any(step not in of_step for step in range(1, run.config.steps + 1)):
+    if not run.timed:
         return None
-    return np.array([sum(of_step[s] for s in range(1, step + 1)) for step in run.evaluations], dtype=np.float64)
+    return np.array([run.spent("seconds_total", step) for step in run.evaluations], dtype=np.float64)
 
 
 def column(run: Run, name: str) -> FloatArray:

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from allotment.compare.figures import MEASURES, Cost, Difference, Line, Reach
 from allotment.compare.plan import Comparison
-from allotment.report.summary import CONFIDENCE, Estimate, Measure, critical_value
+from allotment.report.summary import CONFIDENCE, Estimate, Measure
 
 NAMES: dict[Measure, str] = {"pool_success": "training prompts", "held_out_success": "held-out prompts"}
 EXACT: tuple[Cost, ...] = ("steps", "rollouts", "tokens")
@@ -37,13 +37,7 @@ Blocks = Mapping[int, Sequence[Line]]
 
 def verdict(estimate: Estimate) -> str:
     """What one may say about a difference to uniform, in a word or two."""
-    if estimate.standard_error is None:
-        return "one pair"
-    if estimate.mean == 0 and estimate.standard_error == 0:
-        return "the same"
-    if abs(estimate.mean) <= critical_value(estimate.n) * estimate.standard_error:
-        return "within noise"
-    return "higher" if estimate.mean > 0 else "lower"
+    return estimate.judged("one pair", "the same", "within noise", "higher", "lower")
 
 
 def as_text(comparison: Comparison, blocks: Blocks, width: int = WIDTH) -> str:

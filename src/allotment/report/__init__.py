@@ -48,6 +48,7 @@ def write_report(run_directories: Sequence[Path], out: Path, figures: Path | Non
     from allotment.report.health import health
     from allotment.report.page import render
     from allotment.report.style import looks
+    from allotment.report.template import write_page
 
     study = read_study(run_directories)
     visited = [visits(arm) for arm in study.arms]
@@ -55,7 +56,4 @@ def write_report(run_directories: Sequence[Path], out: Path, figures: Path | Non
     if figures is not None:
         figures.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(figures, json.dumps(figures_json(study, checks, cards, prompts), indent=1) + "\n")
-    file = out / "report.html" if out.is_dir() else out
-    file.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(file, render(study, checks, cards, prompts))
-    return file
+    return write_page(render(study, checks, cards, prompts), out, "report.html")

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from allotment.audit.figures import unbiased_variance
+from allotment.audit.figures import BINS, bin_numbers, unbiased_variance
 from allotment.pricing import get_estimator
 from allotment.report.data import Arm
-from allotment.report.predictions import BINS, binomial_deviation
+from allotment.report.predictions import binomial_deviation
 from allotment.report.runs import Row
 from allotment.types import FloatArray, IntArray
 
@@ -100,16 +100,16 @@ def windows(steps: IntArray, most: int = MOST_WINDOWS) -> list[Window]:
     return [Window(int(a) + 1, int(b)) for a, b in pairwise(edges)]
 
 
-def mean_counts(made: Visits, over: Sequence[Window]) -> FloatArray:
+def mean_counts(seen: Visits, over: Sequence[Window]) -> FloatArray:
     """[BINS, W] mean rollouts of a prompt by tenth of its prediction and window of steps; NaN where there is none."""
-    place_V = np.minimum((np.nan_to_num(made.predicted, nan=-1) * BINS).astype(np.int64), BINS - 1)
-    known_V = ~np.isnan(made.predicted)
+    place_V = bin_numbers(np.nan_to_num(seen.predicted, nan=-1))
+    known_V = ~np.isnan(seen.predicted)
     found_BW = np.full((BINS, len(over)), np.nan)
     for w, window in enumerate(over):
         for b in range(BINS):
-            chosen = known_V & window.of(made.step) & (place_V == b)
+            chosen = known_V & window.of(seen.step) & (place_V == b)
             if chosen.any():
-                found_BW[b, w] = made.n[chosen].mean()
+                found_BW[b, w] = seen.n[chosen].mean()
     return found_BW
 
 
@@ -126,22 +126,22 @@ def gini(n_V: IntArray) -> float:
     return float((2 * np.arange(1, size + 1) - size - 1) @ sorted_V / (size * sorted_V.sum()))
 
 
-def prediction_history(made: Visits, over: Sequence[Window]) -> list[tuple[Window, int, float, float, float]]:
+def prediction_history(seen: Visits, over: Sequence[Window]) -> list[tuple[Window, int, float, float, float]]:
     """For each window with predictions: prompts, mean |predicted - observed|, the same by chance, observed - predicted.
 
     The last is a mean over rollouts, the others over prompts.
     """
     found = []
     for window in over:
-        chosen = window.of(made.step) & ~np.isnan(made.predicted)
+        chosen = window.of(seen.step) & ~np.isnan(seen.predicted)
         if chosen.any():
-            p, n, k = made.predicted[chosen], made.n[chosen], made.successes[chosen]
+            p, n, k = seen.predicted[chosen], seen.n[chosen], seen.successes[chosen]
             error, chance = np.abs(p - k / n).mean(), binomial_deviation(p, n).mean()
             found.append((window, len(n), float(error), float(chance), float((k - n * p).sum() / n.sum())))
     return found
 
 
-def variance_ratios(arm: Arm, made: Visits, over: Sequence[Window]) -> list[Ratio]:
+def variance_ratios(arm: Arm, seen: Visits, over: Sequence[Window]) -> list[Ratio]:
     """Predicted and realised variance of the gradient, relative to the same rollouts dealt out equally.
 
     The realised one puts the unbiased estimate of each prompt's p (1 - p) in the estimator's curve. It is a ratio of
@@ -152,7 +152,7 @@ def variance_ratios(arm: Arm, made: Visits, over: Sequence[Window]) -> list[Rati
     ]
     steps = np.array([step for step, _ in predicted], np.int64)
     ratios = np.array([ratio for _, ratio in predicted], np.float64)
-    sums_S3 = _sums_by_step(arm, made)
+    sums_S3 = _sums_by_step(arm, seen)
     found = []
     for window in over:
         inside = window.of(steps)
@@ -169,17 +169,17 @@ def _predicted(row: Row) -> float | None:
     return None
 
 
-def _sums_by_step(arm: Arm, made: Visits) -> FloatArray:
+def _sums_by_step(arm: Arm, seen: Visits) -> FloatArray:
     """[S, 3] step, and the variance as allotted and with equal counts, of each step of each run."""
-    if not len(made):
+    if not len(seen):
         return np.zeros((0, 3))
     curve = get_estimator(arm.config.estimator).variance
-    keys_S2, group_V = np.unique(np.stack([made.run, made.step], axis=1), axis=0, return_inverse=True)
-    usable_S = np.bincount(group_V, made.n < 2) == 0
+    keys_S2, group_V = np.unique(np.stack([seen.run, seen.step], axis=1), axis=0, return_inverse=True)
+    usable_S = np.bincount(group_V, seen.n < 2) == 0
     kept_V = usable_S[group_V]
-    variance_V = np.where(kept_V, unbiased_variance(made.successes, made.n), 0.0)
-    mean_S = np.bincount(group_V, made.n) / np.bincount(group_V)
-    allotted_S = np.bincount(group_V, variance_V * curve(np.maximum(made.n, 2)))
+    variance_V = np.where(kept_V, unbiased_variance(seen.successes, seen.n), 0.0)
+    mean_S = np.bincount(group_V, seen.n) / np.bincount(group_V)
+    allotted_S = np.bincount(group_V, variance_V * curve(np.maximum(seen.n, 2)))
     equal_S = np.bincount(group_V, variance_V) * curve(np.maximum(mean_S, 2))
     return np.asarray(np.stack([keys_S2[:, 1], allotted_S, equal_S], axis=1)[usable_S], dtype=np.float64)
 

@@ -16,8 +16,8 @@ from allotment.report.course import (
     variance_ratios,
     windows,
 )
-from allotment.report.data import Study
-from allotment.report.panel import Card, Panel, no_predictions
+from allotment.report.data import Arm, Study
+from allotment.report.panel import Card, Panel, draw_each, no_predictions
 from allotment.report.style import Look
 from allotment.report.tables import heat_table, history_table, lorenz_table, variance_table
 
@@ -30,8 +30,8 @@ def budget_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) 
     if not any(map(len, visited)):
         return Card("budget", absent=["no run has rollouts logged yet."])
     card = Card("budget")
-    curves = [lorenz(made.n) if len(made) else (np.zeros(0), np.zeros(0)) for made in visited]
-    ginis = [f"{arm.label} {gini(made.n):.3f}" for arm, made in zip(study.arms, visited, strict=True) if len(made)]
+    curves = [lorenz(seen.n) if len(seen) else (np.zeros(0), np.zeros(0)) for seen in visited]
+    ginis = [f"{arm.label} {gini(seen.n):.3f}" for arm, seen in zip(study.arms, visited, strict=True) if len(seen)]
     card.panels.append(
         Panel(
             "Shares of the rollouts",
@@ -41,25 +41,27 @@ def budget_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) 
             f"Gini coefficient, 0 for equal shares: {'; '.join(ginis)}.",
         )
     )
-    for number, (arm, made) in enumerate(zip(study.arms, visited, strict=True)):
-        if reason := _no_course(made, arm.label):
-            card.absent.append(f"the heat map of {arm.label}: {reason}")
-            continue
-        over = windows(made.step)
-        counts_BW = mean_counts(made, over)
+
+    def draw(number: int, arm: Arm) -> Panel | str:
+        seen = visited[number]
+        if reason := _no_course(seen):
+            return f"the heat map of {arm.label}: {reason}"
+        over = windows(seen.step)
+        counts_BW = mean_counts(seen, over)
         label = f"Heat map for {arm.label}: mean rollouts of a prompt by step and predicted success probability."
         figure = course_figures.heat_map(counts_BW, over)
-        card.panels.append(Panel(arm.label, figure, label, heat_table(counts_BW, over), arm=number))
-    return card
+        return Panel(arm.label, figure, label, heat_table(counts_BW, over), arm=number)
+
+    return draw_each(card, study.arms, draw)
 
 
 def history_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) -> Card:
     """Error and bias of the predictions over steps."""
     card = Card("history")
-    histories = [prediction_history(made, windows(made.step)) for made in visited]
-    for arm, made, history in zip(study.arms, visited, histories, strict=True):
+    histories = [prediction_history(seen, windows(seen.step)) for seen in visited]
+    for arm, seen, history in zip(study.arms, visited, histories, strict=True):
         if not history:
-            card.absent.append(no_predictions(arm, any_rollouts=len(made) > 0))
+            card.absent.append(no_predictions(arm, any_rollouts=len(seen) > 0))
     if not any(map(len, histories)):
         return card
     table = history_table(study.arms, histories)
@@ -72,13 +74,13 @@ def history_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits])
 
 def variance_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) -> Card:
     """Predicted and realised variance of the gradient over steps."""
-    card = Card("variance")
-    for number, (arm, made) in enumerate(zip(study.arms, visited, strict=True)):
-        if reason := _no_course(made, arm.label, needs_predictions=False):
-            card.absent.append(f"{arm.label}: {reason}")
-            continue
-        ratios = variance_ratios(arm, made, windows(made.step))
-        (whole,) = variance_ratios(arm, made, windows(made.step, most=1))
+
+    def draw(number: int, arm: Arm) -> Panel | str:
+        seen = visited[number]
+        if reason := _no_course(seen, needs_predictions=False):
+            return f"{arm.label}: {reason}"
+        ratios = variance_ratios(arm, seen, windows(seen.step))
+        (whole,) = variance_ratios(arm, seen, windows(seen.step, most=1))
         label = f"Chart for {arm.label}: predicted and realised variance of the gradient over steps."
         note = "No plan says what variance it expects." if whole.predicted is None else ""
         if whole.realised is not None:
@@ -86,18 +88,19 @@ def variance_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]
             expected = "" if whole.predicted is None else f", predicted {whole.predicted:.3f}"
             note = f"Over the whole run: realised {whole.realised:.3f}{error}{expected}."
         figure = course_figures.variance_figure(ratios, looks[number])
-        card.panels.append(Panel(arm.label, figure, label, variance_table(ratios), note, number))
-    return card
+        return Panel(arm.label, figure, label, variance_table(ratios), note, number)
+
+    return draw_each(Card("variance"), study.arms, draw)
 
 
-def _no_course(made: Visits, label: str, *, needs_predictions: bool = True) -> str:
+def _no_course(seen: Visits, *, needs_predictions: bool = True) -> str:
     """Why an arm has no figure of its counts over steps; empty if it has one."""
-    if not len(made):
+    if not len(seen):
         return "no rollouts are logged yet."
-    if len(windows(made.step)) < SMALLEST_WINDOWS:
+    if len(windows(seen.step)) < SMALLEST_WINDOWS:
         return "a single step is logged."
-    if (made.n == made.n[0]).all():
-        return f"it gives every prompt {made.n[0]} rollouts."
-    if needs_predictions and np.isnan(made.predicted).all():
+    if (seen.n == seen.n[0]).all():
+        return f"it gives every prompt {seen.n[0]} rollouts."
+    if needs_predictions and np.isnan(seen.predicted).all():
         return "it makes no predictions."
     return ""

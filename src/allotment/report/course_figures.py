@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import html
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 
+from allotment.audit.figures import BINS
 from allotment.report.course import Ratio, Window
 from allotment.report.data import Arm
-from allotment.report.figures import finish, to_json
-from allotment.report.predictions import BINS
-from allotment.report.style import FAINT, INK, LITTLE, MUCH, Look
+from allotment.report.figures import TO_ZERO, arm_line, dashed, diagonal, finish, mark
+from allotment.report.style import INK, LITTLE, MUCH, Look
 from allotment.types import FloatArray
 
 History = tuple[Window, int, float, float, float]
+THIN = 1.2
+"""Width of the lines to compare with."""
 
 
 def heat_map(counts_BW: FloatArray, over: Sequence[Window]) -> str:
@@ -34,22 +34,19 @@ def heat_map(counts_BW: FloatArray, over: Sequence[Window]) -> str:
         colorbar={"title": {"text": "rollouts", "side": "right"}, "thickness": 10, "outlinewidth": 0, "xpad": 6},
         hovertemplate="steps %{customdata}<br>predicted about %{y:.2f}<br>%{z:.1f} rollouts<extra></extra>",
     )
-    finish(figure, "step", "predicted success p", height=320)
-    figure.update_xaxes(showgrid=False)
-    figure.update_yaxes(showgrid=False, range=[0, 1])
-    return to_json(figure)
+    bare = {"showgrid": False}
+    return finish(figure, "step", "predicted success p", x=bare, y={**bare, "range": [0, 1]})
 
 
 def lorenz_figure(arms: Sequence[Arm], looks: Sequence[Look], curves: Sequence[tuple[FloatArray, FloatArray]]) -> str:
     """Share of rollouts against share of prompts, a line per arm; an empty curve draws none."""
     figure = go.Figure()
-    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=_dashed(INK), hoverinfo="skip")
+    diagonal(figure, width=THIN)
     for number, (arm, look, (x, y)) in enumerate(zip(arms, looks, curves, strict=True)):
-        figure.add_trace(_line(number, arm, look, x.round(4), y.round(4), "%{x:.0%} of prompts: %{y:.0%} of rollouts"))
-    finish(figure, "share of prompts, fewest first", "share of rollouts", height=320)
-    figure.update_xaxes(range=[0, 1.01], tickformat=".0%")
-    figure.update_yaxes(range=[0, 1.01], tickformat=".0%")
-    return to_json(figure)
+        hover = "%{x:.0%} of prompts: %{y:.0%} of rollouts"
+        figure.add_trace(arm_line(number, arm, look, x.round(4), y.round(4), hover, "lines"))
+    shares = {"range": [0, 1.01], "tickformat": ".0%"}
+    return finish(figure, "share of prompts, fewest first", "share of rollouts", x=shares, y=shares)
 
 
 def history_figure(
@@ -60,11 +57,9 @@ def history_figure(
     for number, (arm, look, history) in enumerate(zip(arms, looks, histories, strict=True)):
         x = [found[0].middle for found in history]
         y = [found[4] if bias else found[2] - found[3] for found in history]
-        figure.add_trace(_line(number, arm, look, x, np.round(y, 5), "about step %{x:.0f}: %{y:+.3f}", "lines+markers"))
-    figure.add_hline(y=0, line=_dashed(INK))
-    finish(figure, "step", "observed − predicted" if bias else "error beyond chance", height=320)
-    figure.update_xaxes(rangemode="tozero")
-    return to_json(figure)
+        figure.add_trace(arm_line(number, arm, look, x, np.round(y, 5), "about step %{x:.0f}: %{y:+.3f}"))
+    figure.add_hline(y=0, line=dashed(INK, THIN))
+    return finish(figure, "step", "observed − predicted" if bias else "error beyond chance", x=TO_ZERO)
 
 
 def variance_figure(ratios: Sequence[Ratio], look: Look) -> str:
@@ -75,7 +70,7 @@ def variance_figure(ratios: Sequence[Ratio], look: Look) -> str:
         x=[r.window.middle for r in planned],
         y=[r.predicted for r in planned],
         mode="lines",
-        line={**_dashed(look.colour), "width": 2},
+        line=dashed(look.colour, 2),
         hovertemplate="predicted about step %{x:.0f}: %{y:.3f}<extra></extra>",
     )
     came = [r for r in ratios if r.realised is not None]
@@ -87,24 +82,5 @@ def variance_figure(ratios: Sequence[Ratio], look: Look) -> str:
         marker={"color": look.colour, "symbol": look.symbol, "size": 8},
         hovertemplate="realised about step %{x:.0f}: %{y:.3f}<extra></extra>",
     )
-    figure.add_hline(y=1, line={"color": FAINT, "width": 1, "dash": "dot"})
-    finish(figure, "step", "variance / that of equal counts", height=320)
-    figure.update_xaxes(rangemode="tozero")
-    return to_json(figure)
-
-
-def _line(number: int, arm: Arm, look: Look, x: Any, y: Any, hover: str, mode: str = "lines") -> Any:
-    return go.Scatter(
-        x=x,
-        y=y,
-        mode=mode,
-        name=html.escape(arm.label),
-        legendgroup=f"arm-{number}",
-        line={"color": look.colour, "width": 2.5, "dash": look.dash},
-        marker={"symbol": look.symbol, "size": 6},
-        hovertemplate=f"%{{fullData.name}}<br>{hover}<extra></extra>",
-    )
-
-
-def _dashed(colour: str) -> dict[str, Any]:
-    return {"color": colour, "width": 1.2, "dash": "dash"}
+    mark(figure, 1)
+    return finish(figure, "step", "variance / that of equal counts", x=TO_ZERO)

@@ -152,11 +152,11 @@ def _distinct(values: list[Any]) -> list[Any]:
 
 def _label(config: AnyTrainConfig, usual: dict[str, Any]) -> str:
     named = [name for name, value in usual.items() if getattr(config, name, None) != value]
-    told = [f"{name.replace('_', ' ')} {said(getattr(config, name, None))}" for name in named]
+    told = [f"{name.replace('_', ' ')} {setting_text(getattr(config, name, None))}" for name in named]
     return ", ".join([config.planner, *told])
 
 
-def said(value: Any) -> str:
+def setting_text(value: Any) -> str:
     """The value of a setting as one would write it on the command line."""
     if isinstance(value, tuple):
         return " ".join(map(str, value)) or "as by default"

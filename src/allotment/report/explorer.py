@@ -60,8 +60,8 @@ class Explorer:
 def explorer(study: Study, visited: Sequence[Visits]) -> Explorer:
     """The prompts of all runs; ``visited`` has one entry per arm."""
     runs = [
-        (f"{arm.label}, seed {run.config.seed}", run.config, _prompts(made, number))
-        for arm, made in zip(study.arms, visited, strict=True)
+        (f"{arm.label}, seed {run.config.seed}", run.config, _prompts(seen, number))
+        for arm, seen in zip(study.arms, visited, strict=True)
         for number, run in enumerate(arm.runs)
     ]
     table = Table(
@@ -86,13 +86,13 @@ def explorer(study: Study, visited: Sequence[Visits]) -> Explorer:
     return Explorer(safe(json.dumps({"texts": texts, "runs": shown}, separators=(",", ":"))), notes, table)
 
 
-def _prompts(made: Visits, run: int) -> list[Prompt]:
+def _prompts(seen: Visits, run: int) -> list[Prompt]:
     """The prompts of one run, in the order of their first visit."""
     found: dict[str, Prompt] = {}
-    for v in np.flatnonzero(made.run == run):
-        prompt = found.setdefault(made.names[v], Prompt(made.names[v], []))
-        belief = [None if np.isnan(x[v]) else round(float(x[v]), 3) for x in (made.predicted, made.deviation)]
-        prompt.visits.append((int(made.step[v]), int(made.n[v]), int(made.successes[v]), belief[0], belief[1]))
+    for v in np.flatnonzero(seen.run == run):
+        prompt = found.setdefault(seen.names[v], Prompt(seen.names[v], []))
+        belief = [None if np.isnan(x[v]) else round(float(x[v]), 3) for x in (seen.predicted, seen.deviation)]
+        prompt.visits.append((int(seen.step[v]), int(seen.n[v]), int(seen.successes[v]), belief[0], belief[1]))
     return list(found.values())
 
 
@@ -123,9 +123,9 @@ def _source(config: AnyTrainConfig) -> str:
 def _lab_rows(regime: str, ids: set[str]) -> dict[str, str]:
     if not any(name.rpartition("/")[2].isdigit() for name in ids):  # LEVEL/NUMBER; making the prompts takes seconds
         return {}
-    from allotment.tasks.countdown import mixture_of
+    from allotment.tasks.countdown import questions_of
 
-    return {problem.id: problem.question for problem in mixture_of(regime).pool}
+    return questions_of(regime)
 
 
 def _trl_rows(config: TRLTrainConfig) -> dict[str, str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,17 +15,24 @@ from allotment.report.predictions import Predictions, bins, ideal_counts
 from allotment.report.style import AXIS, FAINT, FONT, GRID, GROUND, INK, Look, tinted
 from allotment.report.summary import Axis, Curve, Measure, curve
 
-AXIS_TITLES: dict[Axis, str] = {
+SPENT: dict[Axis, str] = {
     "rollouts_total": "rollouts generated",
     "tokens_total": "tokens generated",
     "seconds_total": "seconds of training",
 }
+"""What the horizontal axis of a learning curve measures."""
 
 MOST_DOTS = 1500
 """Dots drawn per allocation figure; more make a page slow and a cloud opaque."""
 
 JITTER = 0.3
 """Largest vertical shift of a dot, in rollouts."""
+
+PROBABILITIES = {"range": [-0.02, 1.02]}
+"""Settings of an axis from 0 to 1."""
+
+TO_ZERO = {"rangemode": "tozero"}
+"""Settings of an axis that begins at 0."""
 
 
 def learning_figure(arms: Sequence[Arm], looks: Sequence[Look], axis: Axis, measure: Measure) -> str:
@@ -43,32 +50,28 @@ def learning_figure(arms: Sequence[Arm], looks: Sequence[Look], axis: Axis, meas
         mean = curve(arm, axis, measure)
         if mean.standard_error is not None:
             figure.add_trace(_band(mean, look, group))
-        figure.add_trace(_mean_line(arm, mean, look, group))
-    finish(figure, AXIS_TITLES[axis], "success probability", height=360)
-    figure.update_xaxes(tickformat=",~r" if axis == "seconds_total" else "~s", rangemode="tozero", nticks=6)
-    figure.update_yaxes(tickformat=".3f")
-    return to_json(figure)
+        figure.add_trace(_mean_line(number, arm, mean, look))
+    across = {"tickformat": ",~r" if axis == "seconds_total" else "~s", **TO_ZERO, "nticks": 6}
+    return finish(figure, SPENT[axis], "success probability", height=360, x=across, y={"tickformat": ".3f"})
 
 
-def allocation_figure(made: Predictions, look: Look, *, ideal: bool) -> str:
+def allocation_figure(forecast: Predictions, look: Look, *, ideal: bool) -> str:
     """Rollouts given against predicted success: one dot per prompt and step, the mean, and the shape to compare with.
 
     Prompts met for the first time are grey, and no part of the mean.
 
     Args:
-        made: at least one prediction.
+        forecast: at least one prediction.
         look: of the arm.
         ideal: whether to draw the best shape for RLOO.
     """
     figure = go.Figure()
-    returning = made.only(~made.first)
-    figure.add_trace(_dots(made, look))
+    returning = forecast.only(~forecast.first)
+    figure.add_trace(_dots(forecast, look))
     if ideal and len(returning):
         at = np.sin(np.linspace(0, np.pi / 2, 61)) ** 2  # dense near 0 and 1, where the curve is steep
-        line = {"color": INK, "width": 1.5, "dash": "dash"}
-        figure.add_scatter(
-            x=at, y=ideal_counts(returning, at), mode="lines", line=line, name="√(p(1−p))", hoverinfo="skip"
-        )
+        best = ideal_counts(returning, at)
+        figure.add_scatter(x=at, y=best, mode="lines", line=dashed(INK), name="√(p(1−p))", hoverinfo="skip")
     found = bins(returning)
     figure.add_scatter(
         x=[b.mean_prediction for b in found],
@@ -80,19 +83,16 @@ def allocation_figure(made: Predictions, look: Look, *, ideal: bool) -> str:
         marker={"symbol": look.symbol, "size": 9, "line": {"color": GROUND, "width": 1.5}},
         hovertemplate="mean of %{customdata:,} prompts<br>predicted %{x:.2f}: %{y:.1f} rollouts<extra></extra>",
     )
-    figure.add_hline(y=float(made.n.mean()), line={"color": FAINT, "width": 1, "dash": "dot"})
-    finish(figure, "predicted success probability p", "rollouts given", height=340)
-    figure.update_xaxes(range=[-0.02, 1.02])
-    figure.update_yaxes(rangemode="tozero")
-    return to_json(figure)
+    mark(figure, float(forecast.n.mean()))
+    title = "predicted success probability p"
+    return finish(figure, title, "rollouts given", height=340, x=PROBABILITIES, y=TO_ZERO)
 
 
-def calibration_figure(made: Predictions, look: Look) -> str:
+def calibration_figure(forecast: Predictions, look: Look) -> str:
     """Observed against predicted success by bins, with 95 % intervals; below, how many prompts each bin holds."""
-    found = bins(made)
+    found = bins(forecast)
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.78, 0.22], vertical_spacing=0.05)
-    diagonal = {"color": INK, "width": 1.5, "dash": "dash"}
-    figure.add_scatter(x=[0, 1], y=[0, 1], mode="lines", line=diagonal, hoverinfo="skip", row=1, col=1)
+    diagonal(figure, row=1, col=1)
     figure.add_scatter(
         x=[b.predicted for b in found],
         y=[b.observed for b in found],
@@ -119,29 +119,36 @@ def calibration_figure(made: Predictions, look: Look) -> str:
         row=2,
         col=1,
     )
-    finish(figure, "", "observed success", height=400)
-    figure.update_xaxes(range=[-0.02, 1.02])
+    _lay_out(figure, "", "observed success", 400, x=PROBABILITIES)
     figure.update_xaxes(title_text="predicted success probability", row=2, col=1)
     figure.update_yaxes(range=[-0.04, 1.04], row=1, col=1)
     figure.update_yaxes(title_text="prompts", nticks=3, tickformat="~s", row=2, col=1)
     return to_json(figure)
 
 
-def _mean_line(arm: Arm, mean: Curve, look: Look, group: str) -> Any:
-    error = [""] * len(mean.step) if mean.standard_error is None else [f" ± {e:.4f}" for e in mean.standard_error]
-    single = len(arm.counted) == 1
+def arm_line(
+    number: int, arm: Arm, look: Look, x: Any, y: Any, hover: str, mode: str = "lines+markers", **more: Any
+) -> Any:
+    """The line of an arm in a figure of all arms; ``more`` stands in for what is usual, ``line`` and ``marker`` too."""
     return go.Scatter(
-        x=mean.x,
-        y=mean.mean,
-        customdata=[[step, text] for step, text in zip(mean.step, error, strict=True)],
-        mode="lines+markers",
+        x=x,
+        y=y,
+        mode=mode,
         name=html.escape(arm.label),
-        legendgroup=group,
-        line={"color": look.colour, "width": 1.5 if single else 2.5, "dash": look.dash},
-        marker={"symbol": look.symbol, "size": 6},
-        cliponaxis=False,
-        hovertemplate="%{fullData.name}<br>step %{customdata[0]}, %{x:,.0f}<br>%{y:.4f}%{customdata[1]}<extra></extra>",
+        legendgroup=f"arm-{number}",
+        line={"color": look.colour, "width": 2.5, "dash": look.dash} | more.pop("line", {}),
+        marker={"symbol": look.symbol, "size": 6} | more.pop("marker", {}),
+        hovertemplate=f"%{{fullData.name}}<br>{hover}<extra></extra>",
+        **more,
     )
+
+
+def _mean_line(number: int, arm: Arm, mean: Curve, look: Look) -> Any:
+    error = [""] * len(mean.step) if mean.standard_error is None else [f" ± {e:.4f}" for e in mean.standard_error]
+    told = [[step, text] for step, text in zip(mean.step, error, strict=True)]
+    hover = "step %{customdata[0]}, %{x:,.0f}<br>%{y:.4f}%{customdata[1]}"
+    line = {"width": 1.5 if len(arm.counted) == 1 else 2.5}
+    return arm_line(number, arm, look, mean.x, mean.mean, hover, customdata=told, line=line, cliponaxis=False)
 
 
 def _band(mean: Curve, look: Look, group: str) -> Any:
@@ -160,26 +167,55 @@ def _band(mean: Curve, look: Look, group: str) -> Any:
     )
 
 
-def _dots(made: Predictions, look: Look) -> Any:
-    at = made.sample(MOST_DOTS)
+def _dots(forecast: Predictions, look: Look) -> Any:
+    at = forecast.sample(MOST_DOTS)
     shift = np.random.default_rng(0).uniform(-JITTER, JITTER, len(at))
     texts = [
-        f"{html.escape(made.names[i])}, step {made.step[i]}<br>"
-        f"predicted {made.predicted[i]:.2f}: {made.n[i]} rollouts, {made.successes[i]} right"
+        f"{html.escape(forecast.names[i])}, step {forecast.step[i]}<br>"
+        f"predicted {forecast.predicted[i]:.2f}: {forecast.n[i]} rollouts, {forecast.successes[i]} right"
         for i in at
     ]
     return go.Scatter(
-        x=made.predicted[at].round(4),
-        y=(made.n[at] + shift).round(3),
+        x=forecast.predicted[at].round(4),
+        y=(forecast.n[at] + shift).round(3),
         text=texts,
         mode="markers",
-        marker={"color": [tinted(FAINT, 0.22) if made.first[i] else look.tint(0.25) for i in at], "size": 5},
+        marker={"color": [tinted(FAINT, 0.22) if forecast.first[i] else look.tint(0.25) for i in at], "size": 5},
         hovertemplate="%{text}<extra></extra>",
     )
 
 
-def finish(figure: Any, x_title: str, y_title: str, *, height: int) -> None:
-    """Fonts, margins and axes that all figures share."""
+def dashed(colour: str, width: float = 1.5) -> dict[str, Any]:
+    """A dashed line."""
+    return {"color": colour, "width": width, "dash": "dash"}
+
+
+def diagonal(figure: Any, low: float = 0, high: float = 1, width: float = 1.5, **place: int) -> None:
+    """Draw the dashed line on which both axes are equal."""
+    ends = [low, high]
+    figure.add_scatter(x=ends, y=ends, mode="lines", line=dashed(INK, width), hoverinfo="skip", **place)
+
+
+def mark(figure: Any, y: float) -> None:
+    """Draw a dotted line across, at a value to compare with."""
+    figure.add_hline(y=y, line={"color": FAINT, "width": 1, "dash": "dot"})
+
+
+Settings = Mapping[str, Any]
+"""Of an axis, as plotly names them."""
+
+
+def finish(
+    figure: Any, x_title: str, y_title: str, *, height: int = 320, x: Settings | None = None, y: Settings | None = None
+) -> str:
+    """The figure as JSON, with the fonts, margins and axes that all share; ``x`` and ``y`` set their axis further."""
+    _lay_out(figure, x_title, y_title, height, x, y)
+    return to_json(figure)
+
+
+def _lay_out(
+    figure: Any, x_title: str, y_title: str, height: int, x: Settings | None = None, y: Settings | None = None
+) -> None:
     figure.update_layout(
         template=None,
         height=height,
@@ -192,8 +228,8 @@ def finish(figure: Any, x_title: str, y_title: str, *, height: int) -> None:
         plot_bgcolor="rgba(0,0,0,0)",
     )
     axis = {"gridcolor": GRID, "linecolor": AXIS, "zeroline": False, "automargin": True, "ticks": ""}
-    figure.update_xaxes(title={"text": x_title, "standoff": 8}, **axis)
-    figure.update_yaxes(title={"text": y_title, "standoff": 8}, **axis)
+    figure.update_xaxes(title={"text": x_title, "standoff": 8}, **axis, **(x or {}))
+    figure.update_yaxes(title={"text": y_title, "standoff": 8}, **axis, **(y or {}))
 
 
 def to_json(figure: Any) -> str:

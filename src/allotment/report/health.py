@@ -11,7 +11,7 @@ import numpy as np
 
 from allotment.report.data import Arm, Study
 from allotment.report.judged import GROWTH, claimed
-from allotment.report.predictions import BoolArray, Predictions, bins, calibration_error, predictions
+from allotment.report.predictions import Predictions, bins, calibration_error, predictions
 from allotment.report.runs import Run
 from allotment.report.tables import Cell, Table
 from allotment.types import FloatArray, IntArray
@@ -65,13 +65,13 @@ def health(study: Study) -> list[Check]:
         "Groups with signal": _dead,
         "Steps of even time": _steady,
     }
-    made = [predictions(arm) for arm in study.arms]
+    forecasts = [predictions(arm) for arm in study.arms]
     if any(claimed(arm) for arm in study.arms):
         checks["Learnt reward and verifier agree"] = _judged
     return [
         Check(
             title,
-            tuple(Finding(arm.label, *check(arm, found)) for arm, found in zip(study.arms, made, strict=True)),
+            tuple(Finding(arm.label, *check(arm, found)) for arm, found in zip(study.arms, forecasts, strict=True)),
         )
         for title, check in checks.items()
     ]
@@ -162,10 +162,10 @@ def _bounds(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     return ("look", f"{words}, {outside:,} lie outside.") if outside else ("good", f"{words}.")
 
 
-def _calibrated(_: Arm, made: Predictions) -> tuple[Verdict, str]:
-    if not len(made):
+def _calibrated(_: Arm, forecast: Predictions) -> tuple[Verdict, str]:
+    if not len(forecast):
         return "unknown", "no predictions are logged."
-    found = bins(made)
+    found = bins(forecast)
     error = calibration_error(found)
     chance = float(
         np.average(
@@ -180,15 +180,16 @@ def _calibrated(_: Arm, made: Predictions) -> tuple[Verdict, str]:
     return ("look" if error > max(CALIBRATED, 2 * chance) else "good"), words
 
 
-def _drift(_: Arm, made: Predictions) -> tuple[Verdict, str]:
+def _drift(_: Arm, forecast: Predictions) -> tuple[Verdict, str]:
     """Whether the last quarter of a run is predicted too low or too high by more than DRIFT and twice its error."""
-    if not len(made) or made.step.max() < 4:
+    if not len(forecast) or forecast.step.max() < 4:
         return "unknown", "too few steps are logged with predictions."
-    last = made.step > 0.75 * made.step.max()
-    observed, predicted = _rate(made, made.successes, last), _rate(made, made.predicted * made.n, last)
+    first = forecast.only(forecast.step <= 0.25 * forecast.step.max())
+    last = forecast.only(forecast.step > 0.75 * forecast.step.max())
+    observed, predicted = _rate(last.successes, last.n), _rate(last.predicted * last.n, last.n)
     error = observed - predicted
-    chance = float(np.sqrt((made.n * made.predicted * (1 - made.predicted))[last].sum()) / made.n[last].sum())
-    started = _rate(made, made.successes, made.step <= 0.25 * made.step.max())
+    chance = float(np.sqrt((last.n * last.predicted * (1 - last.predicted)).sum()) / last.n.sum())
+    started = _rate(first.successes, first.n)
     words = (
         f"success of rollouts went from {started:.3f} in the first quarter of the steps to {observed:.3f} in the last, "
         f"where {predicted:.3f} was predicted ({error:+.3f}).".replace("-", "−")
@@ -196,8 +197,8 @@ def _drift(_: Arm, made: Predictions) -> tuple[Verdict, str]:
     return ("look" if abs(error) > max(DRIFT, 2 * chance) else "good"), words
 
 
-def _rate(made: Predictions, hits: FloatArray | IntArray, chosen: BoolArray) -> float:
-    return float(hits[chosen].sum() / max(made.n[chosen].sum(), 1))
+def _rate(hits: FloatArray | IntArray, n: IntArray) -> float:
+    return float(hits.sum() / max(n.sum(), 1))
 
 
 def _dead(arm: Arm, _: Predictions) -> tuple[Verdict, str]:

@@ -9,7 +9,7 @@ import plotly.graph_objects as go
 
 from allotment.report.course import Window, windows
 from allotment.report.data import Arm, Study
-from allotment.report.figures import finish, to_json
+from allotment.report.figures import TO_ZERO, finish
 from allotment.report.panel import Card, Panel
 from allotment.report.style import Look
 from allotment.report.tables import Table
@@ -83,7 +83,4 @@ def _figure(over: Sequence[Window], means_W2: FloatArray, look: Look) -> str:
             marker={"symbol": look.symbol, "size": 6},
             hovertemplate="%{fullData.name}<br>about step %{x:.0f}: %{y:.3f}<extra></extra>",
         )
-    finish(figure, "step", "success of the rollouts", height=320)
-    figure.update_xaxes(rangemode="tozero")
-    figure.update_yaxes(range=[0, 1])
-    return to_json(figure)
+    return finish(figure, "step", "success of the rollouts", x=TO_ZERO, y={"range": [0, 1]})

@@ -4,43 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from importlib.resources import files
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
-
-from allotment.report.data import Arm, Study, said
+from allotment.report.data import Arm, Study, setting_text
 from allotment.report.explorer import Explorer
 from allotment.report.health import Check
 from allotment.report.panel import Card
-from allotment.report.style import AXIS, FAINT, FONT, GRID, INK, ON_DARK, PLANNERS, looks
+from allotment.report.style import looks
 from allotment.report.summary import Estimate, SummaryRow, critical_value, summarise
-from allotment.report.tables import cell_text
-
-PLOTLY_JS = files("allotment.report") / "plotly" / "plotly-cartesian.min.js"
-"""A third of the library that the Python package brings along, see the README beside it."""
+from allotment.report.template import fill
 
 
 def render(study: Study, checks: Sequence[Check], cards: Sequence[Card], prompts: Explorer) -> str:
     """The whole page as one string of HTML that loads nothing from elsewhere."""
-    environment = Environment(
-        loader=PackageLoader("allotment.report", "."),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {
-        "integer": integer,
-        "between": between,
-        "estimate": estimate,
-        "signed": signed,
-        "cell": cell_text,
-    }
     arm_looks, rows = looks(study.arms), summarise(study)
     look_of = {arm.label: look for arm, look in zip(study.arms, arm_looks, strict=True)}
-    return environment.get_template("page.html.j2").render(
+    return fill(
+        "page.html.j2",
+        {"integer": integer, "between": between, "estimate": estimate, "signed": signed},
         title=f"{', '.join(dict.fromkeys(arm.config.planner for arm in study.arms))}: Allotment report",
         study=study,
         measured=measured(study),
@@ -55,10 +36,6 @@ def render(study: Study, checks: Sequence[Check], cards: Sequence[Card], prompts
         checks=checks,
         cards=cards,
         explorer=prompts,
-        font=FONT,
-        on_dark=ON_DARK,
-        colours={"ink": INK, "faint": FAINT, "grid": GRID, "axis": AXIS, "line": PLANNERS["vip"][0]},
-        plotly_js=Markup(PLOTLY_JS.read_text("utf-8")),
     )
 
 
@@ -169,4 +146,4 @@ def _arm_notices(arm: Arm) -> list[str]:
 
 
 def _unless_named(values: list[Any]) -> str:
-    return f"{said(values[0])} unless the name says {' or '.join(map(said, values[1:]))}"
+    return f"{setting_text(values[0])} unless the name says {' or '.join(map(setting_text, values[1:]))}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from allotment.report.data import Arm
@@ -21,7 +22,7 @@ class Panel:
     table: Table
     """Its numbers."""
     note: str = ""
-    """Its numbers in words."""
+    """Words beside it: its numbers, or how to read it."""
     arm: int | None = None
     """Index of the one arm it is about; None if it shows all."""
 
@@ -39,6 +40,17 @@ class Card:
     def text(self) -> CardText:
         """The words around the figures."""
         return TEXTS[self.id]
+
+
+def draw_each(card: Card, arms: Sequence[Arm], draw: Callable[[int, Arm], Panel | str]) -> Card:
+    """``card`` with what ``draw`` makes of each arm and its number: a figure, or the reason why there is none."""
+    for number, arm in enumerate(arms):
+        drawn = draw(number, arm)
+        if isinstance(drawn, Panel):
+            card.panels.append(drawn)
+        else:
+            card.absent.append(drawn)
+    return card
 
 
 def no_predictions(arm: Arm, *, any_rollouts: bool) -> str:

@@ -8,12 +8,10 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import gammaln, xlog1py, xlogy
 
+from allotment.audit.figures import BINS, bin_numbers
 from allotment.report.data import Arm
 from allotment.report.runs import Row
 from allotment.types import FloatArray, IntArray
-
-BINS = 10
-"""Of equal width, on the predicted success probability."""
 
 WILSON_Z = 1.959963984540054
 """95 %, two-sided."""
@@ -124,13 +122,13 @@ def predictions(arm: Arm) -> Predictions:
     )
 
 
-def bins(made: Predictions, number: int = BINS) -> list[Bin]:
+def bins(forecast: Predictions, number: int = BINS) -> list[Bin]:
     """The non-empty bins of equal width on [0, 1], ascending; 1.0 belongs to the last."""
-    place_Q = np.minimum((made.predicted * number).astype(np.int64), number - 1)
+    place_Q = bin_numbers(forecast.predicted, number)
     found = []
     for place in np.unique(place_Q):
         chosen = place_Q == place
-        n, successes, predicted = made.n[chosen], made.successes[chosen], made.predicted[chosen]
+        n, successes, predicted = forecast.n[chosen], forecast.successes[chosen], forecast.predicted[chosen]
         total, good = int(n.sum()), int(successes.sum())
         found.append(
             Bin(
@@ -169,11 +167,11 @@ def binomial_deviation(p: FloatArray, n: IntArray) -> FloatArray:
     return np.asarray(2 * v / n * np.exp(log_choose + xlogy(v, p) + xlog1py(n - v + 1, -p)), dtype=np.float64)
 
 
-def ideal_counts(made: Predictions, at: FloatArray) -> FloatArray:
+def ideal_counts(forecast: Predictions, at: FloatArray) -> FloatArray:
     """The shape of the best counts for RLOO if every prediction were exact: ``1 + k sqrt(p (1 - p))`` at ``at`` [G].
 
     ``k`` spends the same rollouts in total. Bounds, and that each batch spends its own budget, are left out.
     """
-    spread_Q = np.sqrt(made.predicted * (1 - made.predicted))
-    k = (made.n - 1).sum() / max(float(spread_Q.sum()), 1e-12)
+    spread_Q = np.sqrt(forecast.predicted * (1 - forecast.predicted))
+    k = (forecast.n - 1).sum() / max(float(spread_Q.sum()), 1e-12)
     return np.asarray(1 + k * np.sqrt(at * (1 - at)), dtype=np.float64)

@@ -40,13 +40,18 @@ class Estimate:
     @property
     def verdict(self) -> str:
         """For a difference to uniform: what one may say about it."""
+        alone, noise = "no standard error, so nothing can be concluded", "cannot be told apart from uniform"
+        return self.judged(alone, "the same as uniform", noise, "higher than uniform", "lower than uniform")
+
+    def judged(self, alone: str, same: str, noise: str, higher: str, lower: str) -> str:
+        """For a difference: the word that fits it; ``alone`` where there is one pair only."""
         if self.standard_error is None:
-            return "no standard error, so nothing can be concluded"
+            return alone
         if self.mean == 0 and self.standard_error == 0:
-            return "the same as uniform"
+            return same
         if abs(self.mean) <= critical_value(self.n) * self.standard_error:
-            return "cannot be told apart from uniform"
-        return f"{'higher' if self.mean > 0 else 'lower'} than uniform"
+            return noise
+        return higher if self.mean > 0 else lower
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from allotment.audit.figures import BINS
 from allotment.report.course import Ratio, Window
 from allotment.report.data import Arm
-from allotment.report.predictions import BINS, Bin
+from allotment.report.predictions import Bin
 from allotment.report.summary import Axis, Measure, curve
 from allotment.types import FloatArray
 

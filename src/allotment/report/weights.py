@@ -11,9 +11,9 @@ from typing import Literal
 import numpy as np
 from scipy.special import gammaln, xlog1py, xlogy
 
+from allotment.audit.figures import bin_numbers
 from allotment.report.course import Visits
 from allotment.report.data import Arm
-from allotment.report.predictions import BINS
 from allotment.types import FloatArray, IntArray
 
 Advantage = Literal["rloo", "dr_grpo", "grpo"]
@@ -40,7 +40,7 @@ ALTERNATIVES = tuple(Choice(a, by) for by in (False, True) for a in ("rloo", "dr
 """All combinations, the one that keeps the objective first."""
 
 
-def own_choice(arm: Arm) -> Choice:
+def trained_choice(arm: Arm) -> Choice:
     """What an arm trained with; TRL's adapter takes the prompt mean."""
     aggregation = getattr(arm.config, "aggregation", "prompt_mean")
     return Choice(arm.config.estimator, aggregation != "prompt_mean")
@@ -61,11 +61,11 @@ def relative_weights(p_V: FloatArray, n_V: IntArray, choice: Choice) -> FloatArr
     return np.asarray(weight_V / weight_V.mean(), dtype=np.float64)
 
 
-def weights_by_tenth(made: Visits, choice: Choice) -> list[tuple[float, int, float, float]]:
+def weights_by_tenth(seen: Visits, choice: Choice) -> list[tuple[float, int, float, float]]:
     """For each tenth of the prediction with prompts: mean prediction, prompts, mean rollouts, mean relative weight."""
-    known = ~np.isnan(made.predicted)
-    p_V, n_V = np.clip(made.predicted[known], 1e-6, 1 - 1e-6), made.n[known]
-    weight_V, place_V = relative_weights(p_V, n_V, choice), (p_V * BINS).astype(np.int64)
+    known = ~np.isnan(seen.predicted)
+    p_V, n_V = np.clip(seen.predicted[known], 1e-6, 1 - 1e-6), seen.n[known]
+    weight_V, place_V = relative_weights(p_V, n_V, choice), bin_numbers(p_V)
     found = []
     for place in np.unique(place_V):
         chosen = place_V == place

@@ -57,24 +57,30 @@ def _variance_ratios(
 
 
 def rollout_rows(plan: Plan, outcome: Outcome, tokens_Q: IntArray, threshold: float) -> list[dict[str, Any]]:
-    """A line for each prompt that had rollouts; the format of the lab's ``rollouts.jsonl``.
+    """A line for each prompt that had rollouts.
 
     ``tokens_Q``: completion tokens of each prompt of the plan. Rollouts without a reward are in ``tokens`` alone.
     """
-    successes_Q = outcome.successes(threshold)
+    return plan_rows(plan, plan.step + 1, outcome.received, outcome.successes(threshold), tokens_Q)
+
+
+def plan_rows(
+    plan: Plan, step: int, counts_Q: IntArray, successes_Q: IntArray, tokens_Q: IntArray
+) -> list[dict[str, Any]]:
+    """The lines of ``rollouts.jsonl`` for the prompts of a plan with ``counts_Q`` > 0; arrays are [Q], as the plan's."""
     mean_Q = None if plan.posterior is None else plan.posterior.success_probability()
     deviation_Q = None if plan.posterior is None else plan.posterior.standard_deviation()
     return [
         {
             "prompt_id": prompt,
-            "step": plan.step + 1,
+            "step": step,
             "round": plan.round,
-            "n": int(outcome.received[q]),
+            "n": int(counts_Q[q]),
             "successes": int(successes_Q[q]),
             "tokens": int(tokens_Q[q]),
             "predicted_mean": None if mean_Q is None else round(float(mean_Q[q]), 6),
             "predicted_sd": None if deviation_Q is None else round(float(deviation_Q[q]), 6),
         }
         for q, prompt in enumerate(plan.prompt_ids)
-        if outcome.received[q]
+        if counts_Q[q]
     ]

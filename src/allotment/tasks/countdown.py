@@ -106,8 +106,8 @@ def _splits(numbers: tuple[int, ...]) -> Iterator[tuple[tuple[int, ...], tuple[i
 
 
 def _pairs(lefts: tuple[Expression, ...], operator: str, rights: tuple[Expression, ...]) -> list[Expression]:
-    made = (joined(left, operator, right) for left in lefts for right in rights)
-    return [expression for expression in made if expression is not None]
+    found = (joined(left, operator, right) for left in lefts for right in rights)
+    return [expression for expression in found if expression is not None]
 
 
 def solutions_of(problem: Problem) -> Mapping[str, str]:
@@ -135,6 +135,11 @@ def load_countdown() -> Mixture:
 def mixture_of(regime: str) -> Mixture:
     """The prompts that a regime of the lab is about."""
     return load_countdown() if regime == "countdown" else load_mixture()
+
+
+def questions_of(regime: str) -> dict[str, str]:
+    """The texts of the pool's prompts by id; making them takes seconds."""
+    return {problem.id: problem.question for problem in mixture_of(regime).pool}
 
 
 def warm_start_problems() -> list[Problem]:

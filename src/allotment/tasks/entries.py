@@ -7,9 +7,26 @@ no longer accept the right answer; both are marked here and come back as they we
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
+from functools import cache
 from typing import Any
 
+from allotment.errors import needs_extra
+
 _TUPLE, _PAIRS = "__tuple__", "__pairs__"
+
+
+@cache  # making one builds a whole data set object
+def scorer(dataset: str) -> Callable[[str, dict[str, Any]], float]:
+    """The verifier of a task of reasoning-gym: ``(answer, entry) -> score``.
+
+    Raises:
+        MissingExtraError: reasoning-gym is not installed.
+    """
+    with needs_extra("train"):
+        import reasoning_gym
+    score: Callable[[str, dict[str, Any]], float] = reasoning_gym.get_score_answer_fn(dataset)
+    return score
 
 
 def encode_entry(entry: Any) -> str:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import cache
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from allotment.errors import ConfigError, InvalidInputError, needs_extra
+from allotment.errors import ConfigError, InvalidInputError
 from allotment.tasks.datasets import is_reasoning_gym
-from allotment.tasks.entries import decode_entry
+from allotment.tasks.entries import decode_entry, scorer
 from allotment.tasks.extraction import Rule, check_rule, extract
 from allotment.tasks.math_pool import MathPool
 
@@ -140,9 +139,9 @@ class ReasoningGym(Reward):
         return [self._one(answer, decode_entry(text)) for answer, text in zip(answers, references, strict=True)]
 
     def _one(self, answer: str, entry: dict[str, Any]) -> float | None:
-        task = _task(entry["metadata"]["source_dataset"])
+        score_of = scorer(entry["metadata"]["source_dataset"])
         try:
-            score = float(task(answer, entry))
+            score = float(score_of(answer, entry))
         except Exception:  # the tasks parse answers as they like
             return None
         return float(score == 1.0) if self.strict else score
@@ -172,11 +171,3 @@ def completion_text(completion: Completion) -> str:
         if entry.get("role") == "assistant":
             return str(entry.get("content") or "")
     return ""
-
-
-@cache  # making one builds a whole data set object
-def _task(name: str) -> Callable[[str, dict[str, Any]], float]:
-    with needs_extra("train"):
-        import reasoning_gym
-    score: Callable[[str, dict[str, Any]], float] = reasoning_gym.get_score_answer_fn(name)
-    return score

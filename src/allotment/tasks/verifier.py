@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
-from typing import Any
-
-import reasoning_gym
-
 from allotment.tasks.countdown import solutions_of
+from allotment.tasks.entries import scorer
 from allotment.tasks.mixture import Problem
 
 
@@ -25,10 +20,4 @@ def is_correct(problem: Problem, answer: str) -> bool:
         return answer in solutions_of(problem)
     if answer != problem.answer:
         return False
-    return float(_scorer(problem.dataset)(answer, dict(problem.entry))) == 1.0
-
-
-@cache  # making one builds a whole data set object
-def _scorer(dataset: str) -> Callable[[str, dict[str, Any]], float]:
-    score: Callable[[str, dict[str, Any]], float] = reasoning_gym.get_score_answer_fn(dataset)
-    return score
+    return float(scorer(problem.dataset)(answer, dict(problem.entry))) == 1.0

@@ -57,8 +57,8 @@ def find_sources(path: str | Path, named: str | None = None, columns: Columns | 
     if not sources:
         _refuse_folder(path, unknown)
     if unknown:
-        said = f"{len(unknown)} files passed over, of no known format (first: {unknown[0].name})"
-        sources[0] = replace(sources[0], notes=(said,))
+        note = f"{len(unknown)} files passed over, of no known format (first: {unknown[0].name})"
+        sources[0] = replace(sources[0], notes=(note,))
     return sources
 
 

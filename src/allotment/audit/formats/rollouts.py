@@ -90,12 +90,12 @@ def _length(row: Row, columns: Columns) -> float:
 
 def _log(tally: Tally, prompts: Prompts, left_out: LeftOut, columns: Columns, success_above: float | None) -> Log:
     step_G, row_G, reward_G, counts_G, lengths_G = tally.groups()
-    above, said = _threshold(reward_G, success_above)
+    above, threshold_notes = _threshold(reward_G, success_above)
     new_G = np.ones(len(step_G), dtype=bool)
     new_G[1:] = (np.diff(step_G) != 0) | (np.diff(row_G) != 0)
     starts_V = np.flatnonzero(new_G)
     lengths_V = _sums(lengths_G, starts_V)
-    notes = [*left_out.notes(), *said, *step_notes(step_G[starts_V])]
+    notes = [*left_out.notes(), *threshold_notes, *step_notes(step_G[starts_V])]
     if prompts.texts is None and columns.prompt:
         notes.append("prompts' texts are not kept: they are too many, or some are missing")
     trials_V = _sums(counts_G, starts_V)
@@ -133,8 +133,8 @@ def _threshold(reward_G: FloatArray, success_above: float | None) -> tuple[float
     if set(values.tolist()) <= {0.0, 1.0} and 0 <= above < 1:
         return above, []
     shown = ", ".join(f"{value:g}" for value in values[:SHOWN_VALUES]) + (", ..." if len(values) > SHOWN_VALUES else "")
-    said = f"rewards are {shown}: a rollout above {above:g} counts as a success"
-    return above, [said if len(values) <= 2 else f"{said}; how much above is not looked at"]
+    note = f"rewards are {shown}: a rollout above {above:g} counts as a success"
+    return above, [note if len(values) <= 2 else f"{note}; how much above is not looked at"]
 
 
 def step_notes(step_V: IntArray) -> list[str]:
