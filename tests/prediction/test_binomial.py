@@ -9,8 +9,7 @@ from scipy.integrate import quad
 from scipy.special import comb, expit
 from scipy.stats import norm
 
-from allotment.prediction.binomial import _mode, binomial_sites, log_predictive
-from allotment.prediction.hierarchy import BatchPrior
+from allotment.prediction.binomial import BatchPrior, _mode, binomial_sites, log_predictive
 
 seeds = st.integers(0, 10**6)
 

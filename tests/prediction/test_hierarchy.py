@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from scipy.stats import multivariate_normal
 
 from allotment.prediction import HierarchicalRegression
-from allotment.prediction.evidence import Candidates, around
-from allotment.prediction.hierarchy import STARTING_PRECISION, BatchPrior, _drift_evidence
+from allotment.prediction.binomial import BatchPrior, drift_evidence
+from allotment.prediction.hierarchy import STARTING_PRECISION, Candidates
+from allotment.prediction.settings import log_normal_grid
 
 seeds = st.integers(0, 10**6)
 
@@ -163,7 +164,7 @@ class TestDriftEvidence:
         covariance = rows @ np.linalg.inv(prior.precision) @ rows.T + np.diag(prior.variance + noise)
         at = rows @ prior.mean + prior.offset
         density = [multivariate_normal.logpdf(value, at, covariance + d) for d in drifts]
-        got = _drift_evidence(prior, value, prior.variance + noise, drifts)
+        got = drift_evidence(prior, value, prior.variance + noise, drifts)
         np.testing.assert_allclose(got, np.array(density) - density[0], atol=1e-9)
 
 
@@ -191,6 +192,6 @@ class TestCandidates:
         assert Candidates(np.arange(3.0), np.zeros(3), 1.0).best == 0
 
     def test_candidates_are_spread_by_factors(self):
-        values, log_prior = around(3.0, 2.0, 2, 1, spread=np.log(2.0))
+        values, log_prior = log_normal_grid(3.0, 2.0, 2, 1, spread=np.log(2.0))
         np.testing.assert_allclose(values, [0.75, 1.5, 3.0, 6.0])
         np.testing.assert_allclose(log_prior, [-2.0, -0.5, 0.0, -0.5])

@@ -7,8 +7,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from allotment.errors import InvalidInputError
-from allotment.prediction import DiscountedCounts, GaussianProcess, GlobalMean, KNearest, LastValue, Predictor, Ridge
-from allotment.prediction.default import default_predictor
+from allotment.prediction import (
+    DiscountedCounts,
+    GaussianProcess,
+    GlobalMean,
+    KNearest,
+    LastValue,
+    Predictor,
+    Ridge,
+    default_predictor,
+)
 from allotment.types import FloatArray, PromptId
 
 Name = Literal["default", "paper", "discounted-counts", "last-value", "global-mean", "ridge", "k-nearest"]

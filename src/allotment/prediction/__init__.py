@@ -20,11 +20,11 @@ Every predictor here follows :class:`Predictor`: ``predict(ids)``, ``observe(ids
 
 from allotment.prediction.base import Predictor
 from allotment.prediction.counts import DiscountedCounts, GlobalMean, LastValue
-from allotment.prediction.default import default_predictor
 from allotment.prediction.embedding import embed
 from allotment.prediction.features import distinct_parts, text_features
 from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
-from allotment.prediction.hierarchical import HierarchicalPredictor, HierarchicalRegression
+from allotment.prediction.hierarchical import HierarchicalPredictor, default_predictor
+from allotment.prediction.hierarchical_regression import HierarchicalRegression
 from allotment.prediction.lengths import LengthPredictor
 from allotment.prediction.moments import GradientMoments
 from allotment.prediction.regression import KNearest, Ridge

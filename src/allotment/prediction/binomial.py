@@ -1,15 +1,17 @@
-"""Success counts as Gaussian likelihoods of a logit, and their predictive log likelihood."""
+"""Success counts: checked, as Gaussian likelihoods of a logit, and how likely they were before they came."""
 
 from __future__ import annotations
 
-from functools import lru_cache
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy.linalg import cho_solve, cholesky, solve_triangular
 from scipy.special import expit, log_expit, logit
 
-from allotment.prediction.hierarchy import BatchPrior
-from allotment.types import FloatArray
+from allotment.errors import InvalidInputError
+from allotment.prompts.ids import PromptIndex, canonical_ids
+from allotment.types import FloatArray, IntArray, PromptId, PromptIds, gauss_hermite
 
 NODES = 24
 """Quadrature nodes of a one-dimensional integral; enough here, where the integrand is centred on its mode."""
@@ -20,6 +22,77 @@ LONGEST_MOVE = 32.0
 NEWTON_STEPS = 50
 TOLERANCE = 1e-9
 """Newton's method ends when the log posterior density rises by less."""
+
+
+def visits(
+    ids: PromptIds, successes: Any, trials: Any, known: PromptIndex | None = None
+) -> tuple[tuple[PromptId, ...], IntArray, IntArray]:
+    """``(ids, successes, trials)`` of the prompts that were visited: those with at least one trial; all [B].
+
+    Raises:
+        InvalidInputError: lengths differ, a count is negative, not finite or not whole, or successes exceed trials.
+        DuplicatePromptError: an id stands twice.
+        UnknownPromptError: an id is not in ``known``, where that is given.
+    """
+    plain = canonical_ids(ids)
+    try:
+        successes_Q, trials_Q = np.asarray(successes, dtype=np.float64), np.asarray(trials, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            "counts are not numbers", got=error, allowed="whole numbers", fix="pass one count per prompt"
+        ) from None
+    if not successes_Q.shape == trials_Q.shape == (len(plain),):
+        raise InvalidInputError(
+            "counts and ids differ in length",
+            got=f"{len(plain)} ids, successes {successes_Q.shape}, trials {trials_Q.shape}",
+            allowed="one success count and one trial count per id",
+            fix="pass aggregated counts: one entry per prompt",
+        )
+    whole = (np.floor(successes_Q) == successes_Q) & (np.floor(trials_Q) == trials_Q)
+    good = whole & (successes_Q >= 0) & (successes_Q <= trials_Q) & (trials_Q < np.inf)
+    if not good.all():
+        i = int(good.argmin())
+        raise InvalidInputError(
+            "an observation is not a success count",
+            got=f"{successes_Q[i]:g} successes in {trials_Q[i]:g} trials for prompt {plain[i]!r}",
+            allowed="whole numbers with 0 <= successes <= trials",
+            fix="count rollouts whose reward passes the success rule",
+        )
+    if known is not None:
+        known.rows(plain)
+    seen = np.flatnonzero(trials_Q > 0)
+    return tuple(plain[i] for i in seen), successes_Q[seen].astype(np.int64), trials_Q[seen].astype(np.int64)
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPrior:
+    """The model of a batch before its outcomes: ``f = rows . z + offset + u``, z ~ N(mean, precision^-1)."""
+
+    rows: FloatArray
+    """[B, F]."""
+    offset: FloatArray
+    """[B]."""
+    variance: FloatArray
+    """[B] of the independent u, > 0."""
+    mean: FloatArray
+    """[F] of z = (c, d, w)."""
+    precision: FloatArray
+    """[F, F] of z."""
+
+
+def drift_evidence(prior: BatchPrior, value_B: FloatArray, variance_B: FloatArray, drifts_J: FloatArray) -> FloatArray:
+    """[J] log likelihood ratio of the batch if the variance of d were greater by ``drift``, against what it is.
+
+    A move of d shifts all prompts alike, so it shows in the batch as a whole: matrix determinant and inversion lemmas.
+    """
+    rows_BF, ones_B = prior.rows / variance_B[:, None], 1 / variance_B
+    factor = cholesky(prior.precision + prior.rows.T @ rows_BF, lower=True), True
+    residual_B = value_B - prior.offset - prior.rows @ prior.mean
+    explained_F = cho_solve(factor, rows_BF.T @ np.ones(len(value_B)))
+    alpha = float(ones_B.sum() - explained_F @ (prior.rows.T @ ones_B))
+    beta = float(residual_B @ ones_B - explained_F @ (rows_BF.T @ residual_B))
+    ratio_J = np.maximum(1 + drifts_J * alpha, 1e-12)  # of the batch's covariance determinants
+    return np.asarray(0.5 * (drifts_J * beta**2 / ratio_J - np.log(ratio_J)))
 
 
 def log_predictive(mean: FloatArray, variance: FloatArray, successes: FloatArray, trials: FloatArray) -> FloatArray:
@@ -110,12 +183,6 @@ def _marginal_variance(prior: BatchPrior, curvature_B: FloatArray) -> FloatArray
     return np.asarray(prior.variance * rest_B + rest_B**2 * common_B)
 
 
-@lru_cache(maxsize=1)
-def _gauss_hermite() -> tuple[FloatArray, FloatArray]:
-    nodes, weights = np.polynomial.hermite_e.hermegauss(NODES)
-    return nodes, np.log(weights / weights.sum())
-
-
 def _tilted(
     mean_B: FloatArray, variance_B: FloatArray, successes: FloatArray, trials: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
@@ -136,12 +203,12 @@ def _quadrature(
     f_B = _single_mode(mean_B, variance_B, successes, trials)
     p_B = expit(f_B)
     spread_B = 1 / np.sqrt(trials * p_B * (1 - p_B) + 1 / variance_B)
-    nodes_K, log_weights_K = _gauss_hermite()
+    nodes_K, weights_K = gauss_hermite(NODES)
     f_BK = f_B[..., None] + spread_B[..., None] * nodes_K
     log_BK = trials[:, None] * log_expit(f_BK)
     log_BK -= (trials - successes)[:, None] * f_BK
     log_BK -= ((f_BK - mean_B[..., None]) * np.sqrt(0.5 / variance_B)[..., None]) ** 2
-    log_BK += 0.5 * nodes_K**2 + log_weights_K
+    log_BK += 0.5 * nodes_K**2 + np.log(weights_K)
     peak_B = log_BK.max(axis=-1)
     log_BK -= peak_B[..., None]
     return f_BK, np.exp(log_BK, out=log_BK), peak_B + np.log(spread_B) - 0.5 * np.log(variance_B)

@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import logit
 
 from allotment.checks import check_setting
-from allotment.prediction.base import visits
+from allotment.prediction.binomial import visits
 from allotment.prediction.posteriors import BetaPosterior
 from allotment.prompts.ids import canonical_ids
 from allotment.prompts.table import PromptTable

@@ -10,7 +10,8 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.errors import InvalidInputError
-from allotment.types import FloatArray
+from allotment.prompts.embeddings import EmbeddedPrompts, VectorArray, as_numbers, check_vectors
+from allotment.types import FloatArray, PromptId
 
 PATTERNS = {
     "characters": r".",
@@ -86,3 +87,38 @@ def scale_beside(features_MF: npt.NDArray[np.floating], embeddings_MD: npt.NDArr
     varies_F = spread_F > 0
     unit = (distance if distance > 0 else 1.0) / np.sqrt(features_MF.shape[1])
     return np.where(varies_F, unit / np.where(varies_F, spread_F, 1.0), 1.0)
+
+
+def with_features(
+    ids: tuple[PromptId, ...],
+    embeddings: npt.ArrayLike,
+    features: npt.ArrayLike | None,
+    scale_F: FloatArray,
+    registered: EmbeddedPrompts,
+) -> tuple[VectorArray, FloatArray]:
+    """Embeddings with scaled features beside them, [Q, D + F], and the factors [F] of the features.
+
+    Args:
+        ids: [Q] prompts that are to be registered.
+        embeddings: [Q, D] of these.
+        features: [Q, F] of these.
+        scale_F: [F] factors of prompts registered before; empty where there are none with features.
+        registered: the prompts registered before.
+
+    Raises:
+        InvalidInputError: wrong shape or dimension, not finite, or features for some registrations only.
+    """
+    embeddings_QD = as_numbers(embeddings, np.float32)
+    features_QF = as_numbers([] if features is None else features, np.float32)
+    check_vectors(ids, embeddings_QD, 0)
+    known = scale_F.size or (0 if len(registered) else features_QF.shape[-1])
+    if features_QF.ndim != 2 or features_QF.shape != (len(embeddings_QD), known):
+        raise InvalidInputError(
+            "features do not fit",
+            got=f"shape {features_QF.shape} beside embeddings {embeddings_QD.shape}",
+            allowed=f"({len(embeddings_QD)}, {known or 'F'}), or none at all as at the first registration",
+            fix="pass one row of features per embedding, at every registration or at none",
+        )
+    check_vectors(ids, np.hstack([embeddings_QD, features_QF]), registered.dimension)
+    scale_F = scale_F if scale_F.size else scale_beside(features_QF, embeddings_QD)
+    return np.hstack([embeddings_QD, features_QF * scale_F]), scale_F

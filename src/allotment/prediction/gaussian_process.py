@@ -10,7 +10,7 @@ from scipy.special import logit
 
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
-from allotment.prediction.base import check_counts
+from allotment.prediction.binomial import visits
 from allotment.prediction.interpolation import Interpolation
 from allotment.prompts.embeddings import Embeddings
 from allotment.prompts.ids import canonical_ids
@@ -110,11 +110,10 @@ class GaussianProcess:
             InvalidInputError: counts are not success counts.
             DuplicatePromptError: an id stands twice.
         """
-        plain, successes_B, trials_B = check_counts(ids, successes, trials)
-        rows_B = self._latent.prompts.index.rows(plain)
-        seen = trials_B > 0
-        rates = successes_B[seen] / trials_B[seen]
-        self._latent.condition(rows_B[seen], logit(np.clip(rates, self.epsilon, 1 - self.epsilon)))
+        index = self._latent.prompts.index
+        visited, successes_B, trials_B = visits(ids, successes, trials, index)
+        rates_B = np.clip(successes_B / trials_B, self.epsilon, 1 - self.epsilon)
+        self._latent.condition(index.rows(visited), logit(rates_B))
 
     def state_dict(self) -> State:
         """Settings, ids, embeddings, means and the fixed bandwidth."""

@@ -7,7 +7,7 @@ embeddings (:class:`~allotment.prediction.landmarks.Landmarks`), forgotten slowl
 walk around nothing. Outcomes reach the model as Gaussian likelihoods ("sites") of f_q, one per visited prompt and step.
 
 What is stored does not grow with the number of visits: for (c, d, w) the information matrix of all sites, the u_q
-integrated out; for each visited prompt its own record (:class:`~allotment.prediction.records.Records`), the product of
+integrated out; for each visited prompt its own record, the product of
 its sites, which loses precision with time. Given (c, d, w), a prompt with record (t, tau) has
 
     f_q = (1 - k) (c + w . phi_q) + d + k t + noise,   k = s tau / (1 + s tau),   noise variance s / (1 + s tau)
@@ -25,62 +25,58 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.special import softmax
 
 from allotment.checks import check_setting
-from allotment.prediction.evidence import Candidates, around
-from allotment.prediction.records import Own, Records
+from allotment.prediction.binomial import BatchPrior, drift_evidence
+from allotment.prediction.settings import Settings, log_normal_grid, members
+from allotment.prompts.table import PromptTable
 from allotment.state import State, array_from_state, from_state
 from allotment.types import FloatArray, PromptId
 
 EVIDENCE_FORGETTING = 0.995
 """What is left of a candidate's evidence after a step: hyper-parameters follow the last few hundred steps."""
+TIE = 1e-6
+"""Log likelihood ratio below which two candidates are equal."""
 STARTING_PRECISION = 1e8
 """Of the drift d at step 0, where it is 0 by definition."""
-BANDWIDTHS = np.array([0.5, 1.0, 2.0])
-"""Candidate bandwidths, in units of the setting."""
+SCORED_AT_ONCE = 512
+"""Values of f whose likelihoods are computed at once."""
+VALUE, PRECISION, LEVEL, STEP = range(4)
+"""Columns of a prompt's record: its likelihood, the level and the step at the last visit."""
 Belief = tuple[FloatArray, FloatArray]
 """Mean and variance of f, both [B]."""
 LogLikelihood = Callable[[FloatArray, FloatArray], FloatArray]
 """From means and variances of f, both [C, B], to the log predictive likelihoods of what was observed, [C, B]."""
-SCORED_AT_ONCE = 512
-"""Values of f whose likelihoods are computed at once."""
 
 
-@dataclass(frozen=True)
-class Settings:
-    """Hyper-parameters: where they start (``learn``) or what they are. Variances in squared units of f."""
+class Candidates:
+    """Values of one hyper-parameter, each with a log-normal prior and the predictive log likelihood it has earned.
 
-    rank: int = 128
-    """Landmarks of the low-rank Gaussian process, M."""
-    memory: float = 3000.0
-    """Steps after which evidence about level and weights has faded to 1/e; inf never forgets."""
-    prior_mean: float = 0.0
-    """Mean of the level c."""
-    prior_variance: float = 1.0
-    """Variance of the level c."""
-    level_drift: float = 1e-5
-    """Variance per step of the drift d."""
-    scale: float = 2.0
-    """Standard deviation of the Gaussian process on embeddings."""
-    bandwidth: float = 1.0
-    """Its kernel bandwidth, in median distances between landmarks."""
-    unseen_variance: float = 4.0
-    """Variance s of the own effect of a prompt without a record: how far the common opinion is off."""
-    prompt_variance: float = 8.0
-    """Variance s for prompts with a record: how weakly a record is pulled to the common opinion. In a normal world the
-    two are one; real difficulties have heavier tails, and a broader prior predicts second visits better."""
-    prompt_drift: float = 1e-3
-    """Variance per step of the random walk of a prompt's own effect."""
-    learn: bool = True
-    """Whether all but the first four are learnt online, by the likelihood that each step's outcomes had before."""
+    What was earned fades by ``forgetting`` at every step, so that a hyper-parameter can change during training; the
+    prior does not.
+    """
 
+    def __init__(self, values_J: FloatArray, log_prior_J: FloatArray, forgetting: float = EVIDENCE_FORGETTING) -> None:
+        self.values = values_J
+        self.log_prior = log_prior_J - log_prior_J.max()
+        self.forgetting = forgetting
+        self.evidence = self.log_prior
 
-@dataclass(frozen=True)
-class Member:
-    """One candidate Gaussian process: index of the bandwidth (-1: no features, scale 0) and scale."""
+    def observe(self, log_likelihood_J: FloatArray) -> None:
+        """Add the log likelihood of a step's outcomes under each candidate; all [J]."""
+        evidence_J = self.log_prior + self.forgetting * (self.evidence - self.log_prior) + log_likelihood_J
+        self.evidence = evidence_J - evidence_J.max()
 
-    bandwidth: int
-    scale: float
+    @property
+    def mean(self) -> float:
+        """Mean of the values under their posterior weights."""
+        return float(softmax(self.evidence) @ self.values)
+
+    @property
+    def best(self) -> int:
+        """Index of the candidate with the most evidence; the first of equals, whatever the last bits of a sum."""
+        return int((self.evidence >= self.evidence.max() - TIE).argmax())
 
 
 @dataclass(eq=False)
@@ -125,29 +121,13 @@ class Common:
     level_variance: float
     """Variance of d."""
 
-    def with_own(self, own: Own, precision_Q: FloatArray, variance_Q: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and variance of f, both [Q], given the records with their present precision, and Var(u)."""
+    def with_records(self, value_Q: FloatArray, precision_Q: FloatArray, variance_Q: FloatArray) -> Belief:
+        """Mean and variance of f, both [Q], given the records' values and present precision, and Var(u)."""
         odds_Q = variance_Q * precision_Q
         k_Q, rest_Q = odds_Q / (1 + odds_Q), 1 / (1 + odds_Q)
-        mean_Q = rest_Q * self.mean + self.level + k_Q * own.value
+        mean_Q = rest_Q * self.mean + self.level + k_Q * value_Q
         common_Q = rest_Q**2 * self.variance + 2 * rest_Q * self.covariance + self.level_variance
         return mean_Q, common_Q + variance_Q * rest_Q
-
-
-@dataclass(frozen=True, eq=False)
-class BatchPrior:
-    """The model of a batch before its outcomes: ``f = rows . z + offset + u``, z ~ N(mean, precision^-1)."""
-
-    rows: FloatArray
-    """[B, F]."""
-    offset: FloatArray
-    """[B]."""
-    variance: FloatArray
-    """[B] of the independent u, > 0."""
-    mean: FloatArray
-    """[F] of z = (c, d, w)."""
-    precision: FloatArray
-    """[F, F] of z."""
 
 
 class Hierarchy:
@@ -155,59 +135,59 @@ class Hierarchy:
 
     def __init__(self, settings: Settings, rank: int) -> None:
         """A model without observations; ``rank`` is the number of landmarks, 0 without embeddings."""
-        self.settings = settings
+        self.settings = s = settings
         self.step = 0
-        self.records = Records()
-        self.members = _members(settings, rank)
+        self.members = members(settings, rank)
+        self._records = PromptTable(4)
         self._information = {b: _start(rank if b >= 0 else 0) for b in sorted({m.bandwidth for m in self.members})}
-        s, forgetting = settings, EVIDENCE_FORGETTING
         below, above = (4, 3) if s.learn else (0, 0)
-        self.prompt_variance = Candidates(*around(s.prompt_variance, 2.0, below, above, 0.7), forgetting)
-        self.unseen_variance = Candidates(*around(s.unseen_variance, 2.0, below, above, 0.7), forgetting)
-        self.prompt_drift = Candidates(*around(s.prompt_drift, 4.0, below, below, 1.5), forgetting)
-        self.level_drift = Candidates(*around(s.level_drift, 10.0, below and 1, above, 2.5), forgetting)
+        self.prompt_variance = Candidates(*log_normal_grid(s.prompt_variance, 2.0, below, above, 0.7))
+        self.unseen_variance = Candidates(*log_normal_grid(s.unseen_variance, 2.0, below, above, 0.7))
+        self.prompt_drift = Candidates(*log_normal_grid(s.prompt_drift, 4.0, below, below, 1.5))
+        self.level_drift = Candidates(*log_normal_grid(s.level_drift, 10.0, below and 1, above, 2.5))
         scales_J = np.array([max(m.scale, s.scale) for m in self.members])
-        self.member = Candidates(np.arange(float(len(scales_J))), -0.5 * np.log(scales_J / s.scale) ** 2, forgetting)
+        self.member = Candidates(np.arange(float(len(scales_J))), -0.5 * np.log(scales_J / s.scale) ** 2)
         self._posteriors: dict[int, tuple[FloatArray, FloatArray]] = {}
 
-    def belief(self, ids: tuple[PromptId, ...], features: FloatArray | None) -> tuple[FloatArray, FloatArray]:
+    def belief(self, ids: tuple[PromptId, ...], features: FloatArray | None) -> Belief:
         """Mean and variance of f for each of ``ids``, both [Q]."""
-        own = self.records.of(ids, self.step)
-        common = self._common(self.member.best, len(ids), features)
-        return common.with_own(own, own.now(self.prompt_drift.mean), self._variance(own))
+        return self._common(self.member.best, len(ids), features).with_records(*self._recorded(ids))
 
     def learn(self, ids: tuple[PromptId, ...], features: FloatArray | None, score: LogLikelihood) -> None:
         """Give every candidate hyper-parameter the log likelihood of a step's outcomes; before :meth:`absorb`."""
         if not self.settings.learn:
             return
-        own = self.records.of(ids, self.step)
-        seen_B = own.precision > 0
-        now_B, variance_B = own.now(self.prompt_drift.mean), self._variance(own)
+        value_B, now_B, variance_B = self._recorded(ids)
+        record_B4 = self._records.gather(ids)
+        seen_B = record_B4[:, PRECISION] > 0
         commons = [self._common(j, len(ids), features) for j in range(len(self.members))]
         common = commons[self.member.best]
 
         def with_variance(chosen_B: npt.NDArray[np.bool_], value: float) -> Belief:
-            return common.with_own(own, now_B, np.where(chosen_B, value, variance_B))
+            return common.with_records(value_B, now_B, np.where(chosen_B, value, variance_B))
 
-        unseen = [with_variance(~seen_B, v) for v in self.unseen_variance.values]
-        seen = [with_variance(seen_B, v) for v in self.prompt_variance.values]
-        drifts = [common.with_own(own, own.now(d), variance_B) for d in self.prompt_drift.values]
-        members = [each.with_own(own, now_B, variance_B) for each in commons]
-        totals = _total_scores([*unseen, *seen, *drifts, *members], score)
-        learnt = (self.unseen_variance, self.prompt_variance, self.prompt_drift, self.member)
-        for candidates, part in zip(learnt, _split(totals, [len(c.values) for c in learnt]), strict=True):
+        def with_drift(drift: float) -> Belief:
+            return common.with_records(value_B, _precision_now(record_B4, self.step, drift), variance_B)
+
+        beliefs = {
+            self.unseen_variance: [with_variance(~seen_B, v) for v in self.unseen_variance.values],
+            self.prompt_variance: [with_variance(seen_B, v) for v in self.prompt_variance.values],
+            self.prompt_drift: [with_drift(d) for d in self.prompt_drift.values],
+            self.member: [each.with_records(value_B, now_B, variance_B) for each in commons],
+        }
+        totals = _total_scores([belief for some in beliefs.values() for belief in some], score)
+        for candidates, part in zip(beliefs, _split(totals, [len(some) for some in beliefs.values()]), strict=True):
             candidates.observe(part)
 
     def prior(self, ids: tuple[PromptId, ...], features: FloatArray | None) -> BatchPrior:
         """The model of a batch, for whoever turns outcomes into sites."""
         best = self.member.best
-        own = self.records.of(ids, self.step)
-        variance_B = self._variance(own)
-        odds_B = variance_B * own.now(self.prompt_drift.mean)
+        recorded_B, now_B, variance_B = self._recorded(ids)
+        odds_B = variance_B * now_B
         rest_B = 1 / (1 + odds_B)
         return BatchPrior(
             _rows_beside_records(rest_B, features, self.members[best].bandwidth),
-            odds_B * rest_B * own.value,
+            odds_B * rest_B * recorded_B,
             variance_B * rest_B,
             self._posterior(best)[1],
             self._total_precision(best),
@@ -221,7 +201,7 @@ class Hierarchy:
         variance_B = prior.variance + 1 / precision_B
         if self.step:  # the prior holds the drift since the last step; at the first, d is 0 by definition
             further_J = self.level_drift.values - self.level_drift.mean
-            self.level_drift.observe(_drift_evidence(prior, value_B, variance_B, further_J))
+            self.level_drift.observe(drift_evidence(prior, value_B, variance_B, further_J))
         rest_B = prior.rows[:, 0]  # the same for every bandwidth
         for bandwidth, information in self._information.items():
             rows_BF = _rows_beside_records(rest_B, features, bandwidth)
@@ -240,7 +220,7 @@ class Hierarchy:
         """Entries of a state. Information about all bandwidths and evidence for all candidates, each as one vector."""
         return {
             "step": self.step,
-            **self.records.state(),
+            **self._records.state("records"),
             "evidence": np.concatenate([c.evidence for c in self._candidates()]),
             "precision": np.concatenate([i.precision.ravel() for i in self._information.values()]),
             "shift": np.concatenate([i.shift for i in self._information.values()]),
@@ -252,38 +232,43 @@ class Hierarchy:
         Raises:
             StateError: values that do not fit.
         """
-        own = self.state()
-        step = state["step"]
+        own, step = self.state(), state["step"]
         from_state(lambda: check_setting("step", step, type(step) is int and step >= 0, "a whole number >= 0"))
-        records = Records.from_state(state, step)
+        records = PromptTable.from_state(state, "records", 4)
+        precision_V, step_V = records.rows[:, PRECISION], records.rows[:, STEP]
+        good = (precision_V > 0).all() and (step_V >= 0).all() and (step_V < max(step, 1)).all()
+        from_state(lambda: check_setting("records", "records", bool(good), "positive precisions, visits in the past"))
         vectors = {key: array_from_state(state, key, own[key].shape) for key in ("evidence", "precision", "shift")}
-        self.step, self.records = step, records
-        sizes = [len(c.evidence) for c in self._candidates()]
-        for candidates, part in zip(self._candidates(), _split(vectors["evidence"], sizes), strict=True):
-            candidates.evidence = part
-        sizes = [len(i.shift) for i in self._information.values()]
-        squares = _split(vectors["precision"], [size**2 for size in sizes])
-        for information, shift, square in zip(
-            self._information.values(), _split(vectors["shift"], sizes), squares, strict=True
-        ):
-            information.shift, information.precision = shift, square.reshape(len(shift), -1)
+        self.step, self._records = step, records
+        candidates, known = self._candidates(), list(self._information.values())
+        parts = _split(vectors["evidence"], [len(each.values) for each in candidates])
+        for each, part in zip(candidates, parts, strict=True):
+            each.evidence = part
+        sizes = [len(information.shift) for information in known]
+        shifts, squares = _split(vectors["shift"], sizes), _split(vectors["precision"], [size**2 for size in sizes])
+        for information, shift_F, square in zip(known, shifts, squares, strict=True):
+            information.shift, information.precision = shift_F, square.reshape(len(shift_F), -1)
         self._posteriors.clear()
         from_state(lambda: [self._posterior(j) for j in range(len(self.members))])  # fails if one has no inverse
 
     def _candidates(self) -> tuple[Candidates, ...]:
         return self.prompt_variance, self.unseen_variance, self.prompt_drift, self.level_drift, self.member
 
-    def _variance(self, own: Own) -> FloatArray:
-        """[Q] variance of the prompts' own effects."""
-        return np.where(own.precision > 0, self.prompt_variance.mean, self.unseen_variance.mean)
+    def _recorded(self, ids: tuple[PromptId, ...]) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """What is recorded of Q prompts beside the level, its precision today, and the variance of u; all [Q]."""
+        record_Q4 = self._records.gather(ids)
+        now_Q = _precision_now(record_Q4, self.step, self.prompt_drift.mean)
+        variance_Q = np.where(record_Q4[:, PRECISION] > 0, self.prompt_variance.mean, self.unseen_variance.mean)
+        return record_Q4[:, VALUE] - record_Q4[:, LEVEL], now_Q, variance_Q
 
     def _record(self, ids: tuple[PromptId, ...], value_B: FloatArray, precision_B: FloatArray) -> None:
         level = float(self._posterior(self.member.best)[1][1])
-        own = self.records.of(ids, self.step)
-        now_B = own.now(self.prompt_drift.mean)
-        total_B = now_B + precision_B
-        merged_B = (now_B * (own.value + level) + precision_B * value_B) / total_B
-        self.records.write(ids, merged_B, total_B, level, self.step)
+        recorded_B, now_B, _ = self._recorded(ids)
+        new_B4 = np.empty((len(ids), 4))
+        new_B4[:, PRECISION] = total_B = now_B + precision_B
+        new_B4[:, VALUE] = (now_B * (recorded_B + level) + precision_B * value_B) / total_B
+        new_B4[:, LEVEL], new_B4[:, STEP] = level, self.step
+        self._records.set(ids, new_B4)
 
     def _common(self, j: int, count: int, features: FloatArray | None) -> Common:
         factor_FF, mean_F = self._posterior(j)
@@ -317,6 +302,12 @@ class Hierarchy:
         return total_FF
 
 
+def _precision_now(record_Q4: FloatArray, step: int, drift: float) -> FloatArray:
+    """[Q] precision of records at ``step``, where a prompt's own effect drifts by this variance a step."""
+    precision_Q, age_Q = record_Q4[:, PRECISION], step - record_Q4[:, STEP]
+    return np.asarray(precision_Q / (1 + precision_Q * drift * age_Q))
+
+
 def _total_scores(beliefs: Sequence[Belief], score: LogLikelihood) -> FloatArray:
     """[C] the batch's log likelihood under each of C beliefs; several at once, as few as fit into the cache."""
     size = max(1, SCORED_AT_ONCE // len(beliefs[0][0]))
@@ -326,20 +317,6 @@ def _total_scores(beliefs: Sequence[Belief], score: LogLikelihood) -> FloatArray
 
 def _split(vector: FloatArray, sizes: list[int]) -> list[FloatArray]:
     return [part.copy() for part in np.split(vector, np.cumsum(sizes)[:-1])]
-
-
-def _members(settings: Settings, rank: int) -> list[Member]:
-    if not rank:
-        return [Member(-1, 0.0)]
-    if not settings.learn:
-        return [Member(0, settings.scale)]
-    scales = settings.scale * np.array([0.5, 1.0, 2.0])
-    return [Member(-1, 0.0), *(Member(b, float(s)) for b in range(len(BANDWIDTHS)) for s in scales)]
-
-
-def bandwidth_factors(settings: Settings) -> FloatArray:
-    """[H] candidate bandwidths in median distances."""
-    return settings.bandwidth * (BANDWIDTHS if settings.learn else np.ones(1))
 
 
 def _start(rank: int) -> Information:
@@ -359,18 +336,3 @@ def _rows_beside_records(rest_B: FloatArray, features: FloatArray | None, bandwi
     rows_BF = _rows(len(rest_B), features, bandwidth) * rest_B[:, None]
     rows_BF[:, 1] = 1.0
     return rows_BF
-
-
-def _drift_evidence(prior: BatchPrior, value_B: FloatArray, variance_B: FloatArray, drifts_J: FloatArray) -> FloatArray:
-    """[J] log likelihood ratio of the batch if the variance of d were greater by ``drift``, against what it is.
-
-    A move of d shifts all prompts alike, so it shows in the batch as a whole: matrix determinant and inversion lemmas.
-    """
-    rows_BF, ones_B = prior.rows / variance_B[:, None], 1 / variance_B
-    factor = cholesky(prior.precision + prior.rows.T @ rows_BF, lower=True), True
-    residual_B = value_B - prior.offset - prior.rows @ prior.mean
-    explained_F = cho_solve(factor, rows_BF.T @ np.ones(len(value_B)))
-    alpha = float(ones_B.sum() - explained_F @ (prior.rows.T @ ones_B))
-    beta = float(residual_B @ ones_B - explained_F @ (rows_BF.T @ residual_B))
-    ratio_J = np.maximum(1 + drifts_J * alpha, 1e-12)  # of the batch's covariance determinants
-    return np.asarray(0.5 * (drifts_J * beta**2 / ratio_J - np.log(ratio_J)))

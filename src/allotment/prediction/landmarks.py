@@ -8,6 +8,7 @@ import numpy as np
 from scipy.spatial.distance import pdist
 
 from allotment.prediction.interpolation import squared_distances
+from allotment.prompts.embeddings import EmbeddedPrompts
 from allotment.types import FloatArray
 
 EIGENVALUE_FLOOR = 1e-8
@@ -37,6 +38,14 @@ class Landmarks:
         squares_MM = squared_distances(points_MD, points_MD)
         np.fill_diagonal(squares_MM, 0.0)
         return cls(points_MD, bandwidths_H, np.stack([_inverse_root(_kernel(squares_MM, h)) for h in bandwidths_H]))
+
+    @classmethod
+    def drawn(cls, prompts: EmbeddedPrompts, rank: int, factors_H: FloatArray, seed: int) -> Landmarks:
+        """Landmarks at up to ``rank`` distinct embeddings of ``prompts``, drawn at random; see :meth:`at`."""
+        random, count = np.random.default_rng(seed), len(prompts)
+        points = prompts.rows(random.choice(count, min(count, 4 * rank), replace=False))
+        first = np.sort(np.unique(points, axis=0, return_index=True)[1])[:rank]
+        return cls.at(points[first], factors_H)
 
     @property
     def rank(self) -> int:

@@ -12,7 +12,7 @@ import numpy as np
 
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
-from allotment.prediction.hierarchical import HierarchicalRegression
+from allotment.prediction.hierarchical_regression import HierarchicalRegression
 from allotment.prompts.ids import canonical_ids
 from allotment.state import State, Stateful, array_from_state, check_state, from_state
 from allotment.types import FloatArray, IntArray, PromptId, PromptIds

@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
-from allotment.prediction.hierarchical import HierarchicalRegression
+from allotment.prediction.hierarchical_regression import HierarchicalRegression
 from allotment.prediction.posteriors import ScoreMoments
 from allotment.prompts.table import PromptTable
 from allotment.state import State, array_from_state, check_state, from_state

@@ -10,7 +10,7 @@ from scipy.linalg import solve
 from scipy.special import logit
 
 from allotment.checks import check_setting
-from allotment.prediction.base import check_counts
+from allotment.prediction.binomial import visits
 from allotment.prediction.interpolation import squared_distances
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, ids_and_vectors
 from allotment.prompts.ids import canonical_ids
@@ -67,11 +67,9 @@ class _WindowedRegression:
             InvalidInputError: counts are not success counts.
             DuplicatePromptError: an id stands twice.
         """
-        plain, successes_B, trials_B = check_counts(ids, successes, trials)
-        rows_B = self._prompts.index.rows(plain)
-        seen = trials_B > 0
-        self._rows = np.concatenate([self._rows, rows_B[seen]])[-self.window :]
-        self._rates = np.concatenate([self._rates, successes_B[seen] / trials_B[seen]])[-self.window :]
+        visited, successes_B, trials_B = visits(ids, successes, trials, self._prompts.index)
+        self._rows = np.concatenate([self._rows, self._prompts.index.rows(visited)])[-self.window :]
+        self._rates = np.concatenate([self._rates, successes_B / trials_B])[-self.window :]
 
     def state_dict(self) -> State:
         """Settings, ids, embeddings and the window."""
