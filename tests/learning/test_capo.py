@@ -254,8 +254,8 @@ def test_the_papers_denominator_keeps_the_sum_of_a_rollouts_factors():
 def test_bad_input_and_nothing_at_all():
     given = random_tokens(10, tokens=3)
     record = record_of(*given)
-    for missing, said in (("hidden_NTH", "trainer"), ("head", "optimiser")):
-        with pytest.raises(InvalidInputError, match=said):
+    for missing, message in (("hidden_NTH", "trainer"), ("head", "optimiser")):
+        with pytest.raises(InvalidInputError, match=message):
             CAPO().factors(replace(record, **{missing: None}))
     empty = CAPO().factors(replace(record, mask_NT=torch.zeros(3, 1)))
     assert (empty.values_NT == 1).all()

@@ -131,11 +131,11 @@ def test_the_best_constant_log_z_of_a_policy_is_short_of_the_true_one_by_its_kl(
 def test_a_constant_in_all_rewards_is_taken_up_by_log_z(seed, constant, normalisation):
     log_pi_NT, reference_NT = token_log_probs(random_logits(seed)), token_log_probs(random_logits(seed + 1))
     rewards_N = torch.randn(7, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
-    made = [
+    squared = [
         residuals_squared(flowrl(0.3 + c, normalisation=normalisation), record(log_pi_NT, reference_NT, rewards_N + c))
         for c in (0.0, constant)
     ]
-    torch.testing.assert_close(made[0], made[1], atol=1e-9, rtol=1e-9)
+    torch.testing.assert_close(squared[0], squared[1], atol=1e-9, rtol=1e-9)
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -226,11 +226,11 @@ def test_log_z_follows_the_prompt_and_the_head_is_three_layers():
 
 
 def test_dropout_repeats_after_a_restore_and_leaves_other_random_numbers_alone():
-    made, hidden_NH = FlowRL(width=8, seed=3), torch.ones(4, 8)
+    objective, hidden_NH = FlowRL(width=8, seed=3), torch.ones(4, 8)
     torch.manual_seed(0)
-    first = made.module(hidden_NH)
-    state = {name: value.clone() for name, value in made.module.state_dict().items()}
-    second = made.module(hidden_NH)
+    first = objective.module(hidden_NH)
+    state = {name: value.clone() for name, value in objective.module.state_dict().items()}
+    second = objective.module(hidden_NH)
     after = torch.rand(1)
     assert not torch.equal(first, second)
     other = FlowRL(width=8, seed=3)
@@ -241,17 +241,17 @@ def test_dropout_repeats_after_a_restore_and_leaves_other_random_numbers_alone()
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
         ({"reference_log_probs_NT": None}, "the reference policy must provide it"),
         ({"prompt_hidden_NH": None}, "prompt_hidden_NH.*the trainer must provide it"),
         ({"advantages_N": torch.full((7,), math.nan, dtype=torch.float64)}, "residual of rollout 0 is not finite"),
     ],
 )
-def test_what_is_missing_or_not_finite_is_named(changes, said):
+def test_what_is_missing_or_not_finite_is_named(changes, message):
     log_pi_NT = token_log_probs(random_logits(0))
     of = replace(record(log_pi_NT, log_pi_NT, torch.zeros(7, dtype=torch.float64)), **changes)
-    with pytest.raises(InvalidInputError, match=f"(?s){said}"):
+    with pytest.raises(InvalidInputError, match=f"(?s){message}"):
         flowrl().loss(of)
 
 

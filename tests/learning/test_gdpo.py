@@ -86,8 +86,12 @@ def test_distinct_advantages_over_all_binary_patterns(rewards, rollouts, expecte
         rows = advantages_N.view(-1, rollouts).sort(1).values.mul(1e6).round()
         return len({tuple(row) for row in (rows + 0.0).tolist()})
 
-    made = (grpo_advantages(total, groups, TINY), dr_grpo_advantages(total, groups), EXACT.advantages(columns, groups))
-    assert tuple(map(distinct, made)) == expected
+    results = (
+        grpo_advantages(total, groups, TINY),
+        dr_grpo_advantages(total, groups),
+        EXACT.advantages(columns, groups),
+    )
+    assert tuple(map(distinct, results)) == expected
 
 
 # Invariants
@@ -272,7 +276,7 @@ def test_a_setting_that_names_no_reward_is_refused(setting):
 
 
 @pytest.mark.parametrize(
-    ("setting", "said"),
+    ("setting", "message"),
     [
         ({"whiten": True}, "whitening"),
         ({"epsilon": 0.0}, "epsilon"),
@@ -280,8 +284,8 @@ def test_a_setting_that_names_no_reward_is_refused(setting):
         ({"weights": {"r0": math.nan}}, "weight"),
     ],
 )
-def test_settings_that_cannot_be_are_refused(setting, said):
-    with pytest.raises(ConfigError, match=said):
+def test_settings_that_cannot_be_are_refused(setting, message):
+    with pytest.raises(ConfigError, match=message):
         GDPO(**setting)
 
 

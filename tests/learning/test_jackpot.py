@@ -375,13 +375,13 @@ def test_extreme_probabilities_stay_finite(log_p, log_q, lam):
 
 def test_bad_input():
     record = drawn_record(*pairs(17, n=2), n=2)
-    for field, said in (
+    for field, message in (
         ("rollout_log_probs_NT", "rollout engine"),
         ("uniforms_NT", "its seed and step"),
         ("distribution_NTV", "top k"),
         ("rollout_distribution_NTV", "top k"),
     ):
-        with pytest.raises(InvalidInputError, match=rf"{field}[\s\S]*{said}"):
+        with pytest.raises(InvalidInputError, match=rf"{field}[\s\S]*{message}"):
             Jackpot(normaliser="exact").factors(replace(record, **{field: None}))
     for settings in (
         {"rate": 0.0},

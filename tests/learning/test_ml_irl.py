@@ -54,41 +54,41 @@ def world():
 
 def network(seed=0):
     """A reward that is not 0: the last layer drawn, too."""
-    made = RewardNetwork(FEATURES, seed=seed)
+    model = RewardNetwork(FEATURES, seed=seed)
     random = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        made.layers[-1].weight.copy_(torch.randn(1, 64, generator=random))
-    return made
+        model.layers[-1].weight.copy_(torch.randn(1, 64, generator=random))
+    return model
 
 
 def flat(tensors):
     return torch.cat([tensor.flatten() for tensor in tensors])
 
 
-def gradient(made, loss):
-    return flat(torch.autograd.grad(loss, list(made.parameters())))
+def gradient(model, loss):
+    return flat(torch.autograd.grad(loss, list(model.parameters())))
 
 
 def test_the_network_is_an_mlp_with_relu_and_a_clamp(world):
-    made = network()
-    first, _, second, _, last = made.layers
+    model = network()
+    first, _, second, _, last = model.layers
     hidden_NF = relu(world.features_NF @ first.weight.T + first.bias)
     hidden_NF = relu(hidden_NF @ second.weight.T + second.bias)
     plain_N = (hidden_NF @ last.weight.T)[:, 0]
-    torch.testing.assert_close(made(world.features_NF), plain_N.clamp(-10, 10))
-    made.bound = plain_N.abs().median().item()
-    rewards_N = made(world.features_NF)
-    assert rewards_N.abs().max() == made.bound
-    over_N = plain_N.abs() > made.bound
-    assert (gradient(made, made(world.features_NF)[over_N].sum()) == 0).all()
-    assert (gradient(made, made(world.features_NF)[~over_N].sum()) != 0).any()
+    torch.testing.assert_close(model(world.features_NF), plain_N.clamp(-10, 10))
+    model.bound = plain_N.abs().median().item()
+    rewards_N = model(world.features_NF)
+    assert rewards_N.abs().max() == model.bound
+    over_N = plain_N.abs() > model.bound
+    assert (gradient(model, model(world.features_NF)[over_N].sum()) == 0).all()
+    assert (gradient(model, model(world.features_NF)[~over_N].sum()) != 0).any()
 
 
 def test_a_new_reward_is_zero_and_a_function_of_its_seed(world):
     before = torch.random.get_rng_state()
     one, same, other = (RewardNetwork(FEATURES, seed=seed) for seed in (0, 0, 1))
     assert (one(world.features_NF) == 0).all()
-    weights = [flat(made.parameters()) for made in (one, same, other)]
+    weights = [flat(model.parameters()) for model in (one, same, other)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
     assert torch.equal(before, torch.random.get_rng_state())
@@ -96,19 +96,19 @@ def test_a_new_reward_is_zero_and_a_function_of_its_seed(world):
 
 def test_the_reward_loss_is_minus_beta_times_the_gradient_of_the_likelihood(world):
     """Finite differences of the log-likelihood under the soft-optimal policy of every parameter's reward."""
-    made = RewardNetwork(FEATURES, hidden=(4, 3))
+    model = RewardNetwork(FEATURES, hidden=(4, 3))
     with torch.no_grad():
-        made.layers[-1].weight.copy_(torch.tensor([[1.0, -2.0, 1.5]]))
-    policy_QK = world.log_optimal(made(world.features_NF)).exp().detach()
-    given = -gradient(made, reward_loss(*world.sides(made(world.features_NF), policy_QK))) / BETA
+        model.layers[-1].weight.copy_(torch.tensor([[1.0, -2.0, 1.5]]))
+    policy_QK = world.log_optimal(model(world.features_NF)).exp().detach()
+    given = -gradient(model, reward_loss(*world.sides(model(world.features_NF), policy_QK))) / BETA
     wanted, step = [], 1e-6
     with torch.no_grad():
-        for parameter in made.parameters():
+        for parameter in model.parameters():
             for place in range(parameter.numel()):
                 values = []
                 for sign in (1, -1):
                     parameter.view(-1)[place] += sign * step
-                    values.append(world.likelihood(world.log_optimal(made(world.features_NF))))
+                    values.append(world.likelihood(world.log_optimal(model(world.features_NF))))
                     parameter.view(-1)[place] -= sign * step
                 wanted.append((values[0] - values[1]) / (2 * step))
     assert given.abs().max() > 0.01
@@ -117,8 +117,8 @@ def test_the_reward_loss_is_minus_beta_times_the_gradient_of_the_likelihood(worl
 
 def test_sampled_rollouts_and_demonstrations_have_the_exact_gradient_in_the_mean(world):
     """With groups of unequal size; 4 standard errors."""
-    made, random = network(), torch.Generator().manual_seed(0)
-    rewards_N = made(world.features_NF)
+    model, random = network(), torch.Generator().manual_seed(0)
+    rewards_N = model(world.features_NF)
     policy_QK = world.log_optimal(rewards_N).exp().detach()
     (exact_N,) = torch.autograd.grad(reward_loss(*world.sides(rewards_N, policy_QK)), rewards_N)
     drawn = []
@@ -137,13 +137,13 @@ def test_sampled_rollouts_and_demonstrations_have_the_exact_gradient_in_the_mean
 
 
 def test_rollouts_like_the_demonstrations_have_no_gradient(world):
-    made = network()
+    model = network()
     rows_N = torch.tensor([0, 1, 7, 13, 14, 15])
     order, others = torch.tensor([3, 0, 5, 1, 4, 2]), torch.tensor([1, 2, 5])
     gradients = []
     for chosen in (order, others):
-        rewards_N, ids_N = made(world.features_NF[rows_N]), world.ids_N[rows_N]
-        gradients.append(gradient(made, reward_loss(rewards_N, ids_N, rewards_N[chosen], ids_N[chosen])))
+        rewards_N, ids_N = model(world.features_NF[rows_N]), world.ids_N[rows_N]
+        gradients.append(gradient(model, reward_loss(rewards_N, ids_N, rewards_N[chosen], ids_N[chosen])))
     assert gradients[0].abs().max() < 1e-14
     assert gradients[1].abs().max() > 0.01
 
@@ -200,20 +200,20 @@ def test_the_single_loop_makes_the_policy_the_experts(world):
 
 def test_the_single_loop_with_the_network_and_policy_gradients_raises_the_likelihood(world):
     """The policy is a table of logits, moved by the policy gradient of its soft rewards, faster than the reward is."""
-    made, logits_QK = RewardNetwork(FEATURES), world.log_reference_QK.clone().requires_grad_()
-    reward_steps = torch.optim.Adam(made.parameters(), lr=1e-3)
+    model, logits_QK = RewardNetwork(FEATURES), world.log_reference_QK.clone().requires_grad_()
+    reward_steps = torch.optim.Adam(model.parameters(), lr=1e-3)
     policy_steps = torch.optim.SGD([logits_QK], lr=4.0)
     before = world.likelihood(world.log_reference_QK).item()
     for _ in range(400):
         log_policy_QK = logits_QK.log_softmax(1)
         ratios_N = (log_policy_QK - world.log_reference_QK).flatten().detach()
-        soft_QK = soft_rewards(made(world.features_NF).detach(), ratios_N, BETA).view(PROMPTS, COMPLETIONS)
+        soft_QK = soft_rewards(model(world.features_NF).detach(), ratios_N, BETA).view(PROMPTS, COMPLETIONS)
         policy_steps.zero_grad()
         (-(log_policy_QK.exp() * soft_QK).sum()).backward()
         policy_steps.step()
         policy_QK = logits_QK.softmax(1).detach()
         reward_steps.zero_grad()
-        reward_loss(*world.sides(made(world.features_NF), policy_QK)).backward()
+        reward_loss(*world.sides(model(world.features_NF), policy_QK)).backward()
         reward_steps.step()
     best = world.likelihood(world.expert_QK.log()).item()
     assert best - world.likelihood(policy_QK.log()).item() < 0.02 * (best - before)

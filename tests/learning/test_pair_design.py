@@ -96,9 +96,9 @@ def test_candidates_are_capped_and_what_is_left_out_keeps_its_even_share():
     assert 780 - MOST_CANDIDATES <= left < 780
 
 
-@pytest.mark.parametrize("made", [torch.zeros(8, 3), torch.ones(8, 3)])
-def test_pairs_that_cannot_be_told_apart_stay_even(made):
-    torch.testing.assert_close(design_shares(IDS, made, torch.zeros(8), 1.0), even_shares(IDS))
+@pytest.mark.parametrize("features_NH", [torch.zeros(8, 3), torch.ones(8, 3)])
+def test_pairs_that_cannot_be_told_apart_stay_even(features_NH):
+    torch.testing.assert_close(design_shares(IDS, features_NH, torch.zeros(8), 1.0), even_shares(IDS))
 
 
 def test_single_rollouts_have_no_pair():
@@ -120,18 +120,18 @@ def test_coverage_of_the_policy_that_drew_is_one():
 
 @given(st.integers(0, 30), st.floats(-200, 200))
 def test_coverage_by_hand_and_whatever_a_prompts_ratios_have_in_common(seed, shift):
-    made, log_weights = features(seed=seed), torch.randn(8, generator=rng(seed), dtype=torch.float64)
+    features_NH, log_weights = features(seed=seed), torch.randn(8, generator=rng(seed), dtype=torch.float64)
     covariances = {"sampler": torch.zeros(3, 3).double(), "current": torch.zeros(3, 3).double()}
     effective = 0.0
     for q in (1, 4, 7):
-        own, weights = made[q == IDS], log_weights[q == IDS].softmax(0)
+        own, weights = features_NH[q == IDS], log_weights[q == IDS].softmax(0)
         effective += (1 / weights.square().sum() / len(own)).item() / 3
         for name, w in (("sampler", torch.full_like(weights, 1 / len(own))), ("current", weights)):
             centred = own - w @ own
             covariances[name] += (w[:, None] * centred).T @ centred / 3
     ridge = 0.1 * covariances["sampler"].trace() / 3 * torch.eye(3)
     expected = eigh(covariances["current"] + ridge, covariances["sampler"] + ridge, eigvals_only=True)[-1]
-    metrics = coverage_metrics(made, IDS, log_weights + shift * (IDS == 4), 0.1)
+    metrics = coverage_metrics(features_NH, IDS, log_weights + shift * (IDS == 4), 0.1)
     assert metrics["coverage_number"].item() == pytest.approx(expected)
     assert metrics["coverage_sample"].item() == pytest.approx(effective)
 
@@ -166,10 +166,10 @@ def test_the_loss_is_the_mixed_mean_over_pairs(loss_name):
             expected += shares[i, j] * (margin - gap) ** 2 / 3
         elif gap != 0:
             expected -= shares[i, j] * torch.nn.functional.logsigmoid(margin * gap.sign()) / 3
-    made = loss.loss(row)
+    token_loss = loss.loss(row)
     weights = rollout_weights(IDS, row.mask_NT, length="sum", dtype=torch.float64)
-    assert (weights * made.values_NT).sum().item() == pytest.approx(expected.item())
-    assert made.metrics["coverage_number"].item() == pytest.approx(1)
+    assert (weights * token_loss.values_NT).sum().item() == pytest.approx(expected.item())
+    assert token_loss.metrics["coverage_number"].item() == pytest.approx(1)
 
 
 def test_labels_do_not_move_the_design():
@@ -211,7 +211,7 @@ def test_rewards_that_are_not_finite_are_refused(settings, reward):
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"design": -0.1}, "this design"),
         ({"design": 1.1}, "this design"),
@@ -219,8 +219,8 @@ def test_rewards_that_are_not_finite_are_refused(settings, reward):
         ({"ridge": 0}, "this ridge"),
     ],
 )
-def test_settings_that_cannot_be(settings, said):
-    with pytest.raises(ConfigError, match=said):
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
         Preference(**settings)
 
 

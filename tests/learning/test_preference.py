@@ -54,11 +54,11 @@ def test_ties_alone_are_a_pair_only_where_they_are_asked_for(which):
 
 
 @pytest.mark.parametrize(
-    ("scores", "which", "said"),
+    ("scores", "which", "message"),
     [([1.0, float("nan")], "all", "rollout 1 is not finite"), ([1.0], "all", "fit"), ([1.0, 0.0], "some", "no such")],
 )
-def test_what_cannot_be_compared_is_refused(scores, which, said):
-    with pytest.raises(InvalidInputError, match=said):
+def test_what_cannot_be_compared_is_refused(scores, which, message):
+    with pytest.raises(InvalidInputError, match=message):
         preference_pairs(torch.tensor(scores), torch.tensor([0, 0]), which)
 
 
@@ -171,7 +171,7 @@ def test_one_sided_groups_have_no_gradient_and_are_counted():
 
 
 @pytest.mark.parametrize(
-    ("settings", "said"),
+    ("settings", "message"),
     [
         ({"beta": 0}, "beta"),
         ({"loss_name": "ipo"}, "loss_name"),
@@ -180,6 +180,6 @@ def test_one_sided_groups_have_no_gradient_and_are_counted():
         ({"alpha": 7.5, "loss_name": "distillation"}, "no labels"),
     ],
 )
-def test_settings_that_cannot_be(settings, said):
-    with pytest.raises(ConfigError, match=said):
+def test_settings_that_cannot_be(settings, message):
+    with pytest.raises(ConfigError, match=message):
         Preference(**settings)

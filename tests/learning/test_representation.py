@@ -23,11 +23,11 @@ gaps = st.floats(-1, 1)
 
 @pytest.fixture
 def probe(float64):
-    made = RepresentationProbe(LAYERS, WIDTH)
+    probe = RepresentationProbe(LAYERS, WIDTH)
     generator = torch.Generator().manual_seed(0)
-    for parameter in made.parameters():
+    for parameter in probe.parameters():
         nn.init.normal_(parameter, generator=generator)
-    return made
+    return probe
 
 
 @pytest.fixture

@@ -102,7 +102,7 @@ def by_hand(reward, group_rewards, estimator):
 
 
 def test_pods_by_hand():
-    """The fact sheet's fixture: four of six kept, normalised among themselves, each a quarter of the prompt."""
+    """By hand: four of six kept, normalised among themselves, each a quarter of the prompt."""
     rewards_N = torch.tensor([0.1, 0.9, 0.5, 0.4, 0.6, 1.0])
     selection = Selection(np.array([1.0, 1, 0, 1, 0, 1]), baseline="kept", denominator="kept")
     ids_N, mask_NT = torch.zeros(6, dtype=torch.int64), torch.ones(6, 2, dtype=torch.bool)

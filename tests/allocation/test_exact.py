@@ -66,7 +66,7 @@ def test_any_convex_price_is_optimal(table):
     assert result.budget == budget
 
 
-def test_vector_of_the_fact_sheet_where_the_released_solver_is_not_optimal():
+def test_where_the_released_solver_is_not_optimal():
     p = np.array([0.01, 0.1, 0.2, 0.4, 0.5, 1, 1, 1])
     costs = (p * (1 - p))[:, None] / np.arange(4, 13)  # the released code's objective, sum p (1 - p) / n
     result = allocate_exact(TablePrice(costs, minimum_count=4), 64, lower=4, upper=12)
