@@ -14,10 +14,7 @@ from allotment.registry import LOG_FORMATS
 
 
 def read_log(
-    path: str | Path,
-    format: str | None = None,
-    columns: Columns | None = None,
-    success_above: float | None = None,
+    path: str | Path, format: str | None = None, columns: Columns | None = None, success_above: float | None = None
 ) -> Log:
     """Read the log of one run: a file, or a folder with one run's files.
 

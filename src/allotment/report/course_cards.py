@@ -7,15 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from allotment.report import course_figures
-from allotment.report.course import (
-    Visits,
-    gini,
-    lorenz,
-    mean_counts,
-    prediction_history,
-    variance_ratios,
-    windows,
-)
+from allotment.report.course import Visits, gini, lorenz, mean_counts, prediction_history, variance_ratios, windows
 from allotment.report.data import Arm, Study
 from allotment.report.panel import Card, Panel, draw_each, no_predictions
 from allotment.report.style import Look

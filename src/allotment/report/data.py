@@ -10,7 +10,7 @@ from typing import Any, get_args
 
 from allotment.config import AnyTrainConfig, TrainedName
 from allotment.errors import RunDirectoryError
-from allotment.report.runs import Run, read_run
+from allotment.report.runs import Run, common_steps, read_run
 
 BOOKKEEPING = frozenset({"seed", "evaluate_every", "checkpoint_every"})
 """Settings that change what is written down, or which sample is drawn, but not what is compared."""
@@ -49,7 +49,7 @@ class Arm:
     @cached_property
     def steps(self) -> list[int]:
         """The steps at which every counted run was evaluated, ascending; empty if no run was."""
-        return sorted(set.intersection(*(set(run.evaluations) for run in self.counted))) if self.counted else []
+        return common_steps(self.counted)
 
     @property
     def step(self) -> int | None:

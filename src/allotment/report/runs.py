@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -58,6 +59,11 @@ class Run:
         if axis == "seconds_total":
             return float(sum(row["seconds"] for row in self.timing if row["step"] <= step))
         return float(self.evaluations[step][axis])
+
+
+def common_steps(runs: Sequence[Run]) -> list[int]:
+    """The steps at which every run was evaluated, ascending; none without runs."""
+    return sorted(set.intersection(*(set(run.evaluations) for run in runs))) if runs else []
 
 
 def read_run(path: Path) -> Run:

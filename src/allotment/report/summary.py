@@ -10,7 +10,7 @@ import numpy as np
 from scipy.special import stdtrit
 
 from allotment.report.data import BOOKKEEPING, METHOD, Arm, Study, setting_key
-from allotment.report.runs import Run
+from allotment.report.runs import Run, common_steps
 from allotment.types import FloatArray
 
 Measure = Literal["pool_success", "held_out_success"]
@@ -103,7 +103,7 @@ def summarise(study: Study) -> list[SummaryRow]:
 def curve(arm: Arm, axis: Axis, measure: Measure, runs: Sequence[Run] | None = None) -> Curve:
     """The mean curve over ``runs`` (those counted, if None), at the steps at which all were evaluated."""
     chosen = arm.counted if runs is None else runs
-    steps = sorted(set.intersection(*(set(run.evaluations) for run in chosen))) if chosen else []
+    steps = common_steps(chosen)
     x_RE = np.array([[run.spent(axis, step) for step in steps] for run in chosen], dtype=np.float64)
     y_RE = np.array([[run.evaluations[step][measure] for step in steps] for run in chosen], dtype=np.float64)
     if not steps:

@@ -67,7 +67,7 @@ def rollout_rows(plan: Plan, outcome: Outcome, tokens_Q: IntArray, threshold: fl
 def plan_rows(
     plan: Plan, step: int, counts_Q: IntArray, successes_Q: IntArray, tokens_Q: IntArray
 ) -> list[dict[str, Any]]:
-    """The lines of ``rollouts.jsonl`` for the prompts of a plan with ``counts_Q`` > 0; arrays are [Q], as the plan's."""
+    """The lines of ``rollouts.jsonl`` for the prompts with ``counts_Q`` > 0; arrays are [Q], as the plan's."""
     mean_Q = None if plan.posterior is None else plan.posterior.success_probability()
     deviation_Q = None if plan.posterior is None else plan.posterior.standard_deviation()
     return [

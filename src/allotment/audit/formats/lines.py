@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
-from allotment.audit.formats.left_out import LeftOut
 from allotment.errors import InvalidInputError
 from allotment.run_logs.files import lines
 from allotment.types import PromptId
@@ -17,6 +16,24 @@ MOST_ROLLOUTS = 100_000
 """A larger count of one visit is taken for damage."""
 LONGEST_LINE = 2**26
 """Bytes; what is longer is no line of a log, and is never held in memory."""
+
+
+@dataclass
+class LeftOut:
+    """What a reader could not use, counted by reason, each with the place where it was first met."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, what: str, path: Path, number: int | None = None) -> None:
+        """One more ``what`` (singular), in line or row ``number`` of ``path``."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+        if what not in self.first:
+            self.first[what] = path.name if number is None else f"{path.name}, {number}"
+
+    def notes(self) -> tuple[str, ...]:
+        """A line for each reason."""
+        return tuple(f"left out: {count:,} × {what} (first: {self.first[what]})" for what, count in self.counts.items())
 
 
 @dataclass(frozen=True)

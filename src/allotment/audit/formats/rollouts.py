@@ -21,7 +21,7 @@ from allotment.audit.formats.columns import (
     text_key,
     whole,
 )
-from allotment.audit.formats.left_out import LeftOut
+from allotment.audit.formats.lines import LeftOut
 from allotment.audit.formats.tables import rows
 from allotment.audit.formats.tally import Prompts, Tally
 from allotment.audit.log import Log, visit_numbers

@@ -8,8 +8,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from allotment.audit.formats.left_out import LeftOut
-from allotment.audit.formats.lines import LONGEST_LINE, lenient_lines
+from allotment.audit.formats.lines import LONGEST_LINE, LeftOut, lenient_lines
 from allotment.errors import needs_extra
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
