@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.optimize import bisect
 
-from allotment.errors import ConfigError, InvalidInputError
+from allotment.errors import InvalidInputError
 from allotment.learning.record import TokenRecord
 from allotment.methods.objectives.jackpot import (
     Jackpot,
@@ -383,26 +383,3 @@ def test_bad_input():
     ):
         with pytest.raises(InvalidInputError, match=rf"{field}[\s\S]*{message}"):
             Jackpot(normaliser="exact").factors(replace(record, **{field: None}))
-    for settings in (
-        {"rate": 0.0},
-        {"rate": 1.01},
-        {"lam": -1.0},
-        {"lam": INFINITE},
-        {"c1": 0.0},
-        {"c2": -1.0},
-        {"target": "reference"},
-        {"average": "kept"},
-        {"average": "accepted"},
-        {"normaliser": "all"},
-        {"normaliser": "exact", "target": "old"},
-        {"top_k": 0},
-    ):
-        with pytest.raises(ConfigError, match="jackpot"):
-            Jackpot(**settings)
-
-
-def test_defaults():
-    assert (Jackpot().rate, Jackpot().lam, Jackpot().top_k) == (0.95, None, 20)
-    assert (Jackpot().target, Jackpot().average) == ("current", "all")
-    assert Jackpot().needs == ("rollout", "uniforms")
-    assert Jackpot(normaliser="top_k").needs == ("rollout", "uniforms", "distributions")

@@ -70,11 +70,7 @@ def rollout_weights(
     if aggregation == "sequence_mean":
         weights_N = ones_N / _total(total, len(ones_N))
     else:
-        sizes_N = (
-            groups.sizes_per_rollout()
-            if group_sizes_N is None
-            else _checked_sizes(group_sizes_N, groups.sizes_per_rollout())
-        )
+        sizes_N = _sizes(group_sizes_N, groups.sizes_per_rollout())
         weights_N = ones_N / (sizes_N * _total(total, len(groups)))
     if length == "mean":
         weights_N = weights_N / lengths_N.clamp(min=1)
@@ -123,7 +119,10 @@ def _total(given: float | None, seen: int) -> float:
     return given
 
 
-def _checked_sizes(given_N: Tensor, seen_N: Tensor) -> Tensor:
+def _sizes(given_N: Tensor | None, seen_N: Tensor) -> Tensor:
+    """[N] what was given for the whole batch, else what is seen."""
+    if given_N is None:
+        return seen_N
     if given_N.shape != seen_N.shape or bool((given_N < seen_N).any()):
         raise InvalidInputError(
             "The group sizes do not fit the group ids.",
