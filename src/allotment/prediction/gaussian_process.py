@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -11,14 +11,13 @@ from scipy.special import logit
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
 from allotment.prediction.binomial import visits
-from allotment.prediction.interpolation import Interpolation
+from allotment.prediction.interpolation import Interpolation, KernelSettings
 from allotment.prompts.embeddings import Embeddings
 from allotment.prompts.ids import canonical_ids
-from allotment.state import State, check_state, from_state
 from allotment.types import FloatArray, Posterior, PromptIds
 
 
-class GaussianProcess:
+class GaussianProcess(Interpolation):
     """Success probability from a Gaussian process on embeddings: VIP section 5.1 and Algorithm 1, as printed.
 
     ``p_q = sigmoid(g(x_q))``, ``g ~ GP(m_t, Sigma)`` with an RBF kernel of amplitude 1. Each batch B becomes labels
@@ -26,7 +25,7 @@ class GaussianProcess:
     by ``K(., B) Sigma_BB^{-1} (ghat_B - m_B)``; prompts of the batch get exactly ``ghat_B``. The next step starts from
     that mean and the *original* covariance. There is no observation noise, the number of trials does not matter,
     nothing is forgotten. On a real log this allocates worse than uniform (``benchmarks/replay.py``); it is here to
-    reproduce the paper. Use :class:`~allotment.prediction.counts.DiscountedCounts` to do better.
+    reproduce the paper. Use :class:`~allotment.prediction.HierarchicalPredictor`, the default, to do better.
 
     Defaults and where they come from:
 
@@ -43,52 +42,25 @@ class GaussianProcess:
     only what a batch *changed*, a late prompt never catches up on what was learnt before it came. The paper has all
     prompts from the beginning: register them all at once where you can.
 
+    ``epsilon`` clips success rates to ``[epsilon, 1 - epsilon]``, in (0, 1/2); everything else, errors included:
+    :class:`~allotment.prediction.interpolation.Interpolation`.
+
     Memory 8 M D bytes; an update costs O(B^3 + B M D).
     """
 
-    KIND = "GaussianProcess"
+    KIND, LABEL_BOUND = "GaussianProcess", "epsilon"
 
     def __init__(
         self,
         embeddings: Embeddings | None = None,
         *,
         ids: PromptIds | None = None,
-        bandwidth: float | None = None,
         epsilon: float = 1e-6,
-        jitter: float = 1e-4,
-        prior_mean: float = 0.0,
+        **kernel: Unpack[KernelSettings],
     ) -> None:
-        """Store the settings and register ``embeddings`` if given.
-
-        Args:
-            embeddings: [M, D] array, or mapping from id to vector [D].
-            ids: [M] ids of the rows of an array; 0..M-1 if None.
-            bandwidth: h, unit of the embeddings; None for the median heuristic.
-            epsilon: success rates are clipped to ``[epsilon, 1 - epsilon]``; in (0, 1/2).
-            jitter: added to the diagonal of ``Sigma_BB``; in [0, 1].
-            prior_mean: logit of the success probability before any observation.
-
-        Raises:
-            InvalidInputError: a setting is out of its range, or the embeddings have a wrong shape or are not finite.
-            DuplicatePromptError: an id stands twice.
-        """
         check_setting("epsilon", epsilon, 0 < epsilon < 0.5, "0 < epsilon < 1/2")
+        super().__init__(embeddings, ids, **kernel)
         self.epsilon = float(epsilon)
-        self._latent = Interpolation(embeddings, ids, bandwidth=bandwidth, jitter=jitter, prior_mean=prior_mean)
-
-    @property
-    def bandwidth(self) -> float | None:
-        """Length scale h of the kernel; None until the first observation fixes it."""
-        return self._latent.bandwidth
-
-    def register(self, ids: PromptIds, embeddings: npt.ArrayLike) -> None:
-        """Add prompts ``ids`` [Q] with ``embeddings`` [Q, D], at the prior mean. Known ids must bring the same vector.
-
-        Raises:
-            InvalidInputError: wrong shape or dimension, not finite, or another vector for a known id.
-            DuplicatePromptError: an id stands twice.
-        """
-        self._latent.register(ids, embeddings)
 
     def predict(self, ids: PromptIds) -> Posterior:
         """[Q] the belief about each prompt: mean ``m_t(x_q)``, variance 1.
@@ -99,7 +71,7 @@ class GaussianProcess:
         Raises:
             UnknownPromptError: an id was never registered.
         """
-        mean_Q = self._latent.mean[self._latent.prompts.index.rows(canonical_ids(ids, unique=False))]
+        mean_Q = self._mean(ids)
         return Posterior(mean_Q, np.ones_like(mean_Q))
 
     def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
@@ -110,28 +82,13 @@ class GaussianProcess:
             InvalidInputError: counts are not success counts.
             DuplicatePromptError: an id stands twice.
         """
-        index = self._latent.prompts.index
+        index = self._prompts.index
         visited, successes_B, trials_B = visits(ids, successes, trials, index)
         rates_B = np.clip(successes_B / trials_B, self.epsilon, 1 - self.epsilon)
-        self._latent.condition(index.rows(visited), logit(rates_B))
-
-    def state_dict(self) -> State:
-        """Settings, ids, embeddings, means and the fixed bandwidth."""
-        return {"kind": self.KIND, "epsilon": self.epsilon, **self._latent.state()}
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over everything from a :meth:`state_dict`, settings included.
-
-        Raises:
-            StateError: of another kind, keys missing, or values that do not fit.
-        """
-        check_state(state, self.KIND, ("epsilon", *Interpolation.KEYS))
-        epsilon = from_state(lambda: GaussianProcess(epsilon=state["epsilon"])).epsilon
-        self._latent = Interpolation.from_state(state)
-        self.epsilon = epsilon
+        self._condition(index.rows(visited), logit(rates_B))
 
 
-class RewardVarianceGaussianProcess:
+class RewardVarianceGaussianProcess(Interpolation):
     """Variance of a real-valued reward from the same recursion with a softplus link: VIP appendix E.
 
     ``v_q = log(1 + exp(g(x_q)))``; a batch brings the unbiased sample variances ``s2`` of the prompts' rewards, and its
@@ -139,47 +96,23 @@ class RewardVarianceGaussianProcess:
     label would be minus infinity: here ``s2`` is floored at ``floor``, by default 1e-6, which puts the label at -13.8,
     where the success predictor's epsilon puts 0/n. Unit: reward squared; at the prior mean 0 the variance is log 2.
 
-    The remaining settings are those of :class:`GaussianProcess`. This is not a ``Predictor``: it knows no counts.
+    ``floor`` is positive, smaller sample variances are raised to it; the remaining settings and errors are those of
+    :class:`~allotment.prediction.interpolation.Interpolation`. This is not a ``Predictor``: it knows no counts.
     """
 
-    KIND = "RewardVarianceGaussianProcess"
+    KIND, LABEL_BOUND = "RewardVarianceGaussianProcess", "floor"
 
     def __init__(
         self,
         embeddings: Embeddings | None = None,
         *,
         ids: PromptIds | None = None,
-        bandwidth: float | None = None,
         floor: float = 1e-6,
-        jitter: float = 1e-4,
-        prior_mean: float = 0.0,
+        **kernel: Unpack[KernelSettings],
     ) -> None:
-        """Store the settings and register ``embeddings`` if given.
-
-        Args:
-            embeddings: [M, D] array, or mapping from id to vector [D].
-            ids: [M] ids of the rows of an array; 0..M-1 if None.
-            bandwidth: h, unit of the embeddings; None for the median heuristic.
-            floor: smallest sample variance, > 0; smaller ones are raised to it. Unit: reward squared.
-            jitter: added to the diagonal of ``Sigma_BB``; in [0, 1].
-            prior_mean: g before any observation.
-
-        Raises:
-            InvalidInputError: a setting is out of its range, or the embeddings have a wrong shape or are not finite.
-            DuplicatePromptError: an id stands twice.
-        """
         check_setting("floor", floor, 0 < floor < np.inf, "a positive number")
+        super().__init__(embeddings, ids, **kernel)
         self.floor = float(floor)
-        self._latent = Interpolation(embeddings, ids, bandwidth=bandwidth, jitter=jitter, prior_mean=prior_mean)
-
-    @property
-    def bandwidth(self) -> float | None:
-        """Length scale h of the kernel; None until the first observation fixes it."""
-        return self._latent.bandwidth
-
-    def register(self, ids: PromptIds, embeddings: npt.ArrayLike) -> None:
-        """Add prompts; as :meth:`GaussianProcess.register`."""
-        self._latent.register(ids, embeddings)
 
     def predict_variance(self, ids: PromptIds) -> FloatArray:
         """[Q] predicted variance of one reward of each prompt, >= 0; unit: reward squared.
@@ -187,8 +120,7 @@ class RewardVarianceGaussianProcess:
         Raises:
             UnknownPromptError: an id was never registered.
         """
-        rows_Q = self._latent.prompts.index.rows(canonical_ids(ids, unique=False))
-        return np.logaddexp(0.0, self._latent.mean[rows_Q])
+        return np.logaddexp(0.0, self._mean(ids))
 
     def observe_variance(self, ids: PromptIds, variances: npt.ArrayLike) -> None:
         """Learn the unbiased sample variances [B] of the rewards of prompts ``ids`` [B] (two rollouts or more each).
@@ -198,25 +130,10 @@ class RewardVarianceGaussianProcess:
             InvalidInputError: a variance is negative or not finite, or lengths differ.
             DuplicatePromptError: an id stands twice.
         """
-        rows_B = self._latent.prompts.index.rows(canonical_ids(ids))
+        rows_B = self._prompts.index.rows(canonical_ids(ids))
         variances_B = np.maximum(_checked_variances(variances, len(rows_B)), self.floor)
         labels_B = variances_B + np.log(-np.expm1(-variances_B))  # log(exp(s2) - 1) without overflow
-        self._latent.condition(rows_B, labels_B)
-
-    def state_dict(self) -> State:
-        """Settings, ids, embeddings, means and the fixed bandwidth."""
-        return {"kind": self.KIND, "floor": self.floor, **self._latent.state()}
-
-    def load_state_dict(self, state: State) -> None:
-        """Take over everything from a :meth:`state_dict`, settings included.
-
-        Raises:
-            StateError: of another kind, keys missing, or values that do not fit.
-        """
-        check_state(state, self.KIND, ("floor", *Interpolation.KEYS))
-        floor = from_state(lambda: RewardVarianceGaussianProcess(floor=state["floor"])).floor
-        self._latent = Interpolation.from_state(state)
-        self.floor = floor
+        self._condition(rows_B, labels_B)
 
 
 def _checked_variances(variances: Any, count: int) -> FloatArray:

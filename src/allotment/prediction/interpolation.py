@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
 import numpy as np
 import numpy.typing as npt
 from scipy.linalg import cho_solve, cholesky
@@ -9,14 +11,26 @@ from scipy.spatial.distance import pdist
 
 from allotment.checks import check_setting
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, VectorArray, ids_and_vectors
+from allotment.prompts.ids import canonical_ids
 from allotment.prompts.table import grown
-from allotment.state import State, array_from_state, from_state
+from allotment.state import State, array_from_state, check_state, from_state
 from allotment.types import FloatArray, IntArray, PromptIds
 
 MEDIAN_SAMPLE = 1024
 """Most prompts whose pairwise distances enter the median heuristic."""
 BLOCK_ENTRIES = 4_194_304
 """Most entries of a kernel block held at once (32 MiB)."""
+
+
+class KernelSettings(TypedDict, total=False):
+    """Settings of every :class:`Interpolation`, by keyword."""
+
+    bandwidth: float | None
+    """h, unit of the embeddings; None (the default) for the median heuristic."""
+    jitter: float
+    """Added to the diagonal of ``Sigma_BB``; in [0, 1]."""
+    prior_mean: float
+    """The mean before any observation."""
 
 
 class Interpolation:
@@ -35,81 +49,97 @@ class Interpolation:
     **Jitter.** ``jitter`` is added to the diagonal of ``Sigma_BB``. If the Cholesky factor does not exist or its
     smallest squared pivot is not above B machine epsilons, the jitter is multiplied by 10 (starting from 1e-10 if it
     was 0) and tried again; at 1 at the latest it succeeds. An escalated jitter holds for that one batch.
+
+    Needs embeddings: prompts must be registered before they are predicted or observed.
+
+    Args:
+        embeddings: [M, D] array, or mapping from id to vector [D].
+        ids: [M] ids of the rows of an array; 0..M-1 if None.
+        bandwidth: see :class:`KernelSettings`, as the following.
+        jitter: 1e-4 as in the authors' code.
+        prior_mean: 0 as in VIP Algorithm 1.
+
+    Raises:
+        InvalidInputError: a setting is out of its range, or the embeddings have a wrong shape or are not finite.
+        DuplicatePromptError: an id stands twice.
     """
+
+    KIND: str
+    LABEL_BOUND: str
+    """Name of the setting that keeps labels finite."""
+    SETTINGS = ("bandwidth", "jitter", "prior_mean")
 
     def __init__(
         self,
-        embeddings: Embeddings | None,
-        ids: PromptIds | None,
+        embeddings: Embeddings | None = None,
+        ids: PromptIds | None = None,
         *,
-        bandwidth: float | None,
-        jitter: float,
-        prior_mean: float,
+        bandwidth: float | None = None,
+        jitter: float = 1e-4,
+        prior_mean: float = 0.0,
     ) -> None:
         check_setting("bandwidth", bandwidth, bandwidth is None or 0 < bandwidth < np.inf, "None or a positive number")
         check_setting("jitter", jitter, 0 <= jitter <= 1, "0 <= jitter <= 1 (the kernel's amplitude is 1)")
         check_setting("prior_mean", prior_mean, bool(np.isfinite(prior_mean)), "a finite number")
-        self.bandwidth = None if bandwidth is None else float(bandwidth)
+        self.bandwidth = None if bandwidth is None else float(bandwidth)  # fixed by the first observation if None
         self.jitter = float(jitter)
         self.prior_mean = float(prior_mean)
-        self.prompts = EmbeddedPrompts(np.float64)
-        self._mean = np.empty(0)
+        self._prompts = EmbeddedPrompts(np.float64)
+        self._means = np.empty(0)
         self.register(*ids_and_vectors(embeddings, ids, np.float64))
 
-    @property
-    def mean(self) -> FloatArray:
-        """[M] current mean of every registered prompt, a view."""
-        return self._mean[: len(self.prompts)]
-
     def register(self, ids: PromptIds, embeddings: npt.ArrayLike) -> None:
-        """Add prompts at the prior mean; see :meth:`EmbeddedPrompts.register`."""
-        before = len(self.prompts)
-        self.prompts.register(ids, embeddings)
-        self._mean = grown(self._mean, len(self.prompts))
-        self._mean[before : len(self.prompts)] = self.prior_mean
+        """Add prompts at the prior mean; see :meth:`~allotment.prompts.embeddings.EmbeddedPrompts.register`."""
+        before = len(self._prompts)
+        self._prompts.register(ids, embeddings)
+        self._means = grown(self._means, len(self._prompts))
+        self._means[before : len(self._prompts)] = self.prior_mean
 
-    def condition(self, rows_B: IntArray, targets_B: FloatArray) -> None:
+    def _mean(self, ids: PromptIds) -> FloatArray:
+        """[Q] current mean of each prompt. Raises :class:`UnknownPromptError` if one was never registered."""
+        return self._means[self._prompts.index.rows(canonical_ids(ids, unique=False))]
+
+    def _condition(self, rows_B: IntArray, targets_B: FloatArray) -> None:
         """Move every mean so that the prompts ``rows_B`` (distinct) have exactly ``targets_B``; both [B]."""
         if not len(rows_B):
             return
         bandwidth = self._settled_bandwidth()
-        vectors_MD, points_BD = self.prompts.vectors, self.prompts.rows(rows_B)
+        vectors_MD, points_BD = self._prompts.vectors, self._prompts.rows(rows_B)
         kernel_BB = _kernel(points_BD, points_BD, bandwidth)
         np.fill_diagonal(kernel_BB, 1.0)
-        weights_B = _solve(kernel_BB, targets_B - self.mean[rows_B], self.jitter)
+        weights_B = _solve(kernel_BB, targets_B - self._means[rows_B], self.jitter)
         piece = max(1, BLOCK_ENTRIES // len(rows_B))
         for start in range(0, len(vectors_MD), piece):
             block = slice(start, min(start + piece, len(vectors_MD)))
-            self._mean[block] += _kernel(vectors_MD[block], points_BD, bandwidth) @ weights_B
-        self._mean[rows_B] = targets_B
+            self._means[block] += _kernel(vectors_MD[block], points_BD, bandwidth) @ weights_B
+        self._means[rows_B] = targets_B
 
     def _settled_bandwidth(self) -> float:
         if self.bandwidth is None:
-            median = median_distance(self.prompts.vectors)
+            median = median_distance(self._prompts.vectors)
             if not median > 0:
                 return 1.0
             self.bandwidth = median
         return self.bandwidth
 
-    def state(self) -> State:
-        """The entries of a state."""
-        hyper = {"bandwidth": self.bandwidth, "jitter": self.jitter, "prior_mean": self.prior_mean}
-        return {**hyper, **self.prompts.state(), "mean": self.mean.copy()}
+    def state_dict(self) -> State:
+        """Settings, ids, embeddings, means and the fixed bandwidth."""
+        settings = {name: getattr(self, name) for name in (self.LABEL_BOUND, *self.SETTINGS)}
+        means = self._means[: len(self._prompts)].copy()
+        return {"kind": self.KIND, **settings, **self._prompts.state(), "mean": means}
 
-    KEYS = ("bandwidth", "jitter", "prior_mean", "ids", "embeddings", "mean")
-
-    @classmethod
-    def from_state(cls, state: State) -> Interpolation:
-        """Inverse of :meth:`state`.
+    def load_state_dict(self, state: State) -> None:
+        """Take over everything from a :meth:`state_dict`, settings included.
 
         Raises:
-            StateError: a value is out of its range, or arrays do not fit together.
+            StateError: of another kind, keys missing, or values that do not fit.
         """
-        hyper = {name: state[name] for name in ("bandwidth", "jitter", "prior_mean")}
-        made = from_state(lambda: cls(None, None, **hyper))
-        made.prompts = EmbeddedPrompts.from_state(state)
-        made._mean = array_from_state(state, "mean", (len(made.prompts),))
-        return made
+        settings = (self.LABEL_BOUND, *self.SETTINGS)
+        check_state(state, self.KIND, (*settings, "ids", "embeddings", "mean"))
+        made = from_state(lambda: type(self)(**{name: state[name] for name in settings}))
+        made._prompts = EmbeddedPrompts.from_state(state)
+        made._means = array_from_state(state, "mean", (len(made._prompts),))
+        vars(self).update(vars(made))
 
 
 def median_distance(vectors_MD: VectorArray) -> float:

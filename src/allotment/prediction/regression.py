@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
 import numpy as np
 import numpy.typing as npt
@@ -18,33 +18,58 @@ from allotment.state import State, array_from_state, check_state, from_state, ro
 from allotment.types import FloatArray, Posterior, PromptIds
 
 
-class _WindowedRegression:
-    """Rates of the last ``window`` visits, regressed on the embeddings of their prompts; a point estimate, clipped."""
+class WindowSettings(TypedDict, total=False):
+    """Settings of every :class:`WindowedRegression`, by keyword."""
+
+    window: int
+    """Number of visits, >= 1; 1,024 by default."""
+    epsilon: float
+    """Predictions are clipped to ``[epsilon, 1 - epsilon]``; 0.01 by default. Our choice; a line in 384 dimensions
+    leaves [0, 1] easily."""
+
+
+class WindowedRegression:
+    """Rates of the last ``window`` visits, regressed on the embeddings of their prompts; a point estimate, clipped.
+
+    Needs embeddings: prompts must be registered before they are predicted or observed.
+
+    Args:
+        embeddings: [M, D] array, or mapping from id to vector [D].
+        ids: [M] ids of the rows of an array; 0..M-1 if None.
+        window: see :class:`WindowSettings`.
+        epsilon: likewise.
+
+    Raises:
+        InvalidInputError: a setting is out of its range, or the embeddings have a wrong shape or are not finite.
+        DuplicatePromptError: an id stands twice.
+    """
 
     KIND: str
     SETTINGS: tuple[str, ...]
 
-    def __init__(self, embeddings: Embeddings | None, ids: PromptIds | None, window: int, epsilon: float) -> None:
+    def __init__(
+        self,
+        embeddings: Embeddings | None = None,
+        ids: PromptIds | None = None,
+        *,
+        window: int = 1024,
+        epsilon: float = 0.01,
+    ) -> None:
         check_setting("window", window, window >= 1, "a whole number >= 1")
         check_setting("epsilon", epsilon, 0 < epsilon < 0.5, "0 < epsilon < 1/2")
         self.window = int(window)
         self.epsilon = float(epsilon)
         self._prompts = EmbeddedPrompts(np.float64)
-        self.register(*ids_and_vectors(embeddings, ids, np.float64))
         self._rows = np.empty(0, dtype=np.int64)
         self._rates = np.empty(0)
+        self.register(*ids_and_vectors(embeddings, ids, np.float64))
 
     def _rate(self, queries_QD: FloatArray, points_WD: FloatArray, rates_W: FloatArray) -> FloatArray:
         """[Q] predicted rates from the W >= 1 observations of the window."""
         raise NotImplementedError
 
     def register(self, ids: PromptIds, embeddings: npt.ArrayLike) -> None:
-        """Add prompts ``ids`` [Q] with ``embeddings`` [Q, D]. Known ids must bring the same vector.
-
-        Raises:
-            InvalidInputError: wrong shape or dimension, not finite, or another vector for a known id.
-            DuplicatePromptError: an id stands twice.
-        """
+        """Add prompts; see :meth:`~allotment.prompts.embeddings.EmbeddedPrompts.register`."""
         self._prompts.register(ids, embeddings)
 
     def predict(self, ids: PromptIds) -> Posterior:
@@ -91,11 +116,12 @@ class _WindowedRegression:
         vars(self).update(vars(made))
 
 
-class Ridge(_WindowedRegression):
+class Ridge(WindowedRegression):
     """Ridge regression of recent success rates on embeddings, with an intercept that is not penalised.
 
     Minimises ``sum_w (rate_w - b - x_w . a)^2 + penalty |a|^2`` over the last ``window`` visits: the "ridge" baseline
     of VIP figure 3 and table 3, window 1,024. (The authors' benchmark code calls ordinary least squares by that name.)
+    ``penalty`` is positive; its default is scikit-learn's. Everything else: :class:`WindowedRegression`.
     """
 
     KIND = "Ridge"
@@ -107,25 +133,10 @@ class Ridge(_WindowedRegression):
         *,
         ids: PromptIds | None = None,
         penalty: float = 1.0,
-        window: int = 1024,
-        epsilon: float = 0.01,
+        **window: Unpack[WindowSettings],
     ) -> None:
-        """Store the settings and register ``embeddings`` if given.
-
-        Args:
-            embeddings: [M, D] array, or mapping from id to vector [D].
-            ids: [M] ids of the rows of an array; 0..M-1 if None.
-            penalty: weight of ``|a|^2``, > 0; the default is scikit-learn's.
-            window: number of visits, >= 1.
-            epsilon: predictions are clipped to ``[epsilon, 1 - epsilon]``. Our choice; a line in 384 dimensions leaves
-                [0, 1] easily.
-
-        Raises:
-            InvalidInputError: a setting is out of its range, or the embeddings have a wrong shape or are not finite.
-            DuplicatePromptError: an id stands twice.
-        """
         check_setting("penalty", penalty, 0 < penalty < np.inf, "a positive number")
-        super().__init__(embeddings, ids, window, epsilon)
+        super().__init__(embeddings, ids, **window)
         self.penalty = float(penalty)
 
     def _rate(self, queries_QD: FloatArray, points_WD: FloatArray, rates_W: FloatArray) -> FloatArray:
@@ -136,11 +147,12 @@ class Ridge(_WindowedRegression):
         return np.asarray(level + ((queries_QD - origin_D) * slope_D).sum(axis=1))  # no BLAS: equal rows, equal bits
 
 
-class KNearest(_WindowedRegression):
+class KNearest(WindowedRegression):
     """Mean success rate of the nearest recent observations by Euclidean distance between embeddings.
 
     All of the window's visits count, those of the prompt itself too (distance 0). With fewer visits than ``neighbours``
     all of them are averaged. Among equal distances the choice is arbitrary but repeatable.
+    ``neighbours`` are averaged, >= 1; 10 as in our own lab measurements. Everything else: :class:`WindowedRegression`.
     """
 
     KIND = "KNearest"
@@ -152,24 +164,10 @@ class KNearest(_WindowedRegression):
         *,
         ids: PromptIds | None = None,
         neighbours: int = 10,
-        window: int = 1024,
-        epsilon: float = 0.01,
+        **window: Unpack[WindowSettings],
     ) -> None:
-        """Store the settings and register ``embeddings`` if given.
-
-        Args:
-            embeddings: [M, D] array, or mapping from id to vector [D].
-            ids: [M] ids of the rows of an array; 0..M-1 if None.
-            neighbours: observations averaged, >= 1; 10 as in our own lab measurements.
-            window: number of visits, >= 1.
-            epsilon: predictions are clipped to ``[epsilon, 1 - epsilon]``. Our choice.
-
-        Raises:
-            InvalidInputError: a setting is out of its range, or the embeddings have a wrong shape or are not finite.
-            DuplicatePromptError: an id stands twice.
-        """
         check_setting("neighbours", neighbours, neighbours >= 1, "a whole number >= 1")
-        super().__init__(embeddings, ids, window, epsilon)
+        super().__init__(embeddings, ids, **window)
         self.neighbours = int(neighbours)
 
     def _rate(self, queries_QD: FloatArray, points_WD: FloatArray, rates_W: FloatArray) -> FloatArray:
