@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from allotment.learning.objective import ObjectiveEntry
     from allotment.planning.contract import PlannerEntry
     from allotment.prediction.base import PredictorEntry
-    from allotment.run_logs.trainers import TrainerEntry
     from allotment.selection.base import SelectorEntry
+    from allotment.trainers import TrainerEntry
 
 Entry = TypeVar("Entry")
 
@@ -67,6 +67,8 @@ class Registry(Generic[Entry]):
     def __init__(self, kind: str, built_in: Mapping[str, str], aliases: Mapping[str, str] | None = None) -> None:
         self.kind = kind
         self._aliases = dict(aliases or {})
+        self.built_in = tuple(built_in)
+        """The names that come with the library."""
         self._places: dict[str, str] = dict(built_in)
         self._entries: dict[str, Entry] = {}
 
@@ -213,7 +215,7 @@ LOG_FORMATS: Registry[LogFormat] = Registry(
 TRAINERS: Registry[TrainerEntry] = Registry(
     "trainer",
     {
-        "lab": "allotment.lab:TRAINER",
-        "trl": "allotment.integrations.trl.command:TRAINER",
+        "lab": "allotment.lab.config:TRAINER",
+        "trl": "allotment.trainers.trl.config:TRAINER",
     },
 )

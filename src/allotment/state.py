@@ -35,7 +35,7 @@ class Stateful(Protocol):
         ...
 
 
-class Together:
+class StateGroup:
     """Several parts saved and restored as one: all or nothing. A part that is None is left out."""
 
     KIND = "Together"

@@ -24,10 +24,8 @@ class Allocate:
     """JSON array of success probabilities, or - for standard input."""
     budget: Annotated[int, tyro.conf.arg(metavar="C")]
     """Rollouts to spend, exactly."""
-    lower: Annotated[int, tyro.conf.arg(name="min", metavar="L")] = 3
-    """Least rollouts of a prompt."""
-    upper: Annotated[int, tyro.conf.arg(name="max", metavar="U")] = 32
-    """Most rollouts of a prompt."""
+    bounds: Annotated[tuple[int, int], tyro.conf.arg(metavar="L U")] = (3, 32)
+    """Least and most rollouts of a prompt."""
     estimator: EstimatorName = "rloo"
     """Gradient estimator whose variance is minimised."""
     method: Method = "exact"
@@ -38,8 +36,8 @@ class Allocate:
         allocation = allocate(
             self._probabilities(),
             self.budget,
-            lower=self.lower,
-            upper=self.upper,
+            lower=self.bounds[0],
+            upper=self.bounds[1],
             estimator=self.estimator,
             method=self.method,
         )

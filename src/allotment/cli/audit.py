@@ -23,12 +23,13 @@ from allotment.audit.reading import read_source
 from allotment.audit.replaying import Replay, Settings, replay
 from allotment.audit.summary import Summary, summarise
 from allotment.cli.audit_tables import predictor_figures, print_predictors, print_summary, summary_figures
-from allotment.config import EstimatorName, TrainConfig
+from allotment.config import EstimatorName
 from allotment.errors import AllotmentError, InvalidInputError, MissingExtraError
 from allotment.prediction import distinct_parts, text_features
-from allotment.registry import LOG_FORMATS
+from allotment.registry import LOG_FORMATS, TRAINERS
 from allotment.report.audit_page import Audited, write_audit
 from allotment.run_logs.directory import saved_config
+from allotment.trainers import trainer_name
 
 ASSUMED_ORDER = "order assumed: the log does not say which prompts shared a step; one random order for every epoch"
 MOST_EMBEDDED = 60_000
@@ -168,7 +169,7 @@ class Audit:
         if wanted == {"unused"}:
             return bare, log.notes
         asked = self.embeddings is not None or (self._named and "needed" in wanted)
-        log = _with_texts_of_the_lab(log, path)
+        log = _with_texts_of_the_run(log, path)
         if not asked and sum(min(len(text), 1000) for text in log.texts or ()) > MOST_EMBEDDED:
             note = (
                 f"replayed without embeddings: {len(log.ids):,} prompts take a while; --embeddings FILE.npy makes them"
@@ -203,18 +204,14 @@ def _conditions(path: Path, log: Log, settings: Settings, notes: tuple[str, ...]
     }
 
 
-def _with_texts_of_the_lab(log: Log, path: Path) -> Log:
-    """The log with its prompts' texts if it lies in a run directory of the lab, whose prompts are made by rule."""
+def _with_texts_of_the_run(log: Log, path: Path) -> Log:
+    """The log with its prompts' texts if it lies in a run directory whose data set can be read."""
     if log.texts is not None or not (path.parent / "config.json").exists():
         return log
     try:
-        from allotment.tasks.countdown import mixture_of
-
         config = saved_config(path.parent)
-    except (ImportError, AllotmentError):
+        questions = TRAINERS[trainer_name(config)].texts(config)
+    except (ImportError, AllotmentError, OSError):
         return log
-    if not isinstance(config, TrainConfig):
-        return log
-    questions = {problem.id: problem.question for problem in mixture_of(config.regime).pool}
     texts = tuple(questions[prompt] for prompt in map(str, log.ids) if prompt in questions)
     return replace(log, texts=texts) if len(texts) == len(log.ids) else log

@@ -6,43 +6,29 @@ import json
 import sys
 from collections.abc import Generator, Sequence
 from contextlib import closing, redirect_stdout
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import tyro
+from pydantic import create_model
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from allotment.cli.train import defaults_of
+from allotment.cli.train import split_trainer, with_settings
 from allotment.compare import Comparison, Ended, Job, as_json, as_text, finished_runs, lines
 from allotment.compare.cluster import on_ray
 from allotment.compare.running import locked, on_processes
 from allotment.compare.table import WIDTH
-from allotment.config import AnyTrainConfig, TrainConfig, TrainedName, TRLTrainConfig
+from allotment.config import RunConfig
 from allotment.errors import AllotmentError, ConfigError
-from allotment.planning.named import NamedPlanner
-
-EVERY_PLANNER: tuple[TrainedName, ...] = tuple(
-    name for name in get_args(TrainedName) if name not in ("uniform", "oracle")
-)
-"""What `--planners all` stands for; the reference and the yardstick run anyway."""
+from allotment.planning.contract import Capability, works_with
+from allotment.registry import TRAINERS
+from allotment.trainers import trainer_name
 
 
 class RunsFailedError(AllotmentError):
     """Some runs of a comparison did not finish."""
-
-
-class LabSettings(TrainConfig):
-    """What all runs have in common; the planners are named apart."""
-
-    planner: Annotated[TrainedName, tyro.conf.Suppress] = "vip"
-
-
-class TRLSettings(TRLTrainConfig):
-    """What all runs have in common; the planners are named apart."""
-
-    planner: Annotated[NamedPlanner, tyro.conf.Suppress] = "vip"
 
 
 @dataclass(frozen=True)
@@ -50,6 +36,9 @@ class _Compare:
     out: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
     """Folder of the runs, one run directory each: PLANNER[-bBUDGET]-sSEED. Finished runs are not repeated, interrupted
     ones continued."""
+    planners: Annotated[tuple[str, ...], tyro.conf.arg(metavar="PLANNER...")] = ("vip",)
+    """Planners, as `allotment train --planner` takes them; PLANNER+SELECTOR, such as vip+pods, trains on a selection;
+    all stands for every planner the trainer can carry out. uniform, the reference, always runs."""
     config: Annotated[Path | None, tyro.conf.arg(metavar="F.toml")] = None
     """TOML file with any of the settings; flags override it."""
     seeds: int = 6
@@ -102,12 +91,11 @@ class _Compare:
                 allowed="0 or more, and only with --ray",
                 fix="leave it out, or name a cluster with --ray",
             )
-        form, values = type(self)._form, self.settings.model_dump()  # type: ignore[attr-defined]
-        settings: AnyTrainConfig = form.from_values(values, "the command line")
+        settings: RunConfig = self.settings  # type: ignore[attr-defined]
         seeds = tuple(range(settings.seed, settings.seed + self.seeds))
         budgets = self.budgets or (settings.rollouts_per_prompt,)
-        planners: tuple[str, ...] = self.planners  # type: ignore[attr-defined]
-        planners = tuple(name for given in planners for name in (EVERY_PLANNER if given == "all" else (given,)))
+        every = every_planner(TRAINERS[trainer_name(settings)].capability)
+        planners = tuple(name for given in self.planners for name in (every if given == "all" else (given,)))
         return Comparison(self.out, settings, planners, budgets, seeds, self.yardsticks)
 
     def _train(self, jobs: Sequence[Job], total: int) -> list[Ended]:
@@ -137,32 +125,27 @@ class _Compare:
         return on_ray(jobs, self.ray, self.processes, self.gpus_per_run)
 
 
-@dataclass(frozen=True)
-class CompareLab(_Compare):
-    """Compare planners with uniform over paired seeds; every run is one of allotment train."""
-
-    _form = TrainConfig
-    planners: tuple[str, ...] = ("vip",)
-    """Planners, as `allotment train --planner` takes them; PLANNER+SELECTOR, such as vip+pods, trains on a selection;
-    all stands for every planner. uniform, the reference, always runs."""
-    settings: Annotated[LabSettings, tyro.conf.arg(name="")] = field(default_factory=LabSettings)
+def every_planner(trainer: Capability) -> tuple[str, ...]:
+    """What ``--planners all`` stands for: what the trainer can carry out but the reference and the yardstick, which run
+    anyway, and what needs rewards of another kind.
+    """
+    return tuple(name for name in works_with(trainer) if name not in ("uniform", "oracle", "reward-variance"))
 
 
-@dataclass(frozen=True)
-class CompareTRL(_Compare):
-    """Compare planners with uniform over paired seeds; every run is one of allotment train --trainer trl."""
+def command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """The form of ``allotment compare`` for the trainer in ``arguments``, with its defaults, and the words to parse."""
+    trainer, words, values = split_trainer(arguments)
+    config = TRAINERS[trainer].config
+    hidden: Any = make_settings(config)
+    given = None if values is None else hidden.from_values({**values, "trainer": trainer}, "the settings")
+    return with_settings("Compare", _Compare, hidden, given, _DESCRIPTION.format(trainer)), words
 
-    _form = TRLTrainConfig
-    planners: tuple[NamedPlanner, ...] = ("vip",)
-    """Planners; uniform, the reference, always runs."""
-    settings: Annotated[TRLSettings, tyro.conf.arg(name="")] = tyro.MISSING
+
+def make_settings(config: type[RunConfig]) -> type[RunConfig]:
+    """The configuration without a flag for the planner: planners are named apart."""
+    planner: Any = (Annotated[str, tyro.conf.Suppress], "vip")
+    made: type[RunConfig] = create_model(f"Common{config.__name__}", __base__=config, planner=planner)
+    return made
 
 
-def command(arguments: Sequence[str]) -> tuple[type[_Compare], dict[str, Any]]:
-    """The form of the command for the trainer in ``arguments``, and ``{"default": ...}`` where there is one."""
-    trainer, settings = defaults_of(arguments)
-    form: Any = CompareTRL if trainer == "trl" else CompareLab
-    if settings is None:
-        return form, {}
-    own: Any = TRLSettings if trainer == "trl" else LabSettings
-    return form, {"default": form(out=tyro.MISSING, settings=own(**settings.model_dump()))}
+_DESCRIPTION = "Compare planners with uniform over paired seeds; every run is one of allotment train {}."

@@ -11,8 +11,8 @@ import tyro
 from rich.console import Console
 from rich.table import Table
 
-from allotment.config import GradientVarianceConfig
 from allotment.errors import needs_extra
+from allotment.lab.config import GradientVarianceConfig
 
 
 @dataclass(frozen=True)

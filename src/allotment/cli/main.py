@@ -14,6 +14,7 @@ from allotment.cli.allocate import Allocate
 from allotment.cli.audit import Audit
 from allotment.cli.gradient_variance import GradientVariance
 from allotment.cli.prepare_smollm2 import PrepareSmolLM2
+from allotment.cli.renamed import present_words
 from allotment.cli.report import Report
 from allotment.cli.watch import Watch
 from allotment.config import explained
@@ -50,20 +51,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def parse(arguments: Sequence[str]) -> Any:
     """The command with its settings; exits where the words are unusable."""
-    form, defaults = train.command(arguments if arguments[:1] == ["train"] else [])
-    compared, common = compare.command(arguments if arguments[:1] == ["compare"] else [])
+    name, words = (arguments[0] if arguments else ""), list(arguments[1:])
+    forms: dict[str, Any] = {"train": train.command([])[0], "compare": compare.command([])[0]}
+    if name in forms:
+        load = train.command if name == "train" else compare.command
+        forms[name], words = load(present_words(name, words))
     commands: Any = (
         Annotated[Allocate, tyro.conf.subcommand("allocate")]
-        | Annotated[form, tyro.conf.subcommand("train", **defaults)]
+        | Annotated[forms["train"], tyro.conf.subcommand("train")]
         | Annotated[Audit, tyro.conf.subcommand("audit")]
-        | Annotated[compared, tyro.conf.subcommand("compare", **common)]
+        | Annotated[forms["compare"], tyro.conf.subcommand("compare")]
         | Annotated[GradientVariance, tyro.conf.subcommand("gradient-variance")]
         | Annotated[PrepareSmolLM2, tyro.conf.subcommand("prepare-smollm2")]
         | Annotated[Report, tyro.conf.subcommand("report")]
         | Annotated[Watch, tyro.conf.subcommand("watch")]
     )
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
-    return tyro.cli(commands, prog="allotment", description=DESCRIPTION, args=arguments, config=options)
+    words = [name, *(words if name in forms else present_words(name, words))] if name else []
+    return tyro.cli(commands, prog="allotment", description=DESCRIPTION, args=words, config=options)
 
 
 if __name__ == "__main__":

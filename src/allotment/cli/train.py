@@ -1,11 +1,11 @@
-"""``allotment train``: reinforcement learning in the lab, or with TRL."""
+"""``allotment train TRAINER``: reinforcement learning in the lab, with TRL, or with a trainer of another package."""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, make_dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -15,8 +15,10 @@ from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from allotment.config import AnyTrainConfig, TrainConfig, TRLTrainConfig, train_config_named
+from allotment.config import Config, RunConfig
 from allotment.errors import ConfigError
+from allotment.registry import TRAINERS
+from allotment.run_logs.directory import RunDirectory, check_vacant, saved_config
 from allotment.sinks import SinkName, opened
 from allotment.trainers import trainer_of
 
@@ -24,13 +26,37 @@ OnStep = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True)
-class _Train:
+class Source:
+    """Where the defaults of the settings come from; read before the settings themselves."""
+
     config: Annotated[Path | None, tyro.conf.arg(metavar="F.toml")] = None
     """TOML file with any of the settings; flags override it."""
     out: Path | None = None
     """Run directory; runs/TASK-PLANNER-sSEED by default, the task being the regime or the model."""
     resume: bool = False
     """Continue the run in --out, bit for bit; its settings are the defaults, only --steps may change."""
+
+    def values(self) -> dict[str, Any] | None:
+        """The settings of the run to be resumed, else those of the TOML file; None where there is neither.
+
+        Raises:
+            ConfigError: the TOML file cannot be read, --resume has no --out, or both files are named.
+            RunDirectoryError: there is no run to resume.
+        """
+        if self.resume:
+            if self.out is None or self.config is not None:
+                raise ConfigError(
+                    "--resume continues the run in --out with the settings saved there",
+                    got=f"--out {self.out}, --config {self.config}",
+                    allowed="--resume --out DIR",
+                    fix="name the run directory, leave --config out",
+                )
+            return saved_config(self.out).model_dump()
+        return None if self.config is None else Config.toml_values(self.config)
+
+
+@dataclass(frozen=True)
+class _Train(Source):
     sinks: tuple[SinkName, ...] = ()
     """Where metrics.jsonl goes besides."""
     dry_run: bool = False
@@ -38,13 +64,11 @@ class _Train:
 
     def run(self) -> None:
         """Train, with live progress; the run directory holds everything afterwards."""
-        config: AnyTrainConfig = self.settings  # type: ignore[attr-defined]
+        config: RunConfig = self.settings  # type: ignore[attr-defined]
         out = self.out or Path("runs") / f"{config.task}-{config.planner}-s{config.seed}"
         if self.dry_run:
             print(config.to_json(), end="")
             return
-        from allotment.run_logs.directory import RunDirectory, check_vacant
-
         if not is_main_process():
             trainer_of(config, out).run(RunDirectory(out), lambda row: None)
             return
@@ -62,25 +86,36 @@ class _Train:
         print(f"run directory: {out}")
 
 
-@dataclass(frozen=True)
-class TrainLab(_Train):
-    """Train the lab's language model; the planner decides every prompt's number of rollouts."""
+def split_trainer(arguments: Sequence[str]) -> tuple[str, list[str], dict[str, Any] | None]:
+    """The trainer that the words after ``train`` or ``compare`` name, the other words, and the defaults of its flags.
 
-    settings: Annotated[TrainConfig, tyro.conf.arg(name="")] = field(default_factory=TrainConfig)
+    Raises:
+        ConfigError, RunDirectoryError: as :meth:`Source.values`.
+    """
+    words = list(arguments)
+    named = words.pop(0) if words and words[0] in TRAINERS else None
+    source, _ = tyro.cli(Source, args=words, return_unknown_args=True, add_help=False)
+    values = source.values()
+    return named or str((values or {}).get("trainer", "lab")), words, values
 
 
-@dataclass(frozen=True)
-class TrainTRL(_Train):
-    """Train a Hugging Face model with TRL; the planner decides every prompt's number of rollouts."""
+def command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
+    """The form of ``allotment train`` for the trainer in ``arguments``, with its defaults, and the words to parse."""
+    trainer, words, values = split_trainer(arguments)
+    config = TRAINERS[trainer].config
+    settings = None if values is None else config.from_values({**values, "trainer": trainer}, "the settings")
+    described = f"Train {TRAINERS[trainer].summary}; the planner decides every prompt's number of rollouts."
+    return with_settings("Train", _Train, config, settings, described), words
 
-    settings: Annotated[TRLTrainConfig, tyro.conf.arg(name="")] = tyro.MISSING
 
-
-def command(arguments: Sequence[str]) -> tuple[type[_Train], dict[str, Any]]:
-    """The form of the command for the trainer in ``arguments``, and ``{"default": ...}`` where there is one."""
-    trainer, settings = defaults_of(arguments)
-    form: Any = TrainTRL if trainer == "trl" else TrainLab
-    return form, {} if settings is None else {"default": form(settings=settings)}
+def with_settings(name: str, base: type, config: type[RunConfig], settings: RunConfig | None, text: str) -> Any:
+    """The form of a command: ``base`` with the flags of ``config`` and the defaults in ``settings``."""
+    required = settings is None and any(info.is_required() for info in config.model_fields.values())
+    default: Any = tyro.MISSING if required else field(default_factory=lambda: settings or config())
+    flags = ("settings", Annotated[config, tyro.conf.arg(name="")], default)
+    form: Any = make_dataclass(name, [flags], bases=(base,), frozen=True, kw_only=True)
+    form.__doc__ = text
+    return form
 
 
 def is_main_process() -> bool:
@@ -88,47 +123,8 @@ def is_main_process() -> bool:
     return os.environ.get("RANK", "0") == "0"
 
 
-def defaults_of(arguments: Sequence[str]) -> tuple[str, AnyTrainConfig | None]:
-    """The trainer, and the defaults of its flags: those of the run to be resumed, else of the TOML file, else None.
-
-    Raises:
-        ConfigError: the TOML file does not fit, --resume has no --out, both files are named, or there is no such
-            trainer.
-        RunDirectoryError: there is no run to resume.
-    """
-    config, out = _value_of("--config", arguments), _value_of("--out", arguments)
-    if "--resume" in arguments:
-        if out is None or config is not None:
-            raise ConfigError(
-                "--resume continues the run in --out with the settings saved there",
-                got=f"--out {out}, --config {config}",
-                allowed="--resume --out DIR",
-                fix="name the run directory, leave --config out",
-            )
-        from allotment.run_logs.directory import saved_config
-
-        saved = saved_config(Path(out))
-        return saved.trainer, saved
-    trainer = _value_of("--trainer", arguments)
-    if config is None:
-        train_config_named(trainer or "lab")
-        return trainer or "lab", None
-    values = TrainConfig.toml_values(Path(config))
-    trainer = trainer or str(values.get("trainer", "lab"))
-    return trainer, train_config_named(trainer).from_values(values, config)
-
-
-def _value_of(flag: str, arguments: Sequence[str]) -> str | None:
-    for place, argument in enumerate(arguments):
-        if argument == flag and place + 1 < len(arguments):
-            return arguments[place + 1]
-        if argument.startswith(flag + "="):
-            return argument.removeprefix(flag + "=")
-    return None
-
-
 @contextmanager
-def show_progress(config: AnyTrainConfig) -> Iterator[OnStep]:
+def show_progress(config: RunConfig) -> Iterator[OnStep]:
     """A live bar and the newest figures on a terminal, one plain line a step elsewhere."""
     console = Console()
     if not console.is_terminal:

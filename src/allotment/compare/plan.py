@@ -7,11 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
-from allotment.config import AnyTrainConfig, TrainConfig
+from allotment.config import RunConfig
 from allotment.errors import ConfigError
+from allotment.registry import TRAINERS
 from allotment.report.runs import Run, read_run
 from allotment.report.summary import Measure
 from allotment.run_logs.directory import saved_config
+from allotment.trainers import trainer_name
 
 Role = Literal["reference", "planner", "yardstick"]
 
@@ -32,7 +34,7 @@ class Job:
     """One run: where it lies, and what it is."""
 
     path: Path
-    config: AnyTrainConfig
+    config: RunConfig
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Comparison:
     """Planners at budgets, over paired seeds; ``settings`` is what all runs have in common."""
 
     out: Path
-    settings: AnyTrainConfig
+    settings: RunConfig
     planners: tuple[str, ...]
     budgets: tuple[int, ...]
     """Rollouts a prompt."""
@@ -64,7 +66,7 @@ class Comparison:
         entries = [Entry("uniform", budget, "reference", "uniform")]
         entries += [Entry(name, budget, "planner", name) for name in named]
         if self.yardsticks:
-            if isinstance(self.settings, TrainConfig) and "oracle" not in named:
+            if TRAINERS[trainer_name(self.settings)].has_oracle and "oracle" not in named:
                 entries.append(Entry("oracle", budget, "yardstick", "oracle"))
             entries.append(Entry("uniform", 2 * budget, "yardstick", "uniform, 2x budget"))
         return entries
@@ -84,9 +86,10 @@ class Comparison:
         """The run of an entry and a seed; twice the budget raises the upper bound where it must."""
         mean = entry.rollouts_per_prompt
         suffix = "" if mean == self.settings.rollouts_per_prompt else f"-b{mean}"
-        upper = self.settings.upper if mean in self.budgets else max(self.settings.upper, mean)
+        lower, upper = self.settings.bounds
+        bounds = (lower, upper if mean in self.budgets else max(upper, mean))
         planner, _, selector = entry.planner.partition("+")
-        changed = {"planner": planner, "seed": seed, "rollouts_per_prompt": mean, "upper": upper}
+        changed = {"planner": planner, "seed": seed, "rollouts_per_prompt": mean, "bounds": bounds}
         if selector:
             changed["select"] = selector
         config = type(self.settings).from_values(self.settings.model_dump() | changed, f"the {entry.label} runs")

@@ -12,36 +12,47 @@ Recipes for slime, OpenRLHF, AReaL, SkyRL, NeMo-RL and prime-rl: docs/other_trai
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import Any, Literal, TypeVar, get_args
+from typing import Any, TypeVar, get_args
 
 import numpy as np
 import numpy.typing as npt
 
 from allotment.errors import ConfigError, InvalidInputError, RewardMismatchError, needs_extra
+from allotment.integrations.capabilities import GENERIC
+from allotment.integrations.carrying import Weighting, of_prompts, prompt_factors
 from allotment.planning import Planner
+from allotment.planning.contract import check_planner
 from allotment.planning.shortlist import shortlist
 from allotment.prompts.ids import canonical_ids
 from allotment.types import FloatArray, Plan, PromptId, PromptIds
 
 Row = TypeVar("Row")
-Weighting = Literal["prompt", "rollout"]
 
 
-def plan(planner: Planner, prompt_ids: PromptIds, *, budget: int | None = None, keep: int | None = None) -> Plan:
+def plan(
+    planner: Planner, prompt_ids: PromptIds, *, budget: int | None = None, trained_prompts: int | None = None
+) -> Plan:
     """Ask for the counts of a batch, and refuse what a trainer cannot use.
 
     Args:
-        planner: any planner of one round.
+        planner: any planner of one round, whose selections and advantages, if it has any of its own, are not left out:
+            one that has them is refused.
         prompt_ids: [Q] distinct ids.
         budget: rollouts of this batch, if not the planner's own.
-        keep: prompts that get rollouts, those of largest expected reward variance; the others are not in the plan.
+        trained_prompts: prompts that get rollouts, those of largest expected reward variance; the others are not in the
+            plan. A planner that leaves out prompts itself is asked for all.
 
     Raises:
-        RewardMismatchError: the counts do not sum to the budget, or one is 1: a group of one has no advantage.
+        ConfigError: the planner needs more than these functions carry out.
+        RewardMismatchError: the counts do not sum to the budget, or one is 1 without a baseline: a group of one has no
+            advantage.
     """
+    check_planner(planner, GENERIC)
     ids = canonical_ids(prompt_ids)
-    asked = planner.ask(ids if keep is None else shortlist(planner, list(ids), keep), budget=budget)
-    if (asked.counts == 1).any() or (budget is not None and asked.budget != budget):
+    offered = ids if trained_prompts is None else shortlist(planner, list(ids), trained_prompts)
+    asked = planner.ask(offered, budget=budget)
+    has_lone = bool((asked.counts == 1).any()) and asked.baselines is None
+    if has_lone or (budget is not None and asked.budget != budget):
         planner.cancel(asked)
         raise RewardMismatchError(
             "the plan cannot be carried out",
@@ -75,7 +86,12 @@ def expand(rows: Sequence[Row], counts: Sequence[int]) -> list[Row]:
 
 
 def group_advantages(
-    rewards: npt.ArrayLike, group_ids: Sequence[Any], estimator: str = "rloo", weighting: Weighting = "prompt"
+    rewards: npt.ArrayLike,
+    group_ids: Sequence[Any],
+    estimator: str = "rloo",
+    weighting: Weighting = "prompt",
+    *,
+    asked: Plan | None = None,
 ) -> FloatArray:
     """[N] the advantage of each rollout against its own group, ragged groups in any order.
 
@@ -85,6 +101,8 @@ def group_advantages(
         estimator: ``"rloo"``, ``"dr_grpo"`` or ``"grpo"`` (:mod:`allotment.learning.advantages`).
         weighting: ``"prompt"`` multiplies by mean(n) / n, so that in a mean over rollouts every prompt counts the
             same; ``"rollout"`` leaves them as they are. The factor is 1 where groups are equal.
+        asked: the plan, whose weights and baselines are carried out; needed where it has any. ``group_ids`` are then
+            its prompt ids.
 
     Raises:
         InvalidInputError: a reward is not finite, or the numbers differ.
@@ -93,15 +111,23 @@ def group_advantages(
     with needs_extra("train"):
         import torch
 
-        from allotment.learning.advantages import advantage_estimator
+        from allotment.learning.advantages import advantage_estimator, baseline_advantages
     if weighting not in get_args(Weighting):
         raise ConfigError(
             "there is no such weighting", got=repr(weighting), allowed="prompt, rollout", fix="use 'prompt'"
         )
     number: dict[Any, int] = {}
     group_N = np.array([number.setdefault(group, len(number)) for group in group_ids], dtype=np.int64)
-    rewards_N = torch.as_tensor(np.asarray(rewards, dtype=np.float64))
-    advantages_N = advantage_estimator(estimator)(rewards_N, torch.as_tensor(group_N)).numpy()  # type: ignore[arg-type]
+    given = torch.as_tensor(np.asarray(rewards, dtype=np.float64)), torch.as_tensor(group_N)
+    if asked is not None and asked.baselines is not None:
+        shares_Q = np.ones(len(asked.prompt_ids)) if asked.baseline_shares is None else asked.baseline_shares
+        beliefs = (of_prompts(asked, values, tuple(number))[group_N] for values in (asked.baselines, shares_Q))
+        advantages_N = baseline_advantages(*given, *map(torch.as_tensor, beliefs)).numpy()
+    else:
+        advantages_N = advantage_estimator(estimator)(*given).numpy()  # type: ignore[arg-type]
     if weighting == "prompt":
         advantages_N = advantages_N * len(group_N) / (len(number) * np.bincount(group_N)[group_N])
+    factors_Q = None if asked is None else prompt_factors(asked, tuple(number))
+    if factors_Q is not None:
+        advantages_N = advantages_N * factors_Q[group_N]
     return np.asarray(advantages_N, dtype=np.float64)

@@ -20,7 +20,8 @@ from typing import Any
 from tinker_cookbook.rl.types import Env, EnvGroupBuilder, Metrics, RLDataset, Trajectory
 
 from allotment.errors import ConfigError
-from allotment.integrations.generic import Weighting, counts_of, plan
+from allotment.integrations.carrying import Weighting
+from allotment.integrations.generic import counts_of, plan
 from allotment.planning import Planner
 from allotment.types import Plan, PromptId
 

@@ -10,9 +10,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_parameters, parameters_state
+from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab, Rollouts
 from allotment.lab.step_rows import Metrics
 from allotment.state import State, Stateful

@@ -2,86 +2,98 @@
 
 from __future__ import annotations
 
-from allotment.config import ObjectiveName, TrainConfig
 from allotment.errors import ConfigError
-from allotment.learning import AdvantageName
+from allotment.lab.config import TrainConfig
+from allotment.learning.objective import ObjectiveEntry, Place
+from allotment.registry import OBJECTIVES, PLANNERS, SELECTORS
 
-ADVANTAGES: dict[ObjectiveName, AdvantageName] = {"rloo": "rloo", "dr-grpo": "dr_grpo", "grpo": "grpo"}
-LOSSES: tuple[ObjectiveName, ...] = ("divergence-ppo", "flowrl", "on-policy-dpo")
-WHOLE: tuple[ObjectiveName, ...] = ("flowrl", "on-policy-dpo")
-"""Losses of whole trajectories."""
-GATES: tuple[ObjectiveName, ...] = ("jackpot", "capo")
-JUDGES: tuple[ObjectiveName, ...] = ("representation-reward", "ml-irl")
-"""Learnt rewards in the verifier's place."""
+_PLACES: dict[Place, str] = {"advantages": "advantages", "loss": "the loss of a token", "reward": "the reward"}
+
+
+def declared(config: TrainConfig, place: Place | None = None) -> dict[str, ObjectiveEntry]:
+    """The objectives of a configuration by name, in its order; those that fill ``place`` if given."""
+    entries = {name: OBJECTIVES[name] for name in config.objective}
+    return {name: entry for name, entry in entries.items() if place in (None, entry.place)}
 
 
 def trains_on_preferences(config: TrainConfig) -> bool:
-    """Whether the loss is one of pairs: by name, or the representation-based reward's own."""
-    names = config.objective
-    if "on-policy-dpo" in names:
+    """Whether the loss is one of pairs: that of an objective, or the one a learnt reward brings."""
+    if any(entry.preferences for entry in declared(config, "loss").values()):
         return True
-    own = config.objective_settings.get("representation-reward", {})
-    has_other = any(name in LOSSES for name in names) or own.get("train", "preference") != "preference"
-    return "representation-reward" in names and not has_other
+    brings = [name for name, entry in declared(config, "reward").items() if entry.preferences]
+    own = config.objective_settings.get(brings[0], {}) if brings else {}
+    return bool(brings) and not declared(config, "loss") and own.get("train", "preference") == "preference"
 
 
 def check_combination(config: TrainConfig) -> None:
-    """Refuse what cannot stand together, with the reason."""
-    names = config.objective
-    places = {"advantages": (*ADVANTAGES, "gdpo"), "the loss of a token": LOSSES, "the reward": JUDGES}
-    for place, allowed in places.items():
-        both = [name for name in names if name in allowed]
-        if len(both) > 1:
-            raise refused(config, f"{' and '.join(both)} both say {place}", "choose one of them")
+    """Refuse what cannot stand together, with the reason.
+
+    Raises:
+        ConfigError: two objectives fill one place, or contradict each other, the planner or the selector.
+    """
+    for place, what in _PLACES.items():
+        if len(both := list(declared(config, place))) > 1:
+            raise refused(config, f"{' and '.join(both)} both say {what}", "choose one of them")
+    advantages = list(declared(config, "advantages"))
+    judges, gates = list(declared(config, "reward")), list(declared(config, "gate"))
+    combined = [name for name in advantages if OBJECTIVES[name].make is not None]
     is_preference = trains_on_preferences(config)
-    whole_names = [*(name for name in names if name in WHOLE)]
-    for whole in whole_names or (["representation-reward"] if is_preference else []):
-        if others := [n for n in names if n in GATES or n == "gdpo"]:
-            reason = f"{whole}'s loss is of whole trajectories, {others[0]} is made for policy gradients"
+    whole = [name for name, entry in declared(config).items() if entry.whole] or judges * is_preference
+    for name in whole:
+        if others := gates + combined:
+            reason = f"{name}'s loss is of whole trajectories, {others[0]} is made for policy gradients"
             raise refused(config, reason, "drop one")
         if config.aggregation == "token_mean":
-            reason = f"{whole}'s loss is of whole trajectories, token_mean divides it by tokens"
+            reason = f"{name}'s loss is of whole trajectories, token_mean divides it by tokens"
             raise refused(config, reason, "use prompt_mean")
-    if is_preference and (others := [n for n in names if n in ADVANTAGES]):
-        raise refused(config, f"preferences are made of rewards, not of {others[0]}'s advantages", "drop one")
-    if is_preference and config.select == "completion-pruning":
-        reason = "completion-pruning weighs single rollouts, a preference is of two"
+    if is_preference and advantages:
+        reason = f"preferences are made of rewards, not of {advantages[0]}'s advantages"
+        raise refused(config, reason, "drop one")
+    needs = None if config.select is None else SELECTORS[config.select].needs
+    if is_preference and needs is not None and needs.weighs_single:
+        reason = f"{config.select} weighs single rollouts, a preference is of two"
         raise refused(config, reason, "leave the selector out")
-    if (judges := [n for n in names if n in JUDGES]) and ("gdpo" in names or config.rewards != ("correctness",)):
+    if judges and (combined or config.rewards != ("correctness",)):
         raise refused(config, f"{judges[0]} says itself what the reward is", "leave gdpo and --rewards out")
-    _check_beside_planner(config)
-    if config.select == "contextual-bandit" and (config.actor != "current" or {*names} & {*LOSSES, *GATES, *JUDGES}):
+    _check_beside_planner(config, is_preference)
+    others = [name for name, entry in declared(config).items() if entry.place != "advantages"]
+    if needs is not None and needs.looks_back and (config.actor != "current" or others):
         raise refused(config, "rollouts of earlier steps have other old policies", "leave the objective out")
 
 
-def _check_beside_planner(config: TrainConfig) -> None:
+def _check_beside_planner(config: TrainConfig, is_preference: bool) -> None:
     """Refuse other advantages or rewards where the planner's method brings its own."""
-    names, planner = config.objective, config.planner
-    others = [n for n in names if n in (*ADVANTAGES, "gdpo", *WHOLE) and n != config.estimator.replace("_", "-")]
-    if planner == "vip-second-look" and trains_on_preferences(config):
-        others = others or ["representation-reward"]
-    if planner == "vip-second-look" and others:
-        raise refused(config, f"the loss of a second look has its own advantages, not {others[0]}'s", "use vip")
-    if planner in ("reinforce-ada", "reinforce-ada-est") and others:
+    planner, contract = config.planner, PLANNERS[config.planner].contract
+    brings = frozenset() if contract.selects is None else contract.selects.brings
+    judges, entries = list(declared(config, "reward")), declared(config)
+    others = [n for n, e in entries.items() if (e.place == "advantages" and n != config.estimator) or e.whole]
+    if contract.own_advantages is not None:
+        others = others or judges * is_preference
+        if others:
+            raise refused(config, f"the loss of a second look has its own advantages, not {others[0]}'s", "use vip")
+    if ("advantages" in brings or contract.baselines) and others:
         raise refused(config, f"{planner} has its own advantages, not {others[0]}'s", "use another planner")
-    judges = [name for name in names if name in JUDGES]
-    if planner == "oracle" and judges:
-        raise refused(config, f"oracle knows the verifier's success, not {judges[0]}'s", "use another planner")
-    if planner not in ("optpo", "reinforce-ada", "reinforce-ada-est"):
+    if "success_probability" in PLANNERS[planner].needs and judges:
+        raise refused(config, f"{planner} knows the verifier's success, not {judges[0]}'s", "use another planner")
+    if not brings:
         return
     if judges:
         raise refused(config, f"{planner} and {judges[0]} both say what the rewards are", "use another planner")
-    if "gdpo" in names or config.rewards != ("correctness",):
+    combines = any(entry.make is not None for entry in declared(config, "advantages").values())
+    if combines or config.rewards != ("correctness",):
         raise refused(config, f"{planner} says itself what the rewards are", "use another planner")
 
 
 def refused(config: TrainConfig, reason: str, fix: str) -> ConfigError:
     """The error that says what stands against a combination."""
+    places: dict[str, list[str]] = {}
+    for name, entry in OBJECTIVES:
+        places.setdefault(entry.place, []).append(name)
+    *single, gates = (places[place] for place in ("advantages", "loss", "reward", "gate"))
     return ConfigError(
         f"these cannot be combined: {reason}",
         got=f"objective {' '.join(config.objective) or 'of the estimator'}, planner {config.planner}, "
         f"select {config.select}",
-        allowed="one of grpo, dr-grpo, rloo, gdpo; one of divergence-ppo, flowrl, on-policy-dpo; "
-        "one of representation-reward, ml-irl; jackpot and capo beside them",
+        allowed="; ".join(f"one of {', '.join(names)}" for names in single) + f"; {' and '.join(gates)} beside them",
         fix=fix,
     )

@@ -18,15 +18,17 @@ import numpy.typing as npt
 import torch
 
 from allotment.allocation import allocate_exact
-from allotment.config import GradientVarianceConfig
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
+from allotment.lab.config import MEASUREMENT, YARDSTICKS, GradientVarianceConfig
 from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.history import past_steps
-from allotment.lab.planners import NAMES, make_planner
+from allotment.lab.planners import make_planner
 from allotment.lab.scores import random_directions, scores, sketch_named
+from allotment.planning.contract import refused, works_with
 from allotment.planning.success import SuccessPlanner
 from allotment.pricing import TablePrice
+from allotment.registry import PLANNERS
 from allotment.tasks.countdown import mixture_of
 from allotment.tasks.mixture import Problem
 from allotment.types import FloatArray, IntArray
@@ -138,9 +140,9 @@ def _counts(
     if name == "uniform-2x":
         return np.full(len(problems), 2 * mean)
     if name == "neyman":
-        grid_K1 = np.arange(2, config.upper + 1)[:, None]
+        grid_K1 = np.arange(2, config.bounds[1] + 1)[:, None]
         price = TablePrice(np.ascontiguousarray(known.variance(grid_K1).T), minimum_count=2)
-        return allocate_exact(price, budget, lower=config.lower, upper=config.upper).counts
+        return allocate_exact(price, budget, lower=config.bounds[0], upper=config.bounds[1]).counts
     planner = planners[name]
     plan = planner.ask([p.id for p in problems])
     planner.cancel(plan)
@@ -152,24 +154,26 @@ def _informed_planners(
 ) -> dict[str, SuccessPlanner]:
     """The planners, each having observed the same history of every prompt of the pool."""
     progress(f"history: {config.history} rollouts of each of {len(pool)} prompts")
-    needs_scores = "vip-moments" in config.planners
+    named = [name for name in config.planners if name not in YARDSTICKS]
+    needs_scores = any("scores" in PLANNERS[name].contract.told for name in named)
     sketch = sketch_named(config.sketch, lab, config.sketches, config.seed) if needs_scores else None
     history = list(past_steps(lab, pool, config.history, config.seed, sketch))
     planners: dict[str, SuccessPlanner] = {}
-    for name in config.planners:
-        if name in NAMES:
-            planner = make_planner(
-                name,
-                lab,
-                pool,
-                budget=config.rollouts_per_prompt * config.prompts,
-                bounds=(config.lower, config.upper),
-                seed=config.seed,
-            )
-            assert isinstance(planner, SuccessPlanner)
-            for step in history:
-                step.teach(planner)
-            planners[name] = planner
+    for name in named:
+        planner = make_planner(
+            name,
+            lab,
+            pool,
+            budget=config.rollouts_per_prompt * config.prompts,
+            bounds=config.bounds,
+            seed=config.seed,
+        )
+        if not isinstance(planner, SuccessPlanner):
+            works = works_with(MEASUREMENT)
+            raise refused(PLANNERS, name, MEASUREMENT, "its past is told in counts of successes", works)
+        for step in history:
+            step.teach(planner)
+        planners[name] = planner
     return planners
 
 

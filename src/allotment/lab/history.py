@@ -9,7 +9,6 @@ import numpy as np
 
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.lab.scores import Sketch
-from allotment.planning import VIP
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction.moments import ScoreVisit
 from allotment.tasks.mixture import Problem
@@ -37,7 +36,7 @@ class PastStep:
         groups_N, is_success_N = self.rollouts.group_N.numpy(), self.rollouts.rewards_N > 0
         trials_Q = np.bincount(groups_N, minlength=len(self.ids))
         planner.predictor.observe(self.ids, np.bincount(groups_N[is_success_N], minlength=len(self.ids)), trials_Q)
-        if self.scores_NK is not None and isinstance(planner, VIP) and planner.moments is not None:
+        if self.scores_NK is not None and planner.moments is not None:
             planner.moments.observe(ScoreVisit.of(self.ids, groups_N, is_success_N, self.scores_NK))
 
 

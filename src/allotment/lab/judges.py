@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
-from allotment.config import TrainConfig
-from allotment.lab.combinations import JUDGES
+from allotment.lab.combinations import declared
+from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab, Rollouts
 from allotment.lab.objectives import judge_settings, made
 from allotment.lab.step_rows import Metrics
@@ -44,17 +44,8 @@ def make_judge(config: TrainConfig, lab: Lab, mixture: Mixture) -> Judge | None:
     Raises:
         ConfigError: it does not know a setting, or finds nothing to learn from.
     """
-    name = next((name for name in config.objective if name in JUDGES), None)
-    if name is None:
-        return None
-    if name == "ml-irl":
-        from allotment.lab.ml_irl import MaximumLikelihoodIRL
-
-        constructor: Any = MaximumLikelihoodIRL
-    else:
-        from allotment.lab.representation_reward import RepresentationReward
-
-        constructor = RepresentationReward
-    settings = {str(name): judge_settings(config, name)}
-    judge: Judge = made(name, constructor, settings, lab=lab, mixture=mixture, seed=config.seed)
-    return judge
+    for name, entry in declared(config, "reward").items():
+        settings = {name: judge_settings(config, name)}
+        judge: Judge = made(name, entry.make, settings, lab=lab, mixture=mixture, seed=config.seed)
+        return judge
+    return None

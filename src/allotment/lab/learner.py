@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from allotment.config import TrainConfig
 from allotment.lab.checkpoint import load_optimizer, load_parameters, optimizer_state, parameters_state
+from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab, Rollouts
 from allotment.lab.objectives import make_objective
 from allotment.lab.step_rows import Metrics

@@ -8,14 +8,16 @@ from typing import Any
 
 from torch import nn
 
-from allotment.config import ObjectiveName, TrainConfig
 from allotment.errors import ConfigError
-from allotment.lab.combinations import ADVANTAGES, LOSSES, check_combination, refused, trains_on_preferences
+from allotment.lab.combinations import check_combination, declared, refused, trains_on_preferences
+from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab
 from allotment.learning import AdvantageName
 from allotment.learning.record import Need, TokenGate, TokenObjective
 from allotment.learning.surrogate import Surrogate
 from allotment.methods.objectives.gdpo import GDPO
+from allotment.planning.making import parameters
+from allotment.registry import OBJECTIVES
 
 _PREFERENCE = {"beta": 0.15, "pairs": "extreme", "alpha": 7.5}
 """How a representation-based reward trains; the first and the last can be set."""
@@ -54,53 +56,44 @@ def make_objective(config: TrainConfig, lab: Lab) -> Objective:
         ConfigError: two names fill one place, cannot stand beside each other or beside the planner, or a setting is
             of none of them.
     """
-    names = config.objective
     settings = _settings(config)
     check_combination(config)
-    advantage: AdvantageName = next((ADVANTAGES[n] for n in names if n in ADVANTAGES), _default_advantage(config))
-    loss: TokenObjective = made("surrogate", Surrogate, settings)
-    if "divergence-ppo" in names:
-        from allotment.methods.objectives.divergence import DivergencePPO
-
-        loss = made("divergence-ppo", DivergencePPO, settings)
-    if "flowrl" in names:
-        from allotment.methods.objectives.flowrl import FlowRL
-
-        loss = made("flowrl", FlowRL, settings, width=lab.policy.size.width, seed=config.seed)
-    if "on-policy-dpo" in names:
-        from allotment.methods.objectives.preference import Preference
-
-        loss = made("on-policy-dpo", Preference, settings)
-    elif trains_on_preferences(config):
-        from allotment.methods.objectives.preference import Preference
-
-        own = settings.get("representation-reward", {})
-        chosen = {name: own.get(name, value) for name, value in _PREFERENCE.items()}
-        loss = made("representation-reward", Preference, {"representation-reward": chosen})
-    gates: dict[str, TokenGate] = {}
-    if "jackpot" in names:
-        from allotment.methods.objectives.jackpot import Jackpot
-
-        gates["jackpot"] = made("jackpot", Jackpot, settings)
-        if getattr(loss, "anchor", "old") == "rollout":
-            reason = "divergence-ppo and jackpot both weigh by the ratio to the rollout policy"
-            raise refused(config, reason, 'give divergence-ppo the setting "anchor": "old"')
-    if "capo" in names:
-        from allotment.methods.objectives.capo import CAPO
-
-        gates["capo"] = made("capo", CAPO, settings)
-    gdpo: GDPO | None = made("gdpo", GDPO, settings, rewards=config.rewards) if "gdpo" in names else None
-    return Objective(advantage, gdpo, loss, gates)
+    offered = {"width": lab.policy.size.width, "seed": config.seed, "rewards": config.rewards}
+    losses = {name: made(name, entry.make, settings, **offered) for name, entry in declared(config, "loss").items()}
+    gates = {name: made(name, entry.make, settings, **offered) for name, entry in declared(config, "gate").items()}
+    loss: TokenObjective = next(iter(losses.values()), None) or _usual_loss(config, settings)
+    if "jackpot" in gates and getattr(loss, "anchor", "old") == "rollout":
+        reason = "divergence-ppo and jackpot both weigh by the ratio to the rollout policy"
+        raise refused(config, reason, 'give divergence-ppo the setting "anchor": "old"')
+    combining = {n: e for n, e in declared(config, "advantages").items() if e.make is not None}
+    gdpo: GDPO | None = next((made(n, e.make, settings, **offered) for n, e in combining.items()), None)
+    return Objective(_advantage(config), gdpo, loss, gates)
 
 
-def _default_advantage(config: TrainConfig) -> AdvantageName:
-    """FlowRL's reward is the standardised one; preferences are made of differences of rewards, as they are."""
+def _usual_loss(config: TrainConfig, settings: Mapping[str, dict[str, Any]]) -> TokenObjective:
+    """Where no objective says the loss: preferences for a learnt reward that trains so, else the clipped surrogate."""
+    loss: TokenObjective
     if trains_on_preferences(config):
-        return "dr_grpo"
-    return "grpo" if "flowrl" in config.objective else config.estimator
+        name = next(iter(declared(config, "reward")))
+        own = settings.get(name, {})
+        chosen = {key: own.get(key, value) for key, value in _PREFERENCE.items()}
+        loss = made(name, OBJECTIVES["on-policy-dpo"].make, {name: chosen})
+    else:
+        loss = made("surrogate", Surrogate, settings)
+    return loss
 
 
-def judge_settings(config: TrainConfig, name: ObjectiveName) -> dict[str, Any]:
+def _advantage(config: TrainConfig) -> AdvantageName:
+    """The estimator that an objective is, or that its loss is made for; else that of the run.
+
+    FlowRL's reward is the standardised one; preferences are made of differences of rewards, as they are.
+    """
+    named = [entry.advantage for place in ("advantages", "loss") for entry in declared(config, place).values()]
+    usual: AdvantageName = "dr_grpo" if trains_on_preferences(config) else config.estimator
+    return next((name for name in named if name is not None), usual)
+
+
+def judge_settings(config: TrainConfig, name: str) -> dict[str, Any]:
     """The settings of a learnt reward, without those of the loss that it brings.
 
     Raises:
@@ -122,7 +115,7 @@ def judge_settings(config: TrainConfig, name: ObjectiveName) -> dict[str, Any]:
 
 def _settings(config: TrainConfig) -> dict[str, dict[str, Any]]:
     settings = config.objective_settings
-    has_loss = any(name in LOSSES for name in config.objective)
+    has_loss = bool(declared(config, "loss"))
     allowed = [*config.objective, *([] if has_loss else ["surrogate"])]
     for name, values in settings.items():
         if name not in allowed or not isinstance(values, dict):
@@ -135,18 +128,20 @@ def _settings(config: TrainConfig) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def made(name: str, constructor: Any, settings: Mapping[str, dict[str, Any]], **given: Any) -> Any:
-    """A part of an objective with its settings.
+def made(name: str, make: Any, settings: Mapping[str, dict[str, Any]], **offered: Any) -> Any:
+    """A part of an objective from its settings, and what it takes of what is offered.
 
     Raises:
         ConfigError: it does not know one of them.
     """
+    own = settings.get(name, {})
+    taken = parameters(make)
     try:
-        return constructor(**given, **settings.get(name, {}))
+        return make(**{key: value for key, value in offered.items() if key in taken and key not in own}, **own)
     except (TypeError, AttributeError) as error:
         raise ConfigError(
             f"the objective {name!r} cannot be made with these settings",
             got=error,
-            allowed=f"the arguments of {constructor.__module__}.{constructor.__name__}",
+            allowed=f"the arguments of {make.__module__}.{make.__name__}",
             fix="correct the setting's name",
         ) from error

@@ -1,61 +1,23 @@
-"""The planners that the lab's command line names."""
+"""Planners of the lab: what it offers them, and what chooses among a step's rollouts."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, get_args
+from typing import Any
 
-import numpy as np
-from scipy.special import logit
-
-from allotment.config import CHOOSE_PROMPTS, MethodName, PlannerName, TrainConfig
 from allotment.errors import ConfigError
+from allotment.lab.config import CAPABILITY, TrainConfig
 from allotment.lab.embeddings import prompt_embeddings
 from allotment.lab.generation import Lab
-from allotment.planning import VIP, Planner
-from allotment.planning.named import make_planner as named_planner
-from allotment.prediction import (
-    DiscountedCounts,
-    HierarchicalRegression,
-    LengthPredictor,
-    Predictor,
-    default_predictor,
-    text_features,
-)
-from allotment.selection import ImportanceWeights, Selector
-from allotment.selection.chain import Chain
-from allotment.selection.named import make_selector
-from allotment.state import State
+from allotment.planning import Planner
+from allotment.planning import make_planner as planner_by_name
+from allotment.planning.contract import check_planner_name, check_selector_name
+from allotment.planning.making import parameters
+from allotment.prediction import text_features
+from allotment.registry import PLANNERS, SELECTORS
+from allotment.selection import Selector, make_selector
 from allotment.tasks.mixture import Problem
-from allotment.types import Posterior, PromptIds
-
-NAMES: tuple[PlannerName, ...] = get_args(PlannerName)
-"""Planners whose counts are a function of what they have observed."""
-METHODS: tuple[MethodName, ...] = get_args(MethodName)
-"""Planners that also say how their rollouts are trained on, go in rounds, or choose among the prompts."""
-
-
-class Oracle:
-    """A predictor that knows: the exact success probability under the current policy."""
-
-    def __init__(self, lab: Lab, problems: Sequence[Problem]) -> None:
-        self._lab, self._problems = lab, {p.id: p for p in problems}
-
-    def predict(self, ids: PromptIds) -> Posterior:
-        """The exact success probability of each prompt, without uncertainty; [Q]."""
-        p_Q = self._lab.success_probability([self._problems[str(i)] for i in ids])
-        mean_Q = logit(np.clip(p_Q, 1e-9, 1 - 1e-9))
-        return Posterior(mean_Q, np.zeros_like(mean_Q))
-
-    def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
-        """Nothing to learn."""
-
-    def state_dict(self) -> State:
-        """Nothing to save."""
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        """Nothing to restore."""
+from allotment.types import FloatArray, PromptId
 
 
 def make_planner(
@@ -63,91 +25,56 @@ def make_planner(
     lab: Lab,
     problems: Sequence[Problem],
     *,
-    budget: int,
-    bounds: tuple[int, int],
-    estimator: str = "rloo",
     tokens_per_rollout: float = 1.0,
-    seed: int = 0,
-    prompts: int | None = None,
-    **method: Any,
+    trained_prompts: int | None = None,
+    **settings: Any,
 ) -> Planner:
     """The planner of that name over ``problems``.
 
     Args:
-        name: one of :data:`NAMES` or :data:`METHODS`, or ``"vip-second-look"``, ``"vip-tokens"``.
+        name: one of ``PLANNERS.names``.
         lab: whose policy the oracle looks into.
         problems: every prompt that will be asked.
-        budget: rollouts of a step.
-        bounds: least and most rollouts of a prompt.
-        estimator: ``"rloo"`` or ``"dr_grpo"``.
         tokens_per_rollout: for a token budget, what a rollout is expected to take before any is seen.
-        seed: breaks ties.
-        prompts: how many of the prompts asked get rollouts, for planners that choose among them.
-        method: further settings of the planner's class.
+        trained_prompts: how many of the prompts asked get rollouts, for planners that choose among them.
+        settings: ``budget``, ``bounds``, ``estimator``, ``seed`` and further ones of the planner.
 
     Raises:
         ConfigError: there is no planner of that name, or it does not know a setting.
     """
-    settings: dict[str, Any] = {"budget": budget, "bounds": bounds, "estimator": estimator}
-    ids = [p.id for p in problems]
-    questions = [p.question for p in problems]
+    name = check_planner_name(name, CAPABILITY)
+    by_id = {p.id: p for p in problems}
 
-    def described() -> dict[str, Any]:
-        return {"embeddings": prompt_embeddings(questions), "ids": ids, "features": text_features(questions)}
+    def success_probability(ids: tuple[PromptId, ...]) -> FloatArray:
+        return lab.success_probability([by_id[str(i)] for i in ids])
 
-    if isinstance(method.get("predictor"), str):
-        method["predictor"] = _predictor_named(method["predictor"], described())
-    match name:
-        case "vip-second-look":
-            return VIP(**settings, **described(), rounds=2, seed=seed, **method)
-        case "vip-tokens":
-            model = HierarchicalRegression(**described())
-            lengths = LengthPredictor(typical_length=tokens_per_rollout, model=model)
-            tokens = int(budget * tokens_per_rollout)
-            return VIP(
-                **{**settings, "budget": tokens}, **described(), unit="tokens", lengths=lengths, seed=seed, **method
-            )
-        case "oracle":
-            return VIP(**settings, predictor=Oracle(lab, problems), seed=seed, **method)
-        case _ if name in CHOOSE_PROMPTS:
-            return named_planner(name, **settings, seed=seed, prompts=prompts, **method)
-        case _ if name in NAMES or name in METHODS:
-            return named_planner(name, **settings, **described(), seed=seed, **method)
-    raise ConfigError(
-        "unknown planner",
-        got=repr(name),
-        allowed=f"{', '.join(NAMES)}, {', '.join(METHODS)}, vip-second-look, vip-tokens",
-        fix="choose one of them",
-    )
-
-
-def _predictor_named(name: str, described: dict[str, Any]) -> Predictor:
-    """The belief that a planner starts from, where its settings name one."""
-    if name == "vip":
-        return default_predictor(*described.values())
-    if name == "counts":
-        return DiscountedCounts()
-    raise ConfigError("unknown predictor", got=repr(name), allowed="vip, counts", fix="choose one, or leave it out")
+    offered: dict[str, Any] = {"tokens_per_rollout": tokens_per_rollout, "success_probability": success_probability}
+    if trained_prompts is not None:
+        offered["trained_prompts"] = trained_prompts
+    if "embeddings" in parameters(PLANNERS[name].make) or isinstance(settings.get("predictor"), str):
+        questions = [p.question for p in problems]
+        offered |= {"embeddings": prompt_embeddings(questions), "ids": list(by_id)}
+        offered["features"] = text_features(questions)
+    return planner_by_name(name, offered=offered, **settings)
 
 
 def make_training_selector(planner: Planner, config: TrainConfig) -> Selector | None:
-    """What chooses among a step's rollouts: the planner's own way, the one of the configuration, or both in turn.
+    """What chooses among a step's rollouts: the planner's own way, or the one of the configuration.
 
     Raises:
-        ConfigError: the two cannot be combined, or a setting is not known.
+        ConfigError: both are named, or a setting is not known.
     """
-    own: Selector | None = getattr(planner, "selector", None)
     if config.select is None:
-        return own
-    chosen = make_selector(config.select, **{"seed": config.seed, **config.select_settings})
-    if config.planner == "vip-second-look":
+        return planner.selector
+    if planner.contract.own_advantages is not None:
         reason = "the loss of a step in two rounds takes every rollout of both"
-    elif own is None:
-        return chosen
-    elif isinstance(own, ImportanceWeights) and chosen.window == 1:
-        return Chain(own, chosen)
-    else:
+    elif planner.selector is not None:
         reason = f"{config.planner} says itself which rollouts are trained on and how they count"
+    elif planner.contract.weights and SELECTORS[config.select].needs.looks_back:
+        reason = "the weights of a step's prompts are not those of the steps before"
+    else:
+        entry = check_selector_name(config.select, CAPABILITY)
+        return make_selector(entry, config.select, **{"seed": config.seed, **config.select_settings})
     raise ConfigError(
         f"--select {config.select} cannot be combined with --planner {config.planner}: {reason}",
         got=f"planner {config.planner}, select {config.select}",

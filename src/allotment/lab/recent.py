@@ -14,7 +14,6 @@ from allotment.lab.generation import Lab, Rollouts
 from allotment.selection import Scored
 from allotment.state import State, decode_json, encode_json
 from allotment.tasks.mixture import Problem
-from allotment.types import Plan
 
 
 @dataclass(frozen=True)
@@ -55,13 +54,9 @@ class Recent:
             first += len(visit.problems)
         return Rollouts.concatenate(parts)
 
-    def scored(self, lab: Lab, advantages_N: Tensor, plan: Plan, progress: float) -> Scored:
-        """What a selector sees; ``advantages_N`` of :attr:`rollouts`, ``plan`` the first of the newest step."""
+    def scored(self, lab: Lab, advantages_N: Tensor, progress: float) -> Scored:
+        """What a selector sees; ``advantages_N`` of :attr:`rollouts`."""
         rollouts, newest = self.rollouts, self.visits[-1]
-        keep_Q = plan.keep_probability
-        if keep_Q is not None:  # in the order of the batch
-            row = {prompt: i for i, prompt in enumerate(plan.prompt_ids)}
-            keep_Q = keep_Q[[row[p.id] for p in newest.problems]]
         lengths_N = rollouts.mask_NT.sum(1)
         return Scored(
             step=newest.step,
@@ -77,8 +72,6 @@ class Recent:
             numbers_N=np.concatenate([v.first_number + np.arange(len(v.rollouts)) for v in self.visits]),
             clip_fractions_N=self._clip_fractions(lab, rollouts, len(newest.rollouts)),
             answers_N=rollouts.answers_N,
-            keep_probability_Q=keep_Q,
-            asked=len(newest.problems),
         )
 
     def _clip_fractions(self, lab: Lab, rollouts: Rollouts, new: int) -> np.ndarray[Any, np.dtype[np.float64]]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from allotment.config import RewardName
+from allotment.lab.config import RewardName
 from allotment.lab.generation import Lab, Rollouts
 
 VOWELS = frozenset("aeiou")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.func import functional_call, grad, vmap
 
-from allotment.config import SketchName
+from allotment.lab.config import SketchName
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.learning import SketchDirections
 from allotment.tasks.mixture import Problem

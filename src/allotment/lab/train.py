@@ -13,10 +13,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.actors import Learnt, make_actor
 from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
+from allotment.lab.config import CAPABILITY, TrainConfig
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.lab.judges import make_judge
 from allotment.lab.learner import Learner
@@ -26,15 +26,23 @@ from allotment.lab.rewards import named_rewards
 from allotment.lab.scores import sketch_named
 from allotment.lab.solutions import many_answers
 from allotment.lab.step_rows import Metrics, rollout_rows, step_metrics
-from allotment.learning import Length, advantage_estimator, group, rollout_weights, second_look_advantages
+from allotment.learning import (
+    Length,
+    advantage_estimator,
+    baseline_advantages,
+    group,
+    rollout_weights,
+    second_look_advantages,
+)
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.planning import Planner
+from allotment.planning.contract import check_planner
 from allotment.run_logs.directory import RunDirectory
 from allotment.selection import Selection, check_selection, emptied_groups
 from allotment.state import State
 from allotment.tasks.countdown import mixture_of
 from allotment.tasks.mixture import Mixture, Problem
-from allotment.types import IntArray, Plan
+from allotment.types import FloatArray, IntArray, Plan
 
 
 @dataclass
@@ -66,14 +74,15 @@ class Trainer:
             self.lab,
             self.mixture.pool,
             budget=config.budget,
-            bounds=(config.lower, config.upper),
+            bounds=config.bounds,
             estimator=config.estimator,
             tokens_per_rollout=config.tokens_per_rollout,
             seed=config.seed,
-            prompts=config.prompts_per_step,
+            trained_prompts=config.prompts_per_step,
             **config.planner_settings,
         )
-        has_use = config.planner == "vip-moments"
+        check_planner(self.planner, CAPABILITY)
+        has_use = "scores" in self.planner.contract.told
         self.sketch = sketch_named(config.sketch, self.lab, config.sketches, config.seed) if has_use else None
         self.selector = make_training_selector(self.planner, config)
         self.recent = Recent(1 if self.selector is None else self.selector.window)
@@ -127,12 +136,12 @@ class Trainer:
             if self.planner.done:
                 break
         rollouts = Rollouts.concatenate(parts)
-        look = _second_look(plans, parts, row_of)
-        if look is None:
-            learning = self.learn(Visit(step, tuple(problems), rollouts, self.totals.rollouts), plans[0])
-        else:
+        if self.planner.contract.own_advantages == "second_look":
+            look = _second_look(plans, parts, row_of)
             advantages_N = second_look_advantages(self.rewards(rollouts), rollouts.group_N, *look)
             learning = self.update(problems, rollouts, advantages_N, self.loss_weights(rollouts))
+        else:
+            learning = self.learn(Visit(step, tuple(problems), rollouts, self.totals.rollouts), plans[0])
         if self.judge is not None:
             learning |= self.judge.learn(problems, rollouts)
         self.totals.rollouts += len(rollouts)
@@ -166,10 +175,11 @@ class Trainer:
         """Select among the rollouts of the step (and of those before it, where the selector looks back) and update."""
         self.recent.add(visit)
         problems, rollouts = self.recent.problems, self.recent.rollouts
-        advantages_N = self.advantages(rollouts)
+        beliefs = Beliefs.of(plan, {p.id: row for row, p in enumerate(visit.problems)}, rollouts.group_N)
+        advantages_N = self.advantages(rollouts, beliefs)
         if self.selector is None:
-            return self.update(problems, rollouts, advantages_N, self.loss_weights(rollouts))
-        scored = self.recent.scored(self.lab, advantages_N, plan, visit.step / self.config.steps)
+            return self.update(problems, rollouts, advantages_N, beliefs.weighted(self.loss_weights(rollouts)))
+        scored = self.recent.scored(self.lab, advantages_N, visit.step / self.config.steps)
         selection = check_selection(self.selector.select(scored), scored)
         kept_N = torch.from_numpy(selection.is_kept)
         metrics = {
@@ -179,12 +189,16 @@ class Trainer:
         }
         if not kept_N.any():
             return {**metrics, "loss": 0.0, "gradient_norm": 0.0}
-        advantages_N, weights_NT = self._selected(rollouts, selection)
+        advantages_N, weights_NT = self._selected(rollouts, selection, beliefs)
+        weights_NT = beliefs.weighted(weights_NT)
         return {**metrics, **self.update(problems, rollouts.take(kept_N), advantages_N[kept_N], weights_NT[kept_N])}
 
-    def advantages(self, rollouts: Rollouts) -> torch.Tensor:
-        """[N] advantages within whole groups, by the objective of the run."""
+    def advantages(self, rollouts: Rollouts, beliefs: Beliefs) -> torch.Tensor:
+        """[N] advantages within whole groups, by the objective of the run or against the plan's baselines."""
         objective = self.learner.objective
+        if beliefs.baseline_N is not None and beliefs.share_N is not None:
+            given = self.rewards(rollouts), rollouts.group_N
+            return baseline_advantages(*given, beliefs.baseline_N, beliefs.share_N)
         if objective.gdpo is not None:
             lengths_N = rollouts.mask_NT.sum(1)
             return objective.gdpo.advantages(self._named_rewards(rollouts), rollouts.group_N, lengths_N)
@@ -223,16 +237,15 @@ class Trainer:
         rewards = self._named_rewards(rollouts)
         return {f"reward_{name}": groups.means(reward_N).mean().item() for name, reward_N in rewards.items()}
 
-    def _selected(self, rollouts: Rollouts, selection: Selection) -> tuple[torch.Tensor, torch.Tensor]:
+    def _selected(
+        self, rollouts: Rollouts, selection: Selection, beliefs: Beliefs
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Advantages [N] and loss weights [N, T] of a selection."""
-        gdpo = self.learner.objective.gdpo
-        if gdpo is not None and selection.baseline == "kept":
-            kept_N = torch.from_numpy(selection.is_kept)
+        if self.learner.objective.gdpo is not None or beliefs.baseline_N is not None:
+            among_N = torch.from_numpy(selection.is_kept | (selection.baseline == "generated"))
             advantages_N = torch.zeros(len(rollouts))
-            advantages_N[kept_N] = self.advantages(rollouts.take(kept_N))
+            advantages_N[among_N] = self.advantages(rollouts.take(among_N), beliefs.take(among_N))
             selection = replace(selection, advantages_N=advantages_N.double().numpy())
-        elif gdpo is not None:
-            selection = replace(selection, advantages_N=self.advantages(rollouts).double().numpy())
         return selected_advantages_and_weights(
             self.rewards(rollouts),
             rollouts.group_N,
@@ -303,13 +316,49 @@ def _check_pool(pool_size: int, config: TrainConfig) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Beliefs:
+    """What a plan says of each rollout's prompt beside its count; None where it says nothing."""
+
+    factor_N: torch.Tensor | None = None
+    """[N] factor in the loss."""
+    baseline_N: torch.Tensor | None = None
+    """[N] mean reward believed before the step."""
+    share_N: torch.Tensor | None = None
+    """[N] weight of that against the other rollouts."""
+
+    @classmethod
+    def of(cls, plan: Plan, row_of: Mapping[str, int], group_N: torch.Tensor) -> Beliefs:
+        """Those of a plan; ``group_N`` are rows of the batch."""
+
+        def spread(values_Q: FloatArray | None) -> torch.Tensor | None:
+            if values_Q is None:
+                return None
+            by_row = torch.zeros(len(row_of), dtype=torch.float64)
+            by_row[[row_of[str(i)] for i in plan.prompt_ids]] = torch.from_numpy(values_Q)
+            return by_row[group_N].float()
+
+        shares_Q = plan.baseline_shares
+        if plan.baselines is not None and shares_Q is None:
+            shares_Q = np.ones(len(plan.prompt_ids))
+        factors_Q = None if plan.weights is None else plan.loss_factors(len(group(group_N)))
+        return cls(spread(factors_Q), spread(plan.baselines), spread(shares_Q))
+
+    def take(self, rows_N: torch.Tensor) -> Beliefs:
+        """Those of some rollouts."""
+        return Beliefs(*(None if v is None else v[rows_N] for v in (self.factor_N, self.baseline_N, self.share_N)))
+
+    def weighted(self, weights_NT: torch.Tensor) -> torch.Tensor:
+        """[N, T] weights of tokens in the loss, times each prompt's factor."""
+        return weights_NT if self.factor_N is None else weights_NT * self.factor_N[:, None]
+
+
 def _second_look(
     plans: list[Plan], parts: list[Rollouts], row_of: Mapping[str, int]
-) -> tuple[torch.Tensor, torch.Tensor] | None:
-    """Round and expected later rollouts of each rollout, both [N]; None where the planner knows no second look."""
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Round and expected later rollouts of each rollout, both [N]."""
     expected_Q = plans[0].expected_later
-    if expected_Q is None:
-        return None
+    assert expected_Q is not None
     by_row_Q = torch.zeros(len(row_of))
     by_row_Q[[row_of[str(i)] for i in plans[0].prompt_ids]] = torch.from_numpy(expected_Q).float()
     rounds_N = torch.cat([torch.full_like(p.group_N, plan.round) for plan, p in zip(plans, parts, strict=True)])

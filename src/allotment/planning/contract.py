@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from allotment.errors import ConfigError
-from allotment.registry import PLANNERS, SELECTORS, Registry, Row
+from allotment.registry import OBJECTIVES, PLANNERS, SELECTORS, Registry, Row
 
 if TYPE_CHECKING:
     from allotment.planning.planner import Planner
@@ -60,6 +60,10 @@ class Capability:
     in_tokens: bool = False
     any_size: bool = False
     """Whether a step may have more or fewer rollouts than the budget."""
+    leaves_out: bool = True
+    """Whether prompts may get no rollouts."""
+    selections: bool = True
+    """Whether selections are trained on."""
     weights: bool = True
     baselines: bool = True
     own_advantages: frozenset[str] = frozenset()
@@ -70,6 +74,8 @@ class Capability:
     """Whether it keeps rollouts of earlier steps."""
     offers: frozenset[str] = frozenset()
     """What it can tell a planner about prompts: ``embeddings``, ``success_probability``."""
+    objectives: frozenset[str] | None = None
+    """The objectives it has; None for all."""
 
 
 @dataclass(frozen=True)
@@ -98,6 +104,8 @@ def obstacle(needed: Contract, trainer: Capability) -> str | None:
         return "its budget is in tokens, and a step has a fixed number of rollouts"
     if not needed.is_exact and not trainer.any_size:
         return "it does not spend its budget exactly, and a step has a fixed number of rollouts"
+    if needed.leaves_out and not trainer.leaves_out:
+        return "it gives some prompts no rollouts"
     if needed.weights and not trainer.weights:
         return "its plans carry weights of prompts"
     if needed.baselines and not trainer.baselines:
@@ -110,6 +118,8 @@ def obstacle(needed: Contract, trainer: Capability) -> str | None:
 def selection_obstacle(needed: SelectorNeeds, trainer: Capability) -> str | None:
     """Why the trainer cannot carry out a selector; None if it can."""
     missing = sorted(needed.columns - trainer.columns)
+    if not trainer.selections:
+        return "it trains on a selection of its rollouts, or weighs them its own way"
     if needed.looks_back and not trainer.looks_back:
         return "it chooses among rollouts of earlier steps too"
     if missing:
@@ -176,3 +186,15 @@ def refused(kind: Registry[Any], name: str, trainer: Capability, reason: str, wo
         allowed=f"with {trainer.name}: {', '.join(works) or 'none'}",
         fix="choose one of them, or train in the lab (allotment train lab)",
     )
+
+
+def check_objective_names(names: tuple[str, ...], trainer: Capability) -> None:
+    """Refuse an objective that the trainer has not.
+
+    Raises:
+        ConfigError: with the objectives that it has.
+    """
+    for name in names:
+        if trainer.objectives is not None and name not in trainer.objectives:
+            works = tuple(other for other in OBJECTIVES.names if other in trainer.objectives)
+            raise refused(OBJECTIVES, name, trainer, "its loss is not among the trainer's", works)

@@ -151,12 +151,12 @@ class Planner(SavedPlanner):
         later = None if due is None else self._next(due)
         if due is not None and later is not None:
             plan = later
-            self._rounds.keep(replace(due, round=plan.round, is_open=True))
+            self._rounds.asked(replace(due, round=plan.round, is_open=True))
         else:
             total = self.budget if budget is None else budget
             plan = self._open(ids, total)
             if several:
-                self._rounds.open(plan, total)
+                self._rounds.open(plan, int(total))
         self._ledger.open(plan)
         self._step = max(self._step, plan.step + 1)
         return plan
@@ -216,7 +216,7 @@ class Planner(SavedPlanner):
             return self._observe(outcome)
         step = self._rounds[plan.step].told(outcome)
         if step.outcome is not None and self._next(step) is not None:
-            return self._rounds.keep(step)
+            return self._rounds.told(step)
         self._observe(outcome if step.outcome is None else step.outcome)
         return self._rounds.forget(plan.step)
 

@@ -80,8 +80,12 @@ class Rounds:
         """A step begins with the plan of its round 0."""
         self._steps[plan.step] = Step(plan.step, budget, expected_later=plan.expected_later)
 
-    def keep(self, step: Step) -> None:
-        """A round of a step was asked or told, and it goes on."""
+    def asked(self, step: Step) -> None:
+        """A further round of a step was asked."""
+        self._steps[step.number] = step
+
+    def told(self, step: Step) -> None:
+        """A round of a step was told, and it goes on."""
         self._steps[step.number] = step
         self.done = False
 
@@ -102,14 +106,14 @@ class Rounds:
             if step.outcome is not None and set(step.outcome.prompt_ids) == set(ids):
                 if budget is not None:
                     raise InvalidInputError(
-                        "a budget for a later round of a step (the second round has what the first left)",
+                        "a budget for a later round of a step",
                         got=budget,
                         allowed="none: what came back decides",
                         fix="pass the budget when the step is first asked",
                     )
                 return step.ordered(ids)
         if waiting:
-            raise _busy(f"a further round (the second look) of step {waiting[0].number} is due", ids)
+            raise _busy(f"round {waiting[0].round + 1} of step {waiting[0].number} is due", ids)
         if self._steps and not self._concurrent:
             step = next(iter(self._steps.values()))
             raise _busy(f"round {step.round} of step {step.number} is open", ids)

@@ -10,7 +10,10 @@ from allotment.errors import StateError, StateVersionError
 from allotment.planning.contract import Contract
 from allotment.planning.ledger import Ledger
 from allotment.planning.rounds import Rounds
-from allotment.state import State, Stateful, Together, check_state, load_state, save_state
+from allotment.state import State, Stateful, StateGroup, check_state, load_state, save_state
+
+PLANNER_FILE = "planner.safetensors"
+"""The planner's state inside a trainer's checkpoint."""
 
 
 class SavedPlanner(ABC):
@@ -60,7 +63,7 @@ class SavedPlanner(ABC):
         parts = dict(self._parts)
         if self.contract.several_rounds:
             parts["rounds"] = self._rounds
-        return next(iter(parts.values())) if len(parts) == 1 else Together(parts)
+        return next(iter(parts.values())) if len(parts) == 1 else StateGroup(parts)
 
     def load_state_dict(self, state: State) -> None:
         """Take over what :meth:`state_dict` gave, all or nothing; later plans are bit-identical.

@@ -52,6 +52,9 @@ class SuccessPlanner(Planner):
         """The library's default, without embeddings."""
         return default_predictor()
 
+    moments: GradientMoments | None = None
+    """The belief about scores, of planners that have one."""
+
     @abstractmethod
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
         """Split ``budget`` over the Q prompts."""

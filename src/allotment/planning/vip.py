@@ -92,15 +92,15 @@ class VIP(SuccessPlanner):
             )
         predictor = default_predictor(*about_prompts) if predictor is None else predictor
         super().__init__(predictor=predictor, success_threshold=success_threshold, **common)
-        self.price: PriceName = price if isinstance(price, str) else "gradient_moments"
-        self.unit: Unit = unit if isinstance(unit, str) else "tokens"
-        self.rounds = rounds if isinstance(rounds, int) else 2
+        self.price: PriceName = "gradient_moments" if isinstance(price, GradientMoments) else price
+        self.unit: Unit = "tokens" if isinstance(unit, LengthPredictor) else unit
+        self.rounds: int = 2 if isinstance(rounds, SecondLook) else rounds
         self.split: Split = split
         _check_options(self)
-        self.moments: GradientMoments | None = None if isinstance(price, str) else price
+        self.moments = price if isinstance(price, GradientMoments) else None
         if price == "gradient_moments":
             self.moments = GradientMoments(scale=HierarchicalRegression(embeddings, ids=ids, features=features))
-        self.lengths: LengthPredictor | None = None if isinstance(unit, str) else unit
+        self.lengths = unit if isinstance(unit, LengthPredictor) else None
         if unit == "tokens":
             self.lengths = LengthPredictor()
         self._look = rounds if isinstance(rounds, SecondLook) else SecondLook() if rounds == 2 else None
@@ -204,12 +204,12 @@ def _check_options(planner: VIP) -> None:
     known = {"price": get_args(PriceName), "split": get_args(Split), "unit": get_args(Unit), "rounds": (1, 2)}
     chosen = {name: getattr(planner, name) for name in known}
     for name, value in chosen.items():
-        clashes = [
-            f"{other}={chosen[other]!r}" for other in _OPTIONS.get((name, value), ()) if chosen[other] != _PLAIN[other]
-        ]
-        if (name, value) in _RLOO_ONLY and planner.estimator != "rloo":
+        is_known = any(type(value) is type(option) and value == option for option in known[name])
+        needs_plain = _OPTIONS.get((name, value), ()) if is_known else ()
+        clashes = [f"{other}={chosen[other]!r}" for other in needs_plain if chosen[other] != _PLAIN[other]]
+        if is_known and (name, value) in _RLOO_ONLY and planner.estimator != "rloo":
             clashes.append(f"estimator={planner.estimator!r}")
-        if value not in known[name] or clashes:
+        if not is_known or clashes:
             raise InvalidInputError(
                 f"VIP cannot have these {name}" if name == "rounds" else f"VIP cannot have this {name}",
                 got=f"{name}={value!r}" + (f" together with {', '.join(clashes)}" if clashes else ""),

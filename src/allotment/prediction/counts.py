@@ -52,9 +52,9 @@ class _RunningRate:
     @classmethod
     def from_state(cls, state: State) -> _RunningRate:
         def make() -> _RunningRate:
-            made = cls(*(state[key] for key in cls.KEYS))
-            check_setting("global_total", made.total, 0 <= made.total <= made.weight < np.inf, "0 <= total <= weight")
-            return made
+            loaded = cls(*(state[key] for key in cls.KEYS))
+            check_setting("global_total", loaded.total, 0 <= loaded.total <= loaded.weight < np.inf, "0 <= total <= weight")
+            return loaded
 
         return from_state(make)
 
@@ -105,9 +105,9 @@ class GlobalMean:
             StateError: of another kind, keys missing, or values that do not fit.
         """
         check_state(state, self.KIND, ("window", "rates"))
-        made = from_state(lambda: GlobalMean(window=state["window"]))
-        rates = array_from_state(state, "rates", (min(len(np.atleast_1d(state["rates"])), made.window),))
-        self.window, self._rates = made.window, rates
+        loaded = from_state(lambda: GlobalMean(window=state["window"]))
+        rates = array_from_state(state, "rates", (min(len(np.atleast_1d(state["rates"])), loaded.window),))
+        self.window, self._rates = loaded.window, rates
 
 
 class _RecordedCounts:
@@ -156,10 +156,10 @@ class _RecordedCounts:
             StateError: of another kind, keys missing, or values that do not fit.
         """
         check_state(state, self.KIND, (*self.SETTINGS, "ids", self.ROWS, *_RunningRate.KEYS))
-        made = from_state(lambda: self._new(**{name: state[name] for name in self.SETTINGS}))
-        made._overall = _RunningRate.from_state(state)
-        made._table = PromptTable.from_state(state, self.ROWS, *self._table.rows.shape[1:])
-        vars(self).update(vars(made))
+        loaded = from_state(lambda: self._new(**{name: state[name] for name in self.SETTINGS}))
+        loaded._overall = _RunningRate.from_state(state)
+        loaded._table = PromptTable.from_state(state, self.ROWS, *self._table.rows.shape[1:])
+        vars(self).update(vars(loaded))
 
 
 class LastValue(_RecordedCounts):

@@ -127,8 +127,8 @@ class HierarchicalModel:
         Size: O(V + M^2) for V visited prompts.
         """
         points = np.zeros((0, 0)) if self._landmarks is None else self._landmarks.points
-        own = {"seed": self.seed, **asdict(self.settings), "feature_scale": self._feature_scale.copy()}
-        return {"kind": self.KIND, **own, "landmarks": points.copy(), **self._model.state()}
+        settings = {"seed": self.seed, **asdict(self.settings), "feature_scale": self._feature_scale.copy()}
+        return {"kind": self.KIND, **settings, "landmarks": points.copy(), **self._model.state()}
 
     def load_state_dict(self, state: State) -> None:
         """Take over everything from a :meth:`state_dict`, settings included; registered embeddings stay.
@@ -138,33 +138,33 @@ class HierarchicalModel:
         """
         names = [field.name for field in fields(Settings)]
         check_state(state, self.KIND, ("seed", *names, "feature_scale", "landmarks", *Hierarchy.KEYS))
-        made = from_state(lambda: type(self)(seed=state["seed"], **{name: state[name] for name in names}))
+        loaded = from_state(lambda: type(self)(seed=state["seed"], **{name: state[name] for name in names}))
         points = array_from_state(state, "landmarks", np.shape(state["landmarks"]))
         if points.size:
-            from_state(lambda: made._use(Landmarks.at(points, bandwidth_factors(made.settings))))
-            made._prompts = EmbeddedPrompts(dimension=points.shape[1])
-        made._model.restore(state)
-        made._feature_scale = array_from_state(state, "feature_scale", (np.size(state["feature_scale"]),))
+            from_state(lambda: loaded._use(Landmarks.at(points, bandwidth_factors(loaded.settings))))
+            loaded._prompts = EmbeddedPrompts(dimension=points.shape[1])
+        loaded._model.restore(state)
+        loaded._feature_scale = array_from_state(state, "feature_scale", (np.size(state["feature_scale"]),))
         if self._prompts:
-            self._check_fits(made)
-            made._prompts = self._prompts
-        vars(self).update(vars(made))
+            self._check_fits(loaded)
+            loaded._prompts = self._prompts
+        vars(self).update(vars(loaded))
 
-    def _check_fits(self, made: HierarchicalModel) -> None:
-        """Raise :class:`StateError` unless the registered prompts can go on with the state in ``made``."""
-        dimension, learnt = (0 if each._prompts is None else each._prompts.dimension for each in (self, made))
-        if made._model.step and learnt != dimension:
+    def _check_fits(self, loaded: HierarchicalModel) -> None:
+        """Raise :class:`StateError` unless the registered prompts can go on with the state in ``loaded``."""
+        dimension, learnt = (0 if each._prompts is None else each._prompts.dimension for each in (self, loaded))
+        if loaded._model.step and learnt != dimension:
             raise StateError(
                 "the state was learnt with other embeddings than those registered",
                 got=f"embeddings of dimension {dimension}, a state of {learnt or 'none'}",
                 allowed="the embeddings, with features if any, that were registered when the state was saved",
                 fix="register those, or none where the state has none",
             )
-        if not np.array_equal(made._feature_scale, self._feature_scale):
+        if not np.array_equal(loaded._feature_scale, self._feature_scale):
             raise StateError(
                 "the registered features are scaled differently from those of the state",
                 got=f"factors {self._feature_scale.tolist()}",
-                allowed=f"{made._feature_scale.tolist()}",
+                allowed=f"{loaded._feature_scale.tolist()}",
                 fix="register the same prompts first as when the state was saved, or load before registering",
             )
 

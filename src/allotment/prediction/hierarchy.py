@@ -232,13 +232,13 @@ class Hierarchy:
         Raises:
             StateError: values that do not fit.
         """
-        own, step = self.state(), state["step"]
+        expected, step = self.state(), state["step"]
         from_state(lambda: check_setting("step", step, type(step) is int and step >= 0, "a whole number >= 0"))
         records = PromptTable.from_state(state, "records", 4)
         precision_V, step_V = records.rows[:, PRECISION], records.rows[:, STEP]
         good = (precision_V > 0).all() and (step_V >= 0).all() and (step_V < max(step, 1)).all()
         from_state(lambda: check_setting("records", "records", bool(good), "positive precisions, visits in the past"))
-        vectors = {key: array_from_state(state, key, own[key].shape) for key in ("evidence", "precision", "shift")}
+        vectors = {key: array_from_state(state, key, expected[key].shape) for key in ("evidence", "precision", "shift")}
         self.step, self._records = step, records
         candidates, known = self._candidates(), list(self._information.values())
         parts = _split(vectors["evidence"], [len(each.values) for each in candidates])

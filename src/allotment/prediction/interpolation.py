@@ -12,7 +12,7 @@ from scipy.spatial.distance import pdist
 from allotment.checks import check_setting
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, VectorArray, ids_and_vectors
 from allotment.prompts.ids import canonical_ids
-from allotment.prompts.table import grown
+from allotment.prompts.table import enlarged
 from allotment.state import State, array_from_state, check_state, from_state
 from allotment.types import FloatArray, IntArray, PromptIds
 
@@ -92,7 +92,7 @@ class Interpolation:
         """Add prompts at the prior mean; see :meth:`~allotment.prompts.embeddings.EmbeddedPrompts.register`."""
         before = len(self._prompts)
         self._prompts.register(ids, embeddings)
-        self._means = grown(self._means, len(self._prompts))
+        self._means = enlarged(self._means, len(self._prompts))
         self._means[before : len(self._prompts)] = self.prior_mean
 
     def _mean(self, ids: PromptIds) -> FloatArray:
@@ -136,10 +136,10 @@ class Interpolation:
         """
         settings = (self.LABEL_BOUND, *self.SETTINGS)
         check_state(state, self.KIND, (*settings, "ids", "embeddings", "mean"))
-        made = from_state(lambda: type(self)(**{name: state[name] for name in settings}))
-        made._prompts = EmbeddedPrompts.from_state(state)
-        made._means = array_from_state(state, "mean", (len(made._prompts),))
-        vars(self).update(vars(made))
+        loaded = from_state(lambda: type(self)(**{name: state[name] for name in settings}))
+        loaded._prompts = EmbeddedPrompts.from_state(state)
+        loaded._means = array_from_state(state, "mean", (len(loaded._prompts),))
+        vars(self).update(vars(loaded))
 
 
 def median_distance(vectors_MD: VectorArray) -> float:

@@ -91,7 +91,7 @@ class LengthPredictor:
         return np.asarray(np.exp(mean_Q + variance_Q / 2), dtype=np.float64)
 
     def observe(self, ids: PromptIds, rows_N: IntArray, lengths_N: FloatArray) -> None:
-        """Learn the lengths of N rollouts, > 0, of the prompts ``ids[rows_N]``; prompts without any are passed over."""
+        """Learn the lengths of N rollouts, > 0, of the prompts ``ids[rows_N]``; prompts without any are ignored."""
         plain = canonical_ids(ids)
         if not (np.isfinite(lengths_N) & (lengths_N > 0)).all():
             raise InvalidInputError(
@@ -141,10 +141,10 @@ class LengthPredictor:
             StateError: of another kind, keys missing, or values that do not fit.
         """
         check_state(state, self.KIND, ("typical_length", "pooled", "observed", "tokens", "recent", "model"))
-        made = from_state(lambda: LengthPredictor(typical_length=state["typical_length"]))
+        loaded = from_state(lambda: LengthPredictor(typical_length=state["typical_length"]))
         pooled, tokens, recent = (array_from_state(state, key, (2,)) for key in ("pooled", "tokens", "recent"))
         observed: Any = state["observed"]
         from_state(lambda: check_setting("observed", observed, type(observed) is int and observed >= 0, ">= 0"))
         self.model.load_state_dict(state["model"])  # the last that can fail; it is all or nothing itself
-        self.typical_length, self._observed = made.typical_length, observed
+        self.typical_length, self._observed = loaded.typical_length, observed
         self._pooled, self._tokens, self._recent = pooled, tokens, recent

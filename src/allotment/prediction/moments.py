@@ -149,10 +149,10 @@ class GradientMoments:
         within_Q2 = _shrunk_within(record_QC, scale_Q, self._pool)
         gap = max(self._pool[4] / self._pool[5], 0.0) if self._pool[5] else 0.0
         gap_Q = (record_QC[:, 4] + self.PAIRS * scale_Q * gap) / (record_QC[:, 5] + self.PAIRS)
-        own = self._sketches / (self._sketches + 1)
+        trust = self._sketches / (self._sketches + 1)
         return ScoreMoments(
-            own * within_Q2 + (1 - own) * _common_within(self._pool),
-            own * np.maximum(gap_Q, 0.0) + (1 - own) * gap,
+            trust * within_Q2 + (1 - trust) * _common_within(self._pool),
+            trust * np.maximum(gap_Q, 0.0) + (1 - trust) * gap,
         )
 
     def observe(self, visit: ScoreVisit) -> None:
@@ -205,13 +205,13 @@ class GradientMoments:
             StateError: of another kind, keys missing, or values that do not fit.
         """
         check_state(state, self.KIND, ("forgetting", "ids", "records", "pool", "sketches", "scale"))
-        made = from_state(lambda: GradientMoments(scale=self.scale, forgetting=state["forgetting"]))
-        made._records = PromptTable.from_state(state, "records", self.COLUMNS)
-        made._pool = array_from_state(state, "pool", (self.COLUMNS,))
-        made._sketches = sketches = state["sketches"]
+        loaded = from_state(lambda: GradientMoments(scale=self.scale, forgetting=state["forgetting"]))
+        loaded._records = PromptTable.from_state(state, "records", self.COLUMNS)
+        loaded._pool = array_from_state(state, "pool", (self.COLUMNS,))
+        loaded._sketches = sketches = state["sketches"]
         from_state(lambda: check_setting("sketches", sketches, type(sketches) is int and sketches >= 1, ">= 1"))
         self.scale.load_state_dict(state["scale"])  # the last that can fail; it is all or nothing itself
-        vars(self).update(vars(made))
+        vars(self).update(vars(loaded))
 
 
 def _group_sums(values_NK: FloatArray, group_N: IntArray, groups: int) -> FloatArray:

@@ -109,11 +109,11 @@ class WindowedRegression:
             StateError: of another kind, keys missing, or values that do not fit.
         """
         check_state(state, self.KIND, (*self.SETTINGS, "ids", "embeddings", "rows", "rates"))
-        made = from_state(lambda: type(self)(**{name: state[name] for name in self.SETTINGS}))
-        made._prompts = EmbeddedPrompts.from_state(state)
-        made._rows = rows_from_state(state, "rows", len(made._prompts))[-made.window :]
-        made._rates = array_from_state(state, "rates", (len(made._rows),))
-        vars(self).update(vars(made))
+        loaded = from_state(lambda: type(self)(**{name: state[name] for name in self.SETTINGS}))
+        loaded._prompts = EmbeddedPrompts.from_state(state)
+        loaded._rows = rows_from_state(state, "rows", len(loaded._prompts))[-loaded.window :]
+        loaded._rates = array_from_state(state, "rates", (len(loaded._rows),))
+        vars(self).update(vars(loaded))
 
 
 class Ridge(WindowedRegression):

@@ -52,16 +52,16 @@ def checked_settings(settings: Mapping[str, Any]) -> Settings:
     for name in settings.keys() - {"rank", "learn"}:
         is_number = isinstance(settings[name], int | float) and not isinstance(settings[name], bool)
         check_setting(name, settings[name], is_number, "a number")
-    made = Settings(**settings)
-    check_setting("rank", made.rank, isinstance(made.rank, int) and made.rank >= 1, "a whole number >= 1")
-    check_setting("memory", made.memory, made.memory > 0, "a positive number of steps, or inf")
-    check_setting("prior_mean", made.prior_mean, bool(np.isfinite(made.prior_mean)), "a finite number")
-    check_setting("learn", made.learn, isinstance(made.learn, bool), "True or False")
+    checked = Settings(**settings)
+    check_setting("rank", checked.rank, isinstance(checked.rank, int) and checked.rank >= 1, "a whole number >= 1")
+    check_setting("memory", checked.memory, checked.memory > 0, "a positive number of steps, or inf")
+    check_setting("prior_mean", checked.prior_mean, bool(np.isfinite(checked.prior_mean)), "a finite number")
+    check_setting("learn", checked.learn, isinstance(checked.learn, bool), "True or False")
     for name in ("prior_variance", "scale", "bandwidth", "unseen_variance", "prompt_variance"):
         check_setting(name, settings[name], 0 < settings[name] < np.inf, "a positive number")
     for name in ("prompt_drift", "level_drift"):
         check_setting(name, settings[name], 0 <= settings[name] < np.inf, "a number >= 0")
-    return made
+    return checked
 
 
 @dataclass(frozen=True)

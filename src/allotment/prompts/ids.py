@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -105,3 +107,13 @@ class PromptIndex:
 def index_from_state(state: State) -> PromptIndex:
     """The prompt index stored under ``ids``. Raises :class:`StateError` where that is not a list of distinct ids."""
     return from_state(lambda: PromptIndex(canonical_ids(decode_json(state["ids"]))))
+
+
+def prompt_hash(prompt: object, *, strict: bool = False) -> str:
+    """32 hexadecimal digits that name a prompt by its content, a text or a list of messages.
+
+    Raises:
+        TypeError: ``strict``, and it holds what JSON cannot say, such as an image.
+    """
+    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=None if strict else str)
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

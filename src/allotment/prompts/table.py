@@ -12,7 +12,7 @@ from allotment.state import State, array_from_state, check_state
 from allotment.types import FloatArray, PromptId
 
 
-def grown(array: FloatArray, rows: int, fill: float = 0.0) -> FloatArray:
+def enlarged(array: FloatArray, rows: int, fill: float = 0.0) -> FloatArray:
     """``array`` with room for at least ``rows`` rows, new ones set to ``fill``.
 
     The room is doubled whenever it runs out, so that adding M rows one by one costs O(M).
@@ -53,7 +53,7 @@ class PromptTable:
     def set(self, ids: Iterable[PromptId], values: FloatArray) -> None:
         """Replace the numbers of these prompts; ``values`` [Q] or [Q, K]."""
         rows_Q = self.index.add(ids)
-        self._room = grown(self._room, len(self))
+        self._room = enlarged(self._room, len(self))
         self._room[rows_Q] = values
 
     def state(self, name: str) -> State:

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from allotment.config import AnyTrainConfig, TrainedName
+from allotment.config import RunConfig
 from allotment.errors import RunDirectoryError
+from allotment.registry import PLANNERS
 from allotment.report.runs import Run, common_steps, read_run
 
 BOOKKEEPING = frozenset({"seed", "evaluate_every", "checkpoint_every"})
@@ -18,7 +19,7 @@ BOOKKEEPING = frozenset({"seed", "evaluate_every", "checkpoint_every"})
 METHOD = frozenset({"planner", "planner_settings", "candidates", "select", "select_settings"})
 """Settings that say which method runs, and are compared with plain uniform."""
 
-PLANNER_ORDER = get_args(TrainedName)
+PLANNER_ORDER = PLANNERS.built_in
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Arm:
     """By seed; at least one."""
 
     @property
-    def config(self) -> AnyTrainConfig:
+    def config(self) -> RunConfig:
         """The configuration, whose seed is that of the first run."""
         return self.runs[0].config
 
@@ -110,12 +111,12 @@ def read_study(run_directories: Sequence[Path]) -> Study:
     return Study(_arms(list(runs.values())), tuple(dict.fromkeys(repeated)))
 
 
-def setting_key(config: AnyTrainConfig, without: frozenset[str]) -> str:
+def setting_key(config: RunConfig, without: frozenset[str]) -> str:
     """A configuration as a dictionary key, some of its fields left out."""
     return config.model_dump_json(exclude=set(without))
 
 
-def differing_settings(configs: Sequence[AnyTrainConfig]) -> dict[str, list[Any]]:
+def differing_settings(configs: Sequence[RunConfig]) -> dict[str, list[Any]]:
     """The fields in which configurations differ, with their values; planner and bookkeeping aside."""
     names = dict.fromkeys(name for config in configs for name in type(config).model_fields)
     values = {
@@ -136,10 +137,12 @@ def _arms(runs: list[Run]) -> tuple[Arm, ...]:
         for group in groups.values()
     ]
     rank = {name: place for place, name in enumerate(("uniform", *(n for n in PLANNER_ORDER if n != "uniform")))}
-    return tuple(sorted(arms, key=lambda arm: (rank[arm.config.planner], arm.label != arm.config.planner)))
+    return tuple(
+        sorted(arms, key=lambda arm: (rank.get(arm.config.planner, len(rank)), arm.label != arm.config.planner))
+    )
 
 
-def _usual(configs: Sequence[AnyTrainConfig]) -> dict[str, Any]:
+def _usual(configs: Sequence[RunConfig]) -> dict[str, Any]:
     """The most frequent value (the first of them) of each setting in which configurations differ."""
     values = {name: [getattr(c, name, None) for c in configs] for name in differing_settings(configs)}
     return {name: max(_distinct(found), key=found.count) for name, found in values.items()}
@@ -150,7 +153,7 @@ def _distinct(values: list[Any]) -> list[Any]:
     return [value for place, value in enumerate(values) if value not in values[:place]]
 
 
-def _label(config: AnyTrainConfig, usual: dict[str, Any]) -> str:
+def _label(config: RunConfig, usual: dict[str, Any]) -> str:
     named = [name for name, value in usual.items() if getattr(config, name, None) != value]
     told = [f"{name.replace('_', ' ')} {setting_text(getattr(config, name, None))}" for name in named]
     return ", ".join([config.planner, *told])

@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from allotment.config import AnyTrainConfig, TRLTrainConfig
+from allotment.config import RunConfig
 from allotment.errors import AllotmentError
+from allotment.registry import TRAINERS
 from allotment.report.course import Visits
 from allotment.report.data import Study
 from allotment.report.figures import safe
 from allotment.report.tables import Table
+from allotment.trainers import trainer_name
 
 MOST_PROMPTS = 2000
 """Prompts shown of a run; those with the most rollouts stay."""
@@ -103,45 +104,14 @@ def _most_rolled_out(prompts: list[Prompt], visits: int) -> list[Prompt]:
     return by_rollouts[: int((total <= visits).sum())]
 
 
-def _texts(configs: Sequence[AnyTrainConfig], ids: set[str]) -> dict[str, str]:
+def _texts(configs: Sequence[RunConfig], ids: set[str]) -> dict[str, str]:
     """Texts by prompt id, for the ids that the data sets of the runs hold; data sets that cannot be read hold none."""
     found: dict[str, str] = {}
     length = min(MOST_CHARACTERS, MOST_TEXT // len(ids))
-    for config in {_source(config): config for config in configs}.values():
+    for config in {(trainer_name(config), config.data): config for config in configs}.values():
         try:
-            rows = _trl_rows(config) if isinstance(config, TRLTrainConfig) else _lab_rows(config.regime, ids)
+            rows = TRAINERS[trainer_name(config)].texts(config)
         except (AllotmentError, ImportError, OSError):
             continue
         found |= {name: text[:length] for name, text in rows.items() if name in ids}
     return found
-
-
-def _source(config: AnyTrainConfig) -> str:
-    return config.dataset if isinstance(config, TRLTrainConfig) else config.regime
-
-
-def _lab_rows(regime: str, ids: set[str]) -> dict[str, str]:
-    if not any(name.rpartition("/")[2].isdigit() for name in ids):  # LEVEL/NUMBER; making the prompts takes seconds
-        return {}
-    from allotment.tasks.countdown import questions_of
-
-    return questions_of(regime)
-
-
-def _trl_rows(config: TRLTrainConfig) -> dict[str, str]:
-    from allotment.tasks.datasets import load_rows
-
-    rows = load_rows(
-        config.dataset,
-        size=config.dataset_size,
-        options=config.dataset_options,
-        prompt_column=config.prompt_column,
-        answer_column=config.answer_column,
-        id_column=config.prompt_id_column,
-    )
-    return {str(row["prompt_id"]): _plain(row["prompt"]) for row in rows}
-
-
-def _plain(prompt: Any) -> str:
-    """A prompt's text; that of a conversation is its messages' contents."""
-    return prompt if isinstance(prompt, str) else "\n".join(str(message.get("content", "")) for message in prompt)

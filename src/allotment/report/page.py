@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
+from allotment.registry import TRAINERS
 from allotment.report.data import Arm, Study, setting_text
 from allotment.report.explorer import Explorer
 from allotment.report.health import Check
@@ -13,6 +14,7 @@ from allotment.report.panel import Card
 from allotment.report.style import looks
 from allotment.report.summary import Estimate, SummaryRow, critical_value, summarise
 from allotment.report.template import fill
+from allotment.trainers import trainer_name
 
 
 def render(study: Study, checks: Sequence[Check], cards: Sequence[Card], prompts: Explorer) -> str:
@@ -62,8 +64,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
 
 def measured(study: Study) -> str:
     """How the runs' success was measured."""
-    how = {"lab": "computed exactly on every prompt", "trl": "estimated from one sampled completion a prompt"}
-    return " or ".join(dict.fromkeys(how[run.config.trainer] for run in study.runs))
+    return " or ".join(dict.fromkeys(TRAINERS[trainer_name(run.config)].measured for run in study.runs))
 
 
 def notices(study: Study) -> list[str]:

@@ -9,7 +9,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from allotment.config import AnyTrainConfig
+from allotment.config import RunConfig
 from allotment.errors import RunDirectoryError
 from allotment.run_logs.directory import LOGS, saved_config
 from allotment.run_logs.files import read_log
@@ -22,7 +22,7 @@ class Run:
     """What one run directory holds."""
 
     path: Path
-    config: AnyTrainConfig
+    config: RunConfig
     metrics: list[Row]
     """One line per step, step 0 (before training) first."""
     rollouts: list[Row]

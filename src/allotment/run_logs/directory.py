@@ -11,8 +11,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from allotment.config import AnyTrainConfig, Config, train_config_named
+from allotment.config import Config, RunConfig
 from allotment.errors import ConfigError, RunDirectoryError, StateError, StateVersionError
+from allotment.registry import TRAINERS
 from allotment.run_logs.files import append_rows, sync, whole_lines, write_atomically
 from allotment.state import State, load_state, save_state
 
@@ -27,7 +28,7 @@ class RunDirectory:
         self.path = path
 
     @classmethod
-    def create(cls, path: Path, config: AnyTrainConfig) -> RunDirectory:
+    def create(cls, path: Path, config: RunConfig) -> RunDirectory:
         """A new run in ``path``.
 
         Raises:
@@ -48,7 +49,7 @@ class RunDirectory:
         return run
 
     @classmethod
-    def resume(cls, path: Path, config: AnyTrainConfig) -> RunDirectory:
+    def resume(cls, path: Path, config: RunConfig) -> RunDirectory:
         """The run in ``path``, with a config that differs from the saved one in ``steps`` at most.
 
         Raises:
@@ -173,7 +174,7 @@ def check_vacant(path: Path) -> None:
         )
 
 
-def saved_config(path: Path) -> AnyTrainConfig:
+def saved_config(path: Path) -> RunConfig:
     """The configuration of the run in ``path``.
 
     Raises:
@@ -184,4 +185,4 @@ def saved_config(path: Path) -> AnyTrainConfig:
             "there is no run to read", got=path, allowed="a directory with config.json", fix="check the path"
         )
     values = Config.json_values(path / "config.json")
-    return train_config_named(values.get("trainer", "lab")).from_values(values, str(path / "config.json"))
+    return TRAINERS[values.get("trainer", "lab")].config.from_values(values, str(path / "config.json"))

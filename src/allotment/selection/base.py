@@ -93,6 +93,8 @@ class SelectorNeeds:
     """Columns of :class:`Scored` that it reads, beside rewards, advantages and lengths."""
     looks_back: bool = False
     """Whether it chooses among rollouts of earlier steps too."""
+    weighs_single: bool = False
+    """Whether it weighs single rollouts, so that what is trained on cannot be pairs."""
     brings: frozenset[Brings] = frozenset()
     """What its selections set in place of the run's own."""
 

@@ -15,10 +15,12 @@ import torch
 from torch import Tensor
 from trl.trainer.utils import nanstd
 
+from allotment.integrations.carrying import Weighting
+from allotment.learning.advantages import baseline_advantages
 from allotment.learning.groups import group
+from allotment.types import FloatArray
 
 Scale = Literal["group", "batch", "none"]
-Weighting = Literal["prompt", "rollout"]
 EPSILON = 1e-4
 """TRL's, added to a standard deviation before it divides."""
 
@@ -69,6 +71,18 @@ def rloo_advantages(rewards_N: Tensor, group_N: Tensor, *, normalize: bool) -> T
     if normalize:
         advantages_N = (advantages_N - torch.nanmean(advantages_N)) / (nanstd(advantages_N) + EPSILON)
     return torch.nan_to_num(advantages_N, nan=0.0)
+
+
+def believed_advantages(rewards_N: Tensor, group_N: Tensor, baselines_Q: FloatArray, shares_Q: FloatArray) -> Tensor:
+    """[N] reward minus a mixture of the belief and the other scored rollouts of the prompt; 0 where a rollout has none.
+
+    ``baselines_Q``, ``shares_Q``: [Q] by group, see :func:`allotment.learning.baseline_advantages`.
+    """
+    scored_N, advantages_N = ~rewards_N.isnan(), torch.zeros_like(rewards_N)
+    rewards_S, group_S = rewards_N[scored_N], group_N[scored_N]
+    beliefs = [torch.from_numpy(values).to(rewards_S)[group_S] for values in (baselines_Q, shares_Q)]
+    advantages_N[scored_N] = baseline_advantages(rewards_S, group_S, *beliefs).to(advantages_N)
+    return advantages_N
 
 
 def prompt_weights(group_N: Tensor, weighting: Weighting) -> Tensor:

@@ -46,7 +46,12 @@ def every_nth(keys: Sequence[Any], repeats: int) -> list[Any]:
 
 
 def lay_out(
-    candidate_ids: Sequence[PromptId], prompt_ids: Sequence[PromptId], counts: Sequence[int], rows: int
+    candidate_ids: Sequence[PromptId],
+    prompt_ids: Sequence[PromptId],
+    counts: Sequence[int],
+    rows: int,
+    *,
+    least: int = 2,
 ) -> Layout:
     """The rollouts of a plan; candidates with the same id share its rollouts in turn.
 
@@ -55,15 +60,16 @@ def lay_out(
         prompt_ids: [Q] the prompts planned for, distinct, each the id of a candidate.
         counts: [Q] their rollouts.
         rows: N, what the counts must sum to.
+        least: fewest rollouts of a prompt that gets any; 1 has nothing to be compared with but a baseline.
 
     Raises:
-        RewardMismatchError: another sum, or a count of 1, which has nothing to be compared with.
+        RewardMismatchError: another sum, or a count below ``least``.
     """
-    if sum(counts) != rows or 1 in counts:
+    if sum(counts) != rows or any(0 < count < least for count in counts):
         raise RewardMismatchError(
             "the plan does not fill the batch",
             got=f"{sum(counts)} rollouts, counts from {min(counts)} to {max(counts)}",
-            allowed=f"{rows} rollouts, each count 0 or from 2 on",
+            allowed=f"{rows} rollouts, each count 0 or from {least} on",
             fix="use a planner that spends its budget exactly, with a lower bound of 2 or more",
         )
     places: dict[PromptId, list[int]] = {}

@@ -10,29 +10,23 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.errors import ConfigError
+from allotment.integrations.capabilities import TRL
+from allotment.integrations.fitting import TIMES_MEAN, UPPER, Sizes, fitted_planner
 from allotment.integrations.trl.config import AllotmentArguments
 from allotment.integrations.trl.prompts import PromptIdentity, prompt_texts
 from allotment.planning import Planner
-from allotment.planning.named import make_planner
+from allotment.planning.contract import Capability, check_selector_name
 from allotment.prediction import distinct_parts, text_features
 from allotment.prediction.embedding import embed
+from allotment.selection import Selector, make_selector
 
 
 @dataclass(frozen=True)
-class Arithmetic:
-    """The sizes of a generation batch."""
+class Arithmetic(Sizes):
+    """The sizes of a generation batch; its mean is TRL's ``num_generations``."""
 
-    budget: int
-    """Rollouts of a generation batch, over all processes."""
-    mean: int
-    """Mean rollouts of a prompt, TRL's ``num_generations``."""
     candidates: int
     """Prompts drawn for a batch."""
-
-    @property
-    def prompts(self) -> int:
-        """Prompts that get rollouts, at most."""
-        return self.budget // self.mean
 
     @property
     def repeats(self) -> int:
@@ -57,11 +51,17 @@ def arithmetic(args: Any, candidates: int | None) -> Arithmetic:
             f"from its {least} prompts on",
             fix="choose one of them, or leave candidate_prompts out",
         )
-    return Arithmetic(budget, mean, candidates or least)
+    return Arithmetic(budget, mean, least, candidates or least)
 
 
 def planner_for(
-    settings: AllotmentArguments, sizes: Arithmetic, identity: PromptIdentity, *, estimator: str, seed: int
+    settings: AllotmentArguments,
+    sizes: Arithmetic,
+    identity: PromptIdentity,
+    *,
+    estimator: str,
+    seed: int,
+    trainer: Capability = TRL,
 ) -> Planner:
     """The planner that a configuration names, or the object in it, checked against TRL's arithmetic.
 
@@ -71,37 +71,59 @@ def planner_for(
         identity: the prompts.
         estimator: ``"rloo"`` or ``"dr_grpo"``, whose variance is priced unless ``planner_kwargs`` says otherwise.
         seed: breaks ties, unless ``planner_kwargs`` says otherwise.
+        trainer: what it can carry out.
 
     Raises:
-        ConfigError: the planner cannot be made, or its budget is not the generation batch.
+        ConfigError: the trainer cannot carry the planner out, it cannot be made, or its budget is not TRL's batch.
     """
     given: str | Planner = settings.planner
-    _check_given(given, settings.candidate_prompts, identity)
-    if isinstance(given, str):
-        own = settings.planner_kwargs or {}
-        if isinstance(own, str):  # TRL's configurations parse it, a plain AllotmentArguments does not
-            own = json.loads(own)
-        defaults: dict[str, Any] = {
-            "budget": sizes.budget,
-            "bounds": (min(3, sizes.mean), _default_upper(sizes, identity)),
-            "estimator": "rloo" if given == "vip-moments" or sizes.mean < 3 else estimator,
-            "seed": seed,
-            "success_threshold": 0.5 if settings.success_threshold is None else settings.success_threshold,
-            **_about_prompts(settings.prompt_embeddings, identity),
-        }
-        planner = make_planner(given, **{**defaults, **own})
-    else:
+    _check_candidates(settings.candidate_prompts, identity)
+    if not isinstance(given, str):
         _refuse_settings_of_named(settings)
-        planner = given
-    _check(planner, sizes)
-    return planner
+    own = settings.planner_kwargs or {}
+    if isinstance(own, str):  # TRL's configurations parse it, a plain AllotmentArguments does not
+        own = json.loads(own)
+    if identity.ids is not None and "bounds" not in own and isinstance(given, str):
+        lower, upper = min(3, sizes.mean), max(UPPER, TIMES_MEAN * sizes.mean)
+        is_too_few = len(set(identity.ids)) * upper < sizes.budget  # prompts to spend the budget on
+        own = {**own, "bounds": (lower, sizes.budget if is_too_few else upper)}
+    offered = {} if not isinstance(given, str) else _about_prompts(settings.prompt_embeddings, identity)
+    threshold = 0.5 if settings.success_threshold is None else settings.success_threshold
+    return fitted_planner(
+        given,
+        sizes,
+        trainer,
+        settings=own,
+        offered={"success_threshold": threshold, **offered},
+        estimator=estimator,
+        seed=seed,
+    )
 
 
-def _check_given(planner: object, candidates: int | None, identity: PromptIdentity) -> None:
-    if isinstance(planner, type) or not isinstance(planner, str | Planner):
+def selector_for(settings: AllotmentArguments, planner: Planner, *, seed: int) -> Selector | None:
+    """What chooses among the rollouts of a batch: the planner's own way, or the one of the configuration.
+
+    Raises:
+        ConfigError: TRL cannot carry it out, both are named, or a setting is not known.
+    """
+    given: str | Selector | None = settings.select
+    if given is None:
+        return planner.selector
+    if planner.selector is not None:
         raise ConfigError(
-            "this is no planner", got=repr(planner), allowed="a name or a planner object", fix="use 'vip'"
+            "a selector beside a planner that selects itself",
+            got=f"select {given!r}, planner {planner.name}",
+            allowed="a planner that trains on all it generates, such as vip or uniform",
+            fix="leave select out, or choose another planner",
         )
+    if not isinstance(given, str):
+        return given
+    own = settings.select_kwargs or {}
+    own = json.loads(own) if isinstance(own, str) else own
+    return make_selector(check_selector_name(given, TRL), given, **{"seed": seed, **own})
+
+
+def _check_candidates(candidates: int | None, identity: PromptIdentity) -> None:
     if candidates is not None and identity.ids is not None and len(identity.ids) < candidates:
         raise ConfigError(
             "the data set has fewer rows than a batch has candidates",
@@ -109,13 +131,6 @@ def _check_given(planner: object, candidates: int | None, identity: PromptIdenti
             allowed="at most as many candidates as rows: TRL drops a batch that is not full",
             fix="lower candidate_prompts, or leave it out",
         )
-
-
-def _default_upper(sizes: Arithmetic, identity: PromptIdentity) -> int:
-    """The larger of 32 and four times the mean; the budget where the data set has too few prompts to spend it."""
-    upper = max(32, 4 * sizes.mean)
-    is_too_few = identity.ids is not None and len(set(identity.ids)) * upper < sizes.budget
-    return sizes.budget if is_too_few else upper
 
 
 def _about_prompts(source: str | None, identity: PromptIdentity) -> dict[str, Any]:
@@ -160,27 +175,4 @@ def _refuse_settings_of_named(settings: AllotmentArguments) -> None:
             got=f"planner {type(settings.planner).__name__} together with {', '.join(set_)}",
             allowed="a planner object, or a name with settings",
             fix="give the settings to the planner",
-        )
-
-
-def _check(planner: Planner, sizes: Arithmetic) -> None:
-    budget = getattr(planner, "budget", sizes.budget)
-    lower, upper = getattr(planner, "bounds", (2, sizes.budget))
-    unsuited = [f"unit={planner.unit!r}"] if getattr(planner, "unit", "rollouts") != "rollouts" else []  # type: ignore[attr-defined]
-    if getattr(planner, "rounds", 1) != 1:
-        unsuited.append("rounds=2")
-    if unsuited:
-        raise ConfigError(
-            "TRL generates a fixed number of rollouts once a batch",
-            got=f"a planner with {', '.join(unsuited)}",
-            allowed="unit='rollouts', rounds=1",
-            fix="leave these out, or train in the lab (allotment train)",
-        )
-    if budget != sizes.budget or not lower * sizes.prompts <= budget <= upper * sizes.prompts:
-        raise ConfigError(
-            "the planner's budget contradicts TRL's batch",
-            got=f"budget {budget}, bounds ({lower}, {upper})",
-            allowed=f"budget {sizes.budget} = per_device_train_batch_size x processes x steps_per_generation; "
-            f"bounds around num_generations = {sizes.mean}, the mean over {sizes.prompts} prompts",
-            fix=f"make the planner with budget={sizes.budget} and lower <= {sizes.mean} <= upper",
         )

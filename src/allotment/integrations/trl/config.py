@@ -9,6 +9,8 @@ from typing import Any, ClassVar, Literal
 from trl import GRPOConfig, RLOOConfig
 
 from allotment.errors import ConfigError
+from allotment.integrations.capabilities import TRL
+from allotment.planning.contract import works_with
 
 
 @dataclass
@@ -22,8 +24,8 @@ class AllotmentArguments:
     planner: str = field(
         default="vip",
         metadata={
-            "help": "Who decides the number of rollouts of each prompt: vip, vip-moments, vip-paper, ridge, uniform, "
-            "inverse-accuracy, inverse-variance; in Python also a planner object, whose budget is the generation batch."
+            "help": f"Who decides the number of rollouts of each prompt: {', '.join(works_with(TRL))}; in Python also "
+            "a planner object, whose budget is the generation batch."
         },
     )
     planner_kwargs: dict[str, Any] | str | None = field(
@@ -33,6 +35,17 @@ class AllotmentArguments:
             "prompt), estimator, seed. Defaults: bounds (3, the larger of 32 and 4 num_generations), estimator rloo "
             "for RLOO and vip-moments and dr_grpo for GRPO, TRL's seed."
         },
+    )
+    select: str | None = field(
+        default=None,
+        metadata={
+            "help": "Which of the generated rollouts are trained on, and how each counts: a selector by name (pods, "
+            "max-reward, random, completion-pruning), in Python also an object; all of them, or as the planner's "
+            "method has it, if None."
+        },
+    )
+    select_kwargs: dict[str, Any] | str | None = field(
+        default=None, metadata={"help": "Further arguments of a selector given by name, such as keep."}
     )
     prompt_id_column: str | None = field(
         default=None,
@@ -85,15 +98,8 @@ class AllotmentArguments:
     def __post_init__(self) -> None:
         if isinstance(self, GRPOConfig | RLOOConfig):
             super().__post_init__()  # type: ignore[misc]
-        try:
-            if isinstance(self.planner_kwargs, str):
-                self.planner_kwargs = dict(json.loads(self.planner_kwargs))
-        except (TypeError, ValueError) as error:
-            got = f"planner_kwargs={self.planner_kwargs!r}"
-            fix = 'write {"bounds": [3, 32]}'
-            raise ConfigError(
-                "these are not settings of a planner", got=got, allowed="a dict, or one as JSON", fix=fix
-            ) from error
+        self.planner_kwargs = _table("planner_kwargs", self.planner_kwargs, '{"bounds": [3, 32]}')
+        self.select_kwargs = _table("select_kwargs", self.select_kwargs, '{"keep": 4}')
         if self.prompt_weighting not in ("prompt", "rollout"):
             got = f"prompt_weighting={self.prompt_weighting!r}"
             raise ConfigError(
@@ -102,8 +108,19 @@ class AllotmentArguments:
 
     def to_dict(self) -> dict[str, Any]:
         """TRL's, which reporters write down as JSON: a planner object by the name of its class."""
-        planner = self.planner if isinstance(self.planner, str) else type(self.planner).__name__
-        return {**super().to_dict(), "planner": planner}  # type: ignore[misc]
+        names = {"planner": self.planner, "select": self.select}
+        named = {k: v if v is None or isinstance(v, str) else type(v).__name__ for k, v in names.items()}
+        return {**super().to_dict(), **named}  # type: ignore[misc]
+
+
+def _table(name: str, value: dict[str, Any] | str | None, example: str) -> dict[str, Any] | None:
+    """Settings given as a dict, or as JSON."""
+    try:
+        return dict(json.loads(value)) if isinstance(value, str) else value
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{name} are no settings", got=f"{name}={value!r}", allowed="a dict, or one as JSON", fix=f"write {example}"
+        ) from error
 
 
 @dataclass
@@ -114,11 +131,11 @@ class AllotmentGRPOConfig(AllotmentArguments, GRPOConfig):
     ``scale_rewards="none"`` for what it is made for; TRL's default is ``"group"``.
     """
 
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "planner_kwargs"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*GRPOConfig._VALID_DICT_FIELDS, "planner_kwargs", "select_kwargs"]
 
 
 @dataclass
 class AllotmentRLOOConfig(AllotmentArguments, RLOOConfig):
     """TRL's ``RLOOConfig`` and :class:`AllotmentArguments`."""
 
-    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*RLOOConfig._VALID_DICT_FIELDS, "planner_kwargs"]
+    _VALID_DICT_FIELDS: ClassVar[list[str]] = [*RLOOConfig._VALID_DICT_FIELDS, "planner_kwargs", "select_kwargs"]

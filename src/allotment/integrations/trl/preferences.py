@@ -23,6 +23,7 @@ from torch import Tensor
 from trl import DPOTrainer
 
 from allotment.errors import RewardMismatchError
+from allotment.integrations.capabilities import TRL_DPO
 from allotment.integrations.trl.building import Arithmetic, planner_for
 from allotment.integrations.trl.preference_config import AllotmentDPOConfig, refuse
 from allotment.integrations.trl.preference_data import RoundLoader, draw, preference_dataset, prompts_of_round
@@ -30,6 +31,7 @@ from allotment.integrations.trl.preference_rollouts import Rollouts, Row, checke
 from allotment.integrations.trl.prompts import PromptIdentity
 from allotment.methods.objectives.pairs import Pairs, preference_pairs
 from allotment.planning import Outcome
+from allotment.planning.saving import PLANNER_FILE
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
 from allotment.state import load_state, save_state
@@ -37,7 +39,6 @@ from allotment.types import IntArray, Plan, PromptId
 
 __all__ = ["AllotmentDPOConfig", "AllotmentDPOTrainer", "preference_dataset"]
 
-PLANNER_FILE = "planner.safetensors"
 KIND = "trl-preferences"
 
 
@@ -82,10 +83,9 @@ class AllotmentDPOTrainer(DPOTrainer):
         if len(self._row_of) < args.prompts_per_round:
             got = "an iterable data set" if identity.ids is None else f"{len(self._row_of)} prompts"
             refuse("the data set", got, f"a map-style one of at least {args.prompts_per_round} prompts", "load more")
-        sizes = Arithmetic(args.prompts_per_round * args.num_generations, args.num_generations, args.prompts_per_round)
-        self.planner = planner_for(args, sizes, identity, estimator="rloo", seed=args.seed)
-        if getattr(self.planner, "moments", None) is not None:
-            refuse("the planner", "vip-moments", "planners without score sketches", "use vip")
+        prompts, mean = args.prompts_per_round, args.num_generations
+        sizes = Arithmetic(prompts * mean, mean, prompts, prompts)
+        self.planner = planner_for(args, sizes, identity, estimator="rloo", seed=args.seed, trainer=TRL_DPO)
         self._rollout_log = RolloutLog(Path(args.output_dir) / "rollouts.jsonl")
         self._rounds_told = 0
         self._since = time.perf_counter()
@@ -138,7 +138,7 @@ class AllotmentDPOTrainer(DPOTrainer):
         return made, replace(pairs, chosen_P=rows_S[pairs.chosen_P], rejected_P=rows_S[pairs.rejected_P])
 
     def _log_round(self, plan: Plan, outcome: Outcome, tokens_Q: IntArray, pairs: Pairs, seconds: float) -> None:
-        threshold = getattr(self.planner, "success_threshold", 0.5)
+        threshold = self.planner.success_threshold
         figures = step_figures(plan, len(plan.prompt_ids), outcome, threshold, "rloo")
         figures |= {"pairs": float(len(pairs)), "without_pair": pairs.without_pair / pairs.groups}
         figures |= {"tokens": float(tokens_Q.sum()), "seconds": seconds}

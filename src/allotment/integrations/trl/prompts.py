@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -11,6 +9,7 @@ import numpy as np
 from datasets import Dataset, IterableDataset
 
 from allotment.errors import ConfigError, InvalidInputError
+from allotment.prompts.ids import prompt_hash
 from allotment.types import PromptId
 
 ROW = "allotment_row"
@@ -62,7 +61,7 @@ class PromptIdentity:
             return self.ids[row[ROW]]
         if self.column is not None:
             return _checked(row.get(self.column), self.column)
-        return _hash(row.get("prompt"))
+        return prompt_hash(row.get("prompt"))
 
 
 def _ids(dataset: Dataset, column: str | None, distinct_rows: bool) -> list[PromptId]:
@@ -71,7 +70,7 @@ def _ids(dataset: Dataset, column: str | None, distinct_rows: bool) -> list[Prom
     if distinct_rows or "prompt" not in dataset.column_names:
         return list(range(len(dataset)))
     first: dict[str, int] = {}
-    return [first.setdefault(_hash(prompt), row) for row, prompt in enumerate(dataset["prompt"])]
+    return [first.setdefault(prompt_hash(prompt), row) for row, prompt in enumerate(dataset["prompt"])]
 
 
 def _checked(value: object, column: str) -> PromptId:
@@ -80,12 +79,6 @@ def _checked(value: object, column: str) -> PromptId:
     raise InvalidInputError(
         f"{column!r} is not a prompt id", got=repr(value), allowed="an int or a string", fix="mend the column"
     )
-
-
-def _hash(prompt: object) -> str:
-    """32 hexadecimal digits; a prompt is a string or a list of messages."""
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def prompt_texts(prompts: Iterable[object]) -> list[str]:

@@ -12,29 +12,34 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
 from allotment.errors import ConfigError, RewardMismatchError
+from allotment.integrations.carrying import Batch, of_prompts, prompt_factors, row_factors, selected
 from allotment.integrations.trl import advantages
 from allotment.integrations.trl.batch import Layout, every_nth, lay_out
-from allotment.integrations.trl.building import arithmetic, planner_for
+from allotment.integrations.trl.building import arithmetic, planner_for, selector_for
 from allotment.integrations.trl.config import AllotmentArguments
 from allotment.integrations.trl.prompts import ROW, PromptIdentity
 from allotment.integrations.trl.sketches import ScoreSketch
 from allotment.integrations.trl.versions import check_methods, scores_none_as_zero
+from allotment.planning import VIP
+from allotment.planning.saving import PLANNER_FILE
 from allotment.planning.shortlist import shortlist
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
+from allotment.selection import Selection
 from allotment.state import load_state, save_state
-from allotment.types import Plan, PromptId
+from allotment.types import FloatArray, Plan, PromptId
 
 if TYPE_CHECKING:
     _Trainer: TypeAlias = Any  # whatever class the mixin stands in front of
@@ -43,8 +48,6 @@ else:
 
 log = logging.getLogger("allotment")
 
-PLANNER_FILE = "planner.safetensors"
-"""The planner's state inside a checkpoint."""
 KIND = "trl-planner"
 
 
@@ -53,8 +56,8 @@ class _Batch:
     """A generation batch under way."""
 
     layout: Layout
-    plan: Plan | None
-    """On the main process; None elsewhere."""
+    plan: Plan
+    """Without the belief behind it on other processes than the main one."""
     candidates: int
     """Distinct prompts that could have been planned for."""
     seconds: float
@@ -92,8 +95,9 @@ class AllotmentMixin(_Trainer):
         self.planner = planner_for(
             settings, self._sizes, self._identity, estimator=self._estimator, seed=self.args.seed
         )
+        self._selector = selector_for(settings, self.planner, seed=self.args.seed)
         _check_success_reward(settings.success_reward, self.reward_func_names)
-        self._threshold = getattr(self.planner, "success_threshold", 0.5)
+        self._threshold = self.planner.success_threshold
         self._sketch = self._new_sketch()
         self._rollout_log = RolloutLog(Path(self.args.output_dir) / "rollouts.jsonl")
         self._open: _Batch | None = None
@@ -108,7 +112,7 @@ class AllotmentMixin(_Trainer):
     @property
     def planner_prices_centred_rewards(self) -> bool:
         """Whether the planner minimises the variance of advantages that are not divided by a standard deviation."""
-        return hasattr(self.planner, "price")
+        return isinstance(self.planner, VIP)
 
     def get_train_dataloader(self) -> Any:
         """TRL's, with each candidate repeated so often that the number of rows stays the budget."""
@@ -135,9 +139,9 @@ class AllotmentMixin(_Trainer):
             self._open = None
         return output
 
-    def _give_up(self, plan: Plan | None) -> None:
+    def _give_up(self, plan: Plan) -> None:
         """Leave the planner as if a plan whose batch failed had never been asked, but for its step number."""
-        if plan is not None:
+        if self.accelerator.is_main_process:
             with suppress(RewardMismatchError):  # it was told before the error
                 self.planner.cancel(plan)
 
@@ -157,9 +161,10 @@ class AllotmentMixin(_Trainer):
         ids = every_nth([prompt for prompt, _ in everyone], self._sizes.repeats)
         keys = [key for _, key in everyone[:: self._sizes.repeats]]
         distinct = list(dict.fromkeys(ids))
-        plan, prompt_ids, counts = self._ask(distinct, len(everyone))
+        plan = self._ask(distinct, len(everyone))
         try:
-            layout = lay_out(ids, prompt_ids, counts, len(everyone))
+            least = 2 if plan.baselines is None else 1
+            layout = lay_out(ids, plan.prompt_ids, plan.counts.tolist(), len(everyone), least=least)
         except RewardMismatchError:
             self._give_up(plan)
             raise
@@ -172,20 +177,20 @@ class AllotmentMixin(_Trainer):
             rows.append({name: copy.deepcopy(row[name]) for name in columns})
         return rows, _Batch(layout, plan, len(distinct), time.perf_counter() - started)
 
-    def _ask(self, ids: list[PromptId], budget: int) -> tuple[Plan | None, tuple[PromptId, ...], list[int]]:
-        """The plan of the main process, and on all processes its prompts and counts; or its error."""
-        plan: Plan | None = None
+    def _ask(self, ids: list[PromptId], budget: int) -> Plan:
+        """The plan of the main process, on the others without the belief behind it; or its error."""
         answer: list[Any] = [None]
         if self.accelerator.is_main_process:
             try:
-                plan = self.planner.ask(shortlist(self.planner, ids, self._sizes.prompts), budget=budget)
-                answer = [(plan.prompt_ids, plan.counts.tolist())]
+                answer = [self.planner.ask(shortlist(self.planner, ids, self._sizes.prompts), budget=budget)]
             except Exception as error:
                 answer = [error]  # the other processes wait for an answer
-        broadcast_object_list(answer)
-        if isinstance(answer[0], Exception):
-            raise answer[0]
-        return plan, *answer[0]
+        plan = answer[0]
+        sent = [replace(plan, posterior=None, allocation=None) if isinstance(plan, Plan) else plan]
+        broadcast_object_list(sent)
+        if isinstance(sent[0], Exception):
+            raise sent[0]
+        return plan if isinstance(plan, Plan) else sent[0]
 
     def _close(self, batch: _Batch, output: dict[str, Any]) -> None:
         """Advantages by group, corrected figures, and what came back to the planner."""
@@ -194,8 +199,8 @@ class AllotmentMixin(_Trainer):
         group_N = torch.from_numpy(batch.layout.group_N).to(batch.rewards_NF.device)
         rewards_N = advantages.weighted_rewards(batch.rewards_NF, self.reward_weights.to(batch.rewards_NF.device))
         clipped_N = self._clipped(rewards_N)
-        advantages_N = self._advantages(batch.rewards_NF, clipped_N, group_N, output)
-        advantages_N = advantages_N * advantages.prompt_weights(group_N, self.allotment.prompt_weighting)
+        advantages_N = self._advantages(batch, clipped_N, group_N, output)
+        advantages_N = self._carried_out(batch, clipped_N, advantages_N, output)
         output["advantages"] = advantages_N[self._own_rows(len(output["advantages"]))]
         constant_Q = advantages.constant_groups(clipped_N, group_N)
         self._correct_logs(advantages_N, constant_Q)
@@ -207,14 +212,14 @@ class AllotmentMixin(_Trainer):
     def _new_sketch(self) -> ScoreSketch | None:
         """What a planner that prices gradient moments is told beside rewards; None for others."""
         kind = self.allotment.score_sketch
-        if getattr(self.planner, "moments", None) is not None:
+        if "scores" in self.planner.contract.told:
             return ScoreSketch(self.model, kind or "last-block", seed=self.args.seed)
         if kind is None:
             return None
         raise ConfigError(
             "score sketches for a planner that has no use for them",
-            got=f"score_sketch={kind!r}, planner {type(self.planner).__name__}",
-            allowed="planner 'vip-moments', or VIP(price='gradient_moments')",
+            got=f"score_sketch={kind!r}, planner {self.planner.name}",
+            allowed="a planner that is told scores, such as 'vip-moments', or VIP(price='gradient_moments')",
             fix="leave score_sketch out, or use such a planner",
         )
 
@@ -234,8 +239,76 @@ class AllotmentMixin(_Trainer):
         gathered: Tensor = self.accelerator.gather(scores)
         return gathered
 
-    def _advantages(self, rewards_NF: Tensor, rewards_N: Tensor, group_N: Tensor, output: dict[str, Any]) -> Tensor:
+    def _carried_out(self, batch: _Batch, rewards_N: Tensor, advantages_N: Tensor, output: dict[str, Any]) -> Tensor:
+        """[N] advantages with the weights of prompts, and of a selection, in them."""
+        plan, layout, weighting = batch.plan, batch.layout, self.allotment.prompt_weighting
+        group_N = torch.from_numpy(layout.group_N).to(advantages_N.device)
+        factors_Q = prompt_factors(plan, layout.prompt_ids)
+        if self._selector is None:
+            weighted_N = advantages_N * advantages.prompt_weights(group_N, weighting)
+        else:
+            weighted_N = self._selected(batch, rewards_N, advantages_N, output)
+        if factors_Q is None:
+            return weighted_N
+        return weighted_N * torch.from_numpy(factors_Q[layout.group_N]).to(weighted_N)
+
+    def _selected(self, batch: _Batch, rewards_N: Tensor, advantages_N: Tensor, output: dict[str, Any]) -> Tensor:
+        """[N] advantages of the rollouts that the selector keeps, weighted; 0 for the others and the unscored."""
+        assert self._selector is not None
+        assert batch.tokens_N is not None
+        layout, scored = batch.layout, rewards_N.isfinite().nonzero()[:, 0]
+        group_S, first = layout.group_N[scored.tolist()], batch.plan.step * len(rewards_N)
+        rollouts = Batch(
+            layout.prompt_ids,
+            group_S,
+            rewards_N[scored].double().cpu().numpy(),
+            advantages_N[scored].double().cpu().numpy(),
+            np.array(batch.tokens_N)[scored.tolist()],
+            self._truncated(output)[scored.tolist()],
+        )
+        steps = max(self.state.max_steps, 1)
+        progress = self.state.global_step / steps
+        kept = selected(self._selector, rollouts, step=batch.plan.step, first_number=first, progress=progress)
+        own_S = torch.from_numpy(self._advantages_of_selection(kept, rollouts, batch, scored, output))
+        factors_S = torch.from_numpy(row_factors(group_S, self.allotment.prompt_weighting, kept))
+        result_N = torch.zeros_like(advantages_N)
+        result_N[scored] = (own_S * factors_S).to(result_N)
+        return result_N
+
+    def _advantages_of_selection(
+        self, kept: Selection, rollouts: Batch, batch: _Batch, scored: Tensor, output: dict[str, Any]
+    ) -> FloatArray:
+        """[S] of the scored rollouts: the selection's own, those among the kept ones, or those of whole groups."""
+        if kept.advantages_N is not None:
+            return kept.advantages_N
+        if kept.rewards_N is None and kept.baseline == "generated":
+            return rollouts.advantages_N
+        rewards_S = rollouts.rewards_N if kept.rewards_N is None else kept.rewards_N
+        among_S = kept.is_kept if kept.baseline == "kept" else np.ones(len(rewards_S), dtype=np.bool_)
+        rewards_N = torch.full((len(batch.layout.group_N),), torch.nan, dtype=torch.float32, device=scored.device)
+        rewards_N[scored[torch.from_numpy(among_S).to(scored.device)]] = torch.from_numpy(rewards_S[among_S]).to(
+            rewards_N
+        )
+        group_N = torch.from_numpy(batch.layout.group_N).to(scored.device)
+        advantages_N = self._advantages(batch, rewards_N, group_N, output)
+        return advantages_N[scored].double().cpu().numpy()
+
+    def _truncated(self, output: dict[str, Any]) -> npt.NDArray[np.bool_]:
+        """[N] whether each rollout was cut at the length limit, over all processes."""
+        ids_NT, mask_NT = output["completion_ids"], output["completion_mask"].bool()
+        last_N = mask_NT.sum(1).clamp(min=1) - 1
+        ends = {self.eos_token_id, self.pad_token_id}
+        last_ids = ids_NT.gather(1, last_N[:, None])[:, 0].tolist()
+        return np.array(gather_object([token not in ends for token in last_ids]), dtype=np.bool_)
+
+    def _advantages(self, batch: _Batch, rewards_N: Tensor, group_N: Tensor, output: dict[str, Any]) -> Tensor:
         """[N] over all processes, before weighting."""
+        assert batch.rewards_NF is not None
+        rewards_NF, plan = batch.rewards_NF, batch.plan
+        if plan.baselines is not None:
+            shares_Q = np.ones(len(plan.prompt_ids)) if plan.baseline_shares is None else plan.baseline_shares
+            beliefs = [of_prompts(plan, v, batch.layout.prompt_ids) for v in (plan.baselines, shares_Q)]
+            return advantages.believed_advantages(rewards_N, group_N, *beliefs)
         if isinstance(self, RLOOTrainer) and not (self.beta and self._metrics["train"]["kl"][-1]):
             # No penalty, as before the first update: with the rewards themselves a dead group has advantage 0, of
             # which Adam would make a step where it is a rounding.
@@ -270,7 +343,6 @@ class AllotmentMixin(_Trainer):
     def _tell(self, batch: _Batch, rewards_N: Tensor, scores_NK: Tensor | None, *, dead: float, started: float) -> None:
         """On the main process: the planner learns, the figures are logged."""
         plan, layout = batch.plan, batch.layout
-        assert plan is not None
         assert batch.rewards_NF is not None
         assert batch.tokens_N is not None
         judge = self.allotment.success_reward
@@ -286,13 +358,6 @@ class AllotmentMixin(_Trainer):
             scores=None if scores_NK is None else scores_NK[scored].double().cpu().numpy(),
             allow_missing_groups=True,
         )
-        if not self.planner.done:
-            raise ConfigError(
-                "TRL generates once a batch",
-                got=f"{type(self.planner).__name__} asks for a further round",
-                allowed="planners of one round",
-                fix="use rounds=1",
-            )
         figures = step_figures(plan, batch.candidates, outcome, self._threshold, self._estimator)
         figures |= {"tokens": float(sum(batch.tokens_N)), "dead_rollouts": dead}
         figures |= {"seconds": batch.seconds + time.perf_counter() - started}

@@ -6,9 +6,9 @@ from importlib.metadata import version
 
 from packaging.version import Version
 
-from allotment.errors import MissingExtraError
+from allotment.integrations import versions
 
-OLDEST, NEWEST = Version("0.29.0"), Version("1.16.0")
+OLDEST, NEWEST = "0.29.0", "1.16.0"
 """Both tested; versions between them are of the same make. A newer one is tried, with a warning."""
 
 
@@ -23,17 +23,7 @@ def check_trl() -> str | None:
     Raises:
         MissingExtraError: TRL is older than the oldest version that fits.
     """
-    installed = Version(version("trl"))
-    if installed < OLDEST:
-        raise MissingExtraError(
-            "this version of TRL is too old",
-            got=f"trl {installed}",
-            allowed=f"trl {OLDEST} to {NEWEST}",
-            fix=f"pip install 'trl=={NEWEST}'",
-        )
-    if installed.release[:2] > NEWEST.release[:2]:
-        return f"trl {installed} is newer than {NEWEST}, the newest that Allotment was tested with"
-    return None
+    return versions.check_version("trl", OLDEST, NEWEST, parts=2)
 
 
 def check_methods(trainer: type) -> None:
@@ -42,14 +32,8 @@ def check_methods(trainer: type) -> None:
     Raises:
         MissingExtraError: a method is missing.
     """
-    missing = [name for name in _METHODS if not callable(getattr(trainer, name, None))]
-    if missing:
-        raise MissingExtraError(
-            f"{trainer.__name__} is not a trainer that Allotment can plan for",
-            got=f"no {', '.join(missing)}",
-            allowed=f"TRL's GRPOTrainer or RLOOTrainer, {OLDEST} to {NEWEST}, or a class derived from one",
-            fix=f"pip install 'trl=={NEWEST}', or derive the trainer from one of these",
-        )
+    allowed = f"TRL's GRPOTrainer or RLOOTrainer, {OLDEST} to {NEWEST}, or a class derived from one"
+    versions.check_methods(trainer, _METHODS, package="trl", newest=NEWEST, allowed=allowed)
 
 
 _METHODS = (

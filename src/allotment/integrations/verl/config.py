@@ -12,8 +12,9 @@ from pydantic import Field
 
 from allotment.config import Config
 from allotment.errors import ConfigError
+from allotment.integrations.capabilities import VERL
+from allotment.integrations.fitting import Sizes, fitted_planner
 from allotment.planning import Planner
-from allotment.planning.named import make_planner
 
 OWN_ESTIMATORS = ("allotment_rloo", "allotment_dr_grpo", "allotment_grpo")
 HOOK = "trainer_hook"
@@ -28,7 +29,7 @@ class AllotmentSettings(Config):
     """
 
     planner: str = "vip"
-    """vip, uniform, inverse-accuracy, inverse-variance; or module:function, called with planner_kwargs and a budget."""
+    """A planner by name (docs/verl.md says which), or module:function, called with planner_kwargs and a budget."""
     planner_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the planner: bounds (default 3 and the larger of 32 and 4 n), estimator, seed."""
     prompt_weighting: Literal["prompt", "rollout"] = "prompt"
@@ -89,20 +90,20 @@ def planner_of(config: DictConfig, settings: AllotmentSettings, batch: Batch) ->
         ConfigError: it cannot be made, or its budget, bounds or rounds do not fit.
     """
     own = settings.planner_kwargs
+    given: Any = settings.planner
     if ":" in settings.planner:
-        planner: Planner = _imported(settings.planner)(budget=batch.budget, **own)
-    else:
-        # VIP and the ablations of it; the price of Dr. GRPO needs groups of 3
-        is_rloo = "rloo" in config.algorithm.adv_estimator or batch.mean < 3
-        defaults = {
-            "budget": batch.budget,
-            "bounds": (min(3, batch.mean), max(32, 4 * batch.mean)),
-            "estimator": "rloo" if is_rloo else "dr_grpo",
-            "seed": int(config.data.get("seed") or 0),
-            "success_threshold": settings.success_threshold,
-        }
-        planner = make_planner(settings.planner, **{**defaults, **own})
-    _check_planner(planner, settings, batch)
+        given = _imported(settings.planner)(budget=batch.budget, **own)
+    kept = settings.trained_prompts or batch.prompts
+    planner = fitted_planner(
+        given,
+        Sizes(batch.budget, batch.mean, kept),
+        VERL,
+        settings=own,
+        offered={"success_threshold": settings.success_threshold},
+        estimator="rloo" if "rloo" in config.algorithm.adv_estimator else "dr_grpo",
+        seed=int(config.data.get("seed") or 0),
+    )
+    _check_carried_over(planner, batch)
     return planner
 
 
@@ -168,18 +169,13 @@ def _check(config: DictConfig, settings: AllotmentSettings, batch: Batch) -> Non
     raise ConfigError(wrong, got=got, allowed="what docs/verl.md lists under Settings", fix=fix)
 
 
-def _check_planner(planner: object, settings: AllotmentSettings, batch: Batch) -> None:
-    budget, (lower, upper) = getattr(planner, "budget", None), getattr(planner, "bounds", (2, batch.budget))
-    kept = settings.trained_prompts or batch.prompts
-    is_fit = isinstance(planner, Planner) and budget == batch.budget and lower >= 2
-    is_plain = getattr(planner, "rounds", 1) == 1 and getattr(planner, "unit", "rollouts") == "rollouts"
-    is_plain = is_plain and getattr(planner, "moments", None) is None  # nothing tells it scores
-    if is_fit and is_plain and lower <= batch.mean and lower * kept <= batch.budget <= upper * kept:
-        return
-    raise ConfigError(
-        "the planner does not fit verl's batch",
-        got=f"{type(planner).__name__}, budget {budget}, bounds ({lower}, {upper})",
-        allowed=f"a planner of one round, told rewards alone, budget {batch.budget} = train_batch_size x n, "
-        f"bounds around {batch.budget / kept:g}, the mean over {kept} prompts, from 2 on",
-        fix="correct allotment.planner_kwargs",
-    )
+def _check_carried_over(planner: Planner, batch: Batch) -> None:
+    """Asynchronous trainers fetch prompts in pieces, for which a budget is carried over."""
+    contract = planner.contract
+    if not batch.is_sync and (contract.leaves_out or contract.weights):
+        raise ConfigError(
+            f"verl's asynchronous trainers cannot carry out the planner {planner.name!r}",
+            got="a planner that chooses among the prompts of a whole batch",
+            allowed="planners that give every prompt rollouts, such as vip",
+            fix="use trainer_mode=sync, or another planner",
+        )

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from typing import Any
 
 from allotment.errors import InvalidInputError
+from allotment.prompts.ids import prompt_hash
 
 
 def prompt_key(row: Mapping[str, Any], name: str = "index") -> str:
@@ -27,7 +26,7 @@ def prompt_key(row: Mapping[str, Any], name: str = "index") -> str:
 def _hash(prompt: object, name: str) -> str:
     """32 hexadecimal digits."""
     try:
-        text = json.dumps(prompt, sort_keys=True)
+        return prompt_hash(prompt, strict=True)
     except TypeError as error:
         raise InvalidInputError(
             "a prompt cannot be told from others",
@@ -35,4 +34,3 @@ def _hash(prompt: object, name: str) -> str:
             allowed="a name for each row, or a prompt of text alone",
             fix=f"add extra_info.{name} to the data set, or set allotment.prompt_id to a key it has",
         ) from error
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()

@@ -29,6 +29,7 @@ from allotment.integrations.verl.config import (
 )
 from allotment.planning import Outcome, Planner
 from allotment.planning.carry_over import CarryOver
+from allotment.planning.saving import PLANNER_FILE
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
 from allotment.state import decode_json, encode_json, load_state, save_state
@@ -36,8 +37,6 @@ from allotment.types import Plan
 
 log = logging.getLogger("allotment")
 
-PLANNER_FILE = "planner.safetensors"
-"""The planner's state inside a checkpoint."""
 KIND = "verl-planner"
 PATIENCE = 16
 """Steps after which a plan of an asynchronous trainer is closed with what came back for it."""
@@ -84,7 +83,7 @@ class Session:
     ) -> None:
         self.planner, self.settings, self.batch = planner, settings, batch
         self._estimator, self._patience = estimator, patience
-        self._threshold = getattr(planner, "success_threshold", settings.success_threshold)
+        self._threshold = planner.success_threshold
         self._carry = CarryOver(planner, prompts=batch.block, budget=batch.block * batch.mean)
         self._asked = 0
         self._open: dict[int, _Open] = {}
@@ -204,7 +203,7 @@ class Session:
             under_way, step, self._asked = decode_json(state["under_way"]), int(state["step"]), int(state["asked"])
             self._carry.load_state_dict(state["carry"])
             self.planner.load_state_dict(state["planner"])
-            plans = {p.step: p for p in getattr(self.planner, "open_plans", ())}
+            plans = {p.step: p for p in self.planner.open_plans}
             self._open = {e["plan"]: _Open(plans[e.pop("plan")], **e) for e in under_way}
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, StateError):
@@ -224,7 +223,7 @@ class Session:
         if kept is None:
             return self._carry.ask(keys)
         keep = -(-len(keys) * kept // self.batch.prompts)
-        return [plan(self.planner, keys, budget=len(keys) * self.batch.mean, keep=keep)]
+        return [plan(self.planner, keys, budget=len(keys) * self.batch.mean, trained_prompts=keep)]
 
     def _counts_under_way(self, uids: Sequence[str]) -> dict[str, int]:
         wanted = set(uids)

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from importlib.metadata import version
+from allotment.integrations import versions
 
-from packaging.version import Version
-
-from allotment.errors import MissingExtraError
-
-TESTED = Version("0.9.1")
+TESTED = "0.9.1"
 """The first with per-prompt counts in the trainer that is verl's default; a newer one is tried, with a warning."""
 
 
@@ -18,17 +14,8 @@ def check_verl() -> str | None:
     Raises:
         MissingExtraError: verl is older.
     """
-    installed = Version(version("verl"))
-    if installed < TESTED:
-        raise MissingExtraError(
-            "this version of verl is too old",
-            got=f"verl {installed}",
-            allowed=f"verl {TESTED}, whose V1 trainer reads a number of rollouts for each prompt",
-            fix=f"pip install 'verl=={TESTED}'",
-        )
-    if installed.release[:3] > TESTED.release[:3]:
-        return f"verl {installed} is newer than {TESTED}, the newest that Allotment was tested with"
-    return None
+    reason = ", whose V1 trainer reads a number of rollouts for each prompt"
+    return versions.check_version("verl", TESTED, TESTED, parts=3, reason=reason)
 
 
 def check_methods(cls: type, names: tuple[str, ...]) -> None:
@@ -37,11 +24,4 @@ def check_methods(cls: type, names: tuple[str, ...]) -> None:
     Raises:
         MissingExtraError: a method is missing.
     """
-    missing = [name for name in names if not callable(getattr(cls, name, None))]
-    if missing:
-        raise MissingExtraError(
-            f"verl's {cls.__name__} is not the one that Allotment was made for",
-            got=f"verl {version('verl')} without {', '.join(missing)}",
-            allowed=f"verl {TESTED}",
-            fix=f"pip install 'verl=={TESTED}'",
-        )
+    versions.check_methods(cls, names, package="verl", newest=TESTED, allowed=f"that of verl {TESTED}")

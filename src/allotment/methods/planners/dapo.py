@@ -21,7 +21,7 @@ from allotment.types import FloatArray, IntArray, Plan, PromptId
 
 
 class DAPO(Planner):
-    """Draws further candidates until ``prompts`` groups hold successes and failures; each draw gets C / B rollouts.
+    """Draws candidates until ``trained_prompts`` groups hold successes and failures; each draw gets C / B rollouts.
 
     Predicts nothing. A step opens with ``draw`` of the candidates asked, in an order drawn anew at each step, and
     goes on by as many until B groups are mixed or the candidates are used up. The :attr:`selector` drops groups of
@@ -34,35 +34,36 @@ class DAPO(Planner):
     standard deviation, as in the paper, do weights depend on p.
 
     Source: section 3.2 and algorithm 1; verl's ``recipe/dapo``. Paper: B = 512, 16 rollouts each. verl draws three
-    batches at a time (``draw=3 * prompts``), keeps the groups generated first instead of a lot, gives up with an error
-    after ``max_num_gen_batches``, and filters by the standard deviation of any metric; here the candidates asked are
-    the limit and success is counted. Where too few groups are mixed the step trains on those there are; where none
-    is, every weight is 0 and nothing is learnt.
+    batches at a time (``draw=3 * trained_prompts``), keeps the groups generated first instead of some at random,
+    gives up with an error after ``max_num_gen_batches``, and filters by the standard deviation of any metric; here the
+    candidates asked are the limit and success is counted. Where too few groups are mixed the step trains on those
+    there are; where none is, every weight is 0 and nothing is learnt.
 
     Args:
         budget: C, rollouts that are trained on if B groups are found.
-        prompts: B, groups wanted; all prompts asked if None or if fewer are asked.
+        trained_prompts: B, groups wanted; all prompts asked if None or if fewer are asked.
         draw: candidates of a round; B if None.
         common: as :class:`Planner`.
 
     Raises:
-        InvalidInputError: as :class:`Planner`; ``prompts`` or ``draw`` below 1.
+        InvalidInputError: as :class:`Planner`; ``trained_prompts`` or ``draw`` below 1.
     """
 
     def __init__(
         self,
         *,
         success_threshold: float = 0.5,
-        prompts: int | None = None,
+        trained_prompts: int | None = None,
         draw: int | None = None,
         **common: Unpack[Common],
     ) -> None:
         super().__init__(**common)
         check_setting("success_threshold", success_threshold, np.isfinite(success_threshold), "a finite reward")
-        for name, value in (("prompts", prompts), ("draw", draw)):
+        for name, value in (("trained_prompts", trained_prompts), ("draw", draw)):
             is_count = value is None or (type(value) is int and value >= 1)
             check_setting(name, value, is_count, "a whole number >= 1, or None")
-        self.success_threshold, self.prompts, self.draw = float(success_threshold), prompts, draw
+        self.success_threshold = float(success_threshold)
+        self.trained_prompts, self.draw = trained_prompts, draw
 
     @property
     def contract(self) -> Contract:
@@ -71,8 +72,8 @@ class DAPO(Planner):
 
     @property
     def selector(self) -> MixedGroups:
-        """Mixed groups alone, at most ``prompts``."""
-        return MixedGroups(limit=self.prompts, success_threshold=self.success_threshold, seed=self.seed)
+        """Mixed groups alone, at most ``trained_prompts``."""
+        return MixedGroups(limit=self.trained_prompts, success_threshold=self.success_threshold, seed=self.seed)
 
     def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
         wanted = self._wanted(len(ids))
@@ -95,7 +96,7 @@ class DAPO(Planner):
         return step.next_plan(_even(drawn, step.budget * len(drawn) // wanted, asked))
 
     def _wanted(self, asked: int) -> int:
-        return asked if self.prompts is None else min(self.prompts, asked)
+        return asked if self.trained_prompts is None else min(self.trained_prompts, asked)
 
     def _candidates(self, ids: tuple[PromptId, ...], step: int) -> IntArray:
         """The rows that may be drawn, in order; the same in every round of a step."""
@@ -116,7 +117,7 @@ class DAPO(Planner):
         return {}
 
     def _settings(self) -> State:
-        own = {"success_threshold": self.success_threshold, "prompts": self.prompts, "draw": self.draw}
+        own = {"success_threshold": self.success_threshold, "prompts": self.trained_prompts, "draw": self.draw}
         return {**super()._settings(), **own}
 
 
@@ -128,7 +129,7 @@ class MixedGroups(Stateless):
     Args:
         limit: most groups; no limit if None.
         success_threshold: a reward of at least this counts as a success.
-        seed: of the lot, a function of seed, step and group.
+        seed: of the draws, which are a function of seed, step and group.
     """
 
     def __init__(self, *, limit: int | None = None, success_threshold: float = 0.5, seed: int = 0) -> None:
@@ -141,8 +142,8 @@ class MixedGroups(Stateless):
         if self.limit is not None and len(mixed) > self.limit:
             first_Q = np.full(len(is_kept_Q), np.iinfo(np.int64).max)
             np.minimum.at(first_Q, scored.rows_N, scored.numbers_N)
-            lots = draws(self.seed, scored.step, first_Q[mixed], "surplus")
-            is_kept_Q[mixed[np.argsort(lots)[self.limit :]]] = False
+            draws_L = draws(self.seed, scored.step, first_Q[mixed], "surplus")
+            is_kept_Q[mixed[np.argsort(draws_L)[self.limit :]]] = False
         return Selection(is_kept_Q[scored.rows_N].astype(np.float64), denominator="kept")
 
 

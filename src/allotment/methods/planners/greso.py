@@ -42,15 +42,15 @@ class GRESO(DAPO):
     Not re-weighted, hence biased: beside what :class:`DAPO` says, a prompt counts by how often it is let through,
     :func:`visit_rate`.
 
-    Source: the released code (Infini-AI-Lab/GRESO, b277843) and the digest of the paper. Deviations: draw sizes are
-    per group wanted, where the code has 384 and 64 prompts; the share of zero-variance groups is that of the step so
-    far, not of the last round; the code stops after a refill that fits one round, even if groups are still missing;
-    the code takes a mean reward from 0.98 as easy and to 0.11 as hard, to allow for format rewards.
+    Source: the released code (Infini-AI-Lab/GRESO, b277843). Deviations: draw sizes are per group wanted, where the
+    code has 384 and 64 prompts; the share of zero-variance groups is that of the step so far, not of the last round;
+    the code stops after a refill that fits one round, even if groups are still missing; the code takes a mean reward
+    from 0.98 as easy and to 0.11 as hard, to allow for format rewards.
 
     Args:
         budget: C, rollouts that are trained on if B groups are found.
         success_threshold: a reward of at least this counts as a success.
-        prompts: B, groups wanted; all prompts asked if None.
+        trained_prompts: B, groups wanted; all prompts asked if None.
         draw: candidates of the first round, at most; 1.5 B if None.
         exploration: what both bases start at, in [0.05, 0.95].
         adjustment: by which they move; 0 fixes them.
@@ -66,7 +66,7 @@ class GRESO(DAPO):
         self,
         *,
         success_threshold: float = 0.5,
-        prompts: int | None = None,
+        trained_prompts: int | None = None,
         draw: int | None = None,
         exploration: float = 0.5,
         adjustment: float = 0.01,
@@ -74,7 +74,7 @@ class GRESO(DAPO):
         floor: float = 0.01,
         **common: Unpack[Common],
     ) -> None:
-        super().__init__(success_threshold=success_threshold, prompts=prompts, draw=draw, **common)
+        super().__init__(success_threshold=success_threshold, trained_prompts=trained_prompts, draw=draw, **common)
         check_setting("exploration", exploration, LEAST <= exploration <= MOST, f"{LEAST} to {MOST}")
         check_setting("adjustment", adjustment, 0 <= adjustment < 1, "0 <= adjustment < 1")
         check_setting("zero_variance", zero_variance, 0 <= zero_variance <= 1, "a share, 0 to 1")

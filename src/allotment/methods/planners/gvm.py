@@ -13,7 +13,6 @@ from allotment.planning.contract import Contract, PlannerEntry
 from allotment.planning.outcome import Outcome
 from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import DiscountedCounts, GradientMoments, Predictor
-from allotment.prediction.moments import ScoreVisit
 from allotment.pricing import Estimator, WeightedPrice
 from allotment.registry import ALIKE, BEFORE, EXACT, Row
 from allotment.state import State, Stateful
@@ -65,6 +64,8 @@ class GVM(SuccessPlanner):
         InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
     """
 
+    moments: GradientMoments
+
     def __init__(
         self,
         *,
@@ -102,11 +103,7 @@ class GVM(SuccessPlanner):
         return allocate_exact(price, budget, lower=lower, upper=upper, tie_keys=self._tie_keys(ids))
 
     def _observe(self, outcome: Outcome) -> None:
-        if outcome.scores_NK is not None:
-            is_success_N = outcome.rewards_N >= self.success_threshold
-            visit = ScoreVisit.of(outcome.prompt_ids, outcome.rows_N, is_success_N, outcome.scores_NK)
-            self.predictor.predict(visit.ids)  # raises where it would not observe them, before anything is learnt
-            self.moments.observe(visit)
+        self._observe_scores(self.moments, outcome)
         super()._observe(outcome)
 
     def _settings(self) -> State:

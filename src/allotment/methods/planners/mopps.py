@@ -24,23 +24,23 @@ LEAST = 2.0**-53
 
 
 class MoPPS(SuccessPlanner):
-    """Equal counts for those ``prompts`` of the candidates whose drawn success probability is nearest to 1/2.
+    """Equal counts for those ``trained_prompts`` candidates whose drawn success probability is nearest to 1/2.
 
     Thompson sampling: one draw from the belief about each candidate, so that prompts of which little is known are
     tried. Predicts success probabilities; decides before anything is generated; spends the budget exactly, on the
     chosen prompts alone. Those left out are not made up for by weights, so a prompt of success probability p weighs
-    ``P(chosen | p) Q / prompts`` against 1 under uniform allocation over all Q: most near 1/2, next to nothing near 0
-    and 1.
+    ``P(chosen | p) Q / trained_prompts`` against 1 under uniform allocation over all Q: most near 1/2, next to nothing
+    near 0 and 1.
 
-    The paper offers 8 or 16 candidates for each prompt trained on, 8 rollouts each. Source: section 6 of the fact
-    sheet; as in the official trainer a step discounts the record of the prompts that had rollouts, and no other. How a
-    band fills up is a reconstruction. (With one rollout each the official sampler's update is the constant 8, by a slip
-    of operator precedence; here it is the paper's.)
+    The paper offers 8 or 16 candidates for each prompt trained on, 8 rollouts each. As in the official trainer
+    (thu-rllab/MoPPS) a step discounts the record of the prompts that had rollouts, and no other. How a band fills up is
+    a reconstruction. (With one rollout each the official sampler's update is the constant 8, by a slip of operator
+    precedence; here it is the paper's.)
 
     Args:
         budget: rollouts of a step, spent exactly; a remainder goes to chosen prompts drawn anew at each step.
         predictor: the belief; :class:`BetaCounts` if None. The paper's other setting is ``BetaCounts(forgetting=0.5)``.
-        prompts: how many of the prompts asked get rollouts; all if None or if fewer are asked.
+        trained_prompts: how many of the prompts asked get rollouts; all if None or if fewer are asked.
         band: success probabilities that are equally welcome; of draws outside, the nearest are taken. The paper's
             alternative is (0.3, 0.7).
         common: as :class:`SuccessPlanner`.
@@ -52,16 +52,16 @@ class MoPPS(SuccessPlanner):
     def __init__(
         self,
         *,
-        prompts: int | None = None,
+        trained_prompts: int | None = None,
         band: tuple[float, float] = (0.5, 0.5),
         **common: Unpack[SuccessSettings],
     ) -> None:
         super().__init__(**common)
         low, high = band
-        is_count = prompts is None or (type(prompts) is int and prompts >= 1)
-        check_setting("prompts", prompts, is_count, "a whole number >= 1, or None")
+        is_count = trained_prompts is None or (type(trained_prompts) is int and trained_prompts >= 1)
+        check_setting("trained_prompts", trained_prompts, is_count, "a whole number >= 1, or None")
         check_setting("band", band, 0 <= low <= high <= 1, "0 <= low <= high <= 1")
-        self.prompts, self.band = prompts, (float(low), float(high))
+        self.trained_prompts, self.band = trained_prompts, (float(low), float(high))
 
     @property
     def contract(self) -> Contract:
@@ -76,7 +76,7 @@ class MoPPS(SuccessPlanner):
         keys = self._tie_keys(ids)
         p_Q = thompson_draws(posterior, self._draws(ids, "thompson"))
         distance_Q = np.maximum(np.maximum(low - p_Q, p_Q - high), 0.0)
-        chosen = np.sort(np.lexsort((keys, distance_Q))[: self.prompts])
+        chosen = np.sort(np.lexsort((keys, distance_Q))[: self.trained_prompts])
         allocation = uniform(
             posterior_weights(posterior)[chosen],
             budget,
@@ -92,7 +92,7 @@ class MoPPS(SuccessPlanner):
 
     def _settings(self) -> State:
         low, high = self.band
-        return {**super()._settings(), "prompts": self.prompts, "band_low": low, "band_high": high}
+        return {**super()._settings(), "prompts": self.trained_prompts, "band_low": low, "band_high": high}
 
 
 def thompson_draws(posterior: Posterior, uniform_Q: FloatArray) -> FloatArray:

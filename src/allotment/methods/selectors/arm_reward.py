@@ -37,6 +37,6 @@ def _mean_of_means(values_N: FloatArray, rows_N: IntArray) -> float:
 
 
 def arm_reward(before: Level, after: Level, *, entropy_weight: float, entropy_floor: float) -> float:
-    """What a step brought: ``V' - V - entropy_weight 1[E > entropy_floor] (E' - E)``; the fact sheet's R."""
+    """What a step brought: ``V' - V - entropy_weight 1[E > entropy_floor] (E' - E)``."""
     penalty = entropy_weight * (after.entropy - before.entropy) if before.entropy > entropy_floor else 0.0
     return after.reward - before.reward - penalty

@@ -16,7 +16,7 @@ from allotment.types import FloatArray, IntArray
 Baseline = Literal["pool", "log_pool", "p", "log_p"]
 """How a kept rollout is weighed; see :class:`BalancedDownSampling`."""
 Subset = Literal["first", "random"]
-"""Which rollouts of a class are kept: those that came first, or some drawn by lot."""
+"""Which rollouts of a class are kept: those that came first, or some drawn at random."""
 Divisor = Literal["mean", "deviation"]
 """Whose root divides the advantages: the success rate, or the variance of the rewards."""
 Shares = Literal["rollouts", "prompts"]
@@ -52,7 +52,7 @@ class BalancedDownSampling:
     Args:
         group_size: n, >= 2; the code's 4.
         baseline: as above.
-        subset: ``"first"`` keeps the rollouts of a class that came first (the code), ``"random"`` some drawn by lot.
+        subset: ``"first"`` keeps the rollouts of a class that came first (the code), ``"random"`` some drawn at random.
         success_threshold: a reward of at least this is correct.
         seed: of ``"random"``.
 
@@ -83,8 +83,8 @@ class BalancedDownSampling:
         pool = Pool.of(scored, self.success_threshold)
         kept_Q2 = balanced_counts(pool.counts_Q2, self.group_size)
         cells_N = 2 * scored.rows_N + pool.class_N
-        by_lot = [draws(self.seed, scored.step, scored.numbers_N, "balanced")] if self.subset == "random" else []
-        is_kept_N = first_of_groups(cells_N, kept_Q2.ravel(), *by_lot, scored.numbers_N)
+        drawn = [draws(self.seed, scored.step, scored.numbers_N, "balanced")] if self.subset == "random" else []
+        is_kept_N = first_of_groups(cells_N, kept_Q2.ravel(), *drawn, scored.numbers_N)
         advantages_Q2 = balanced_advantages(pool.counts_Q2, kept_Q2, self.baseline)
         advantages_N = np.where(is_kept_N, advantages_Q2.ravel()[cells_N], 0.0)
         return Selection(is_kept_N.astype(np.float64), advantages_N, denominator="kept")

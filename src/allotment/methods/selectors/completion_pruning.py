@@ -1,4 +1,4 @@
-"""Completion pruning (Dynamic Pruning, arXiv 2603.04135): rollouts of small advantage are left out by lot."""
+"""Completion pruning (Dynamic Pruning, arXiv 2603.04135): rollouts of small advantage are left out at random."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import numpy.typing as npt
 
 from allotment.checks import check_setting
 from allotment.registry import AFTER, Row
-from allotment.selection.base import Scored, Selection, SelectorEntry, Stateless, draws
+from allotment.selection.base import Scored, Selection, SelectorEntry, SelectorNeeds, Stateless, draws
 from allotment.types import FloatArray, IntArray
 
 ROUNDING = 1e-12
@@ -25,8 +25,8 @@ class CompletionPruning(Stateless):
 
     In a 0/1 group the rollouts at risk are the majority: successes where more than half succeed, else failures.
 
-    Source: section 1.2 of the paper's digest; formulas and default rate are a reconstruction (the paper's sweep goes
-    up to 0.9). Its appendix describes the deterministic variant, its proof the random one.
+    Formulas and default rate are a reconstruction (the paper's sweep goes up to 0.9). The paper's appendix describes
+    the deterministic variant, its proof the random one.
 
     Args:
         rate: probability of leaving out a rollout at risk, in [0, 1).
@@ -38,42 +38,44 @@ class CompletionPruning(Stateless):
         InvalidInputError: the rate is outside [0, 1).
     """
 
+    NEEDS = SelectorNeeds(weighs_single=True)
+
     def __init__(self, *, rate: float = 0.5, random: bool = True, seed: int = 0) -> None:
         self.rate, self.random, self.seed = check_rate(rate), random, seed
 
     def select(self, scored: Scored) -> Selection:
         """The survivors, weighted."""
-        lots_N = draws(self.seed, scored.step, scored.numbers_N, "completion-pruning")
+        draws_N = draws(self.seed, scored.step, scored.numbers_N, "completion-pruning")
         sizes_N = np.abs(scored.advantages_N)
-        is_kept_N, keep_probability_N = prune(sizes_N, scored.rows_N, lots_N, self.rate, random=self.random)
+        is_kept_N, keep_probability_N = prune(sizes_N, scored.rows_N, draws_N, self.rate, random=self.random)
         return Selection(is_kept_N / keep_probability_N)
 
 
 def prune(
-    values_N: FloatArray, rows_N: IntArray, lots_N: FloatArray, rate: float, *, random: bool = True
+    values_N: FloatArray, rows_N: IntArray, draws_N: FloatArray, rate: float, *, random: bool = True
 ) -> tuple[npt.NDArray[np.bool_], FloatArray]:
     """Which values survive, and with which probability each was to survive; both [N], whatever the order.
 
     At risk are values below the mean of their group. Those go with probability ``rate``; or, if not ``random``, the
-    ``floor(rate n)`` smallest of the n at risk in each group, of equal ones those with smaller lots.
+    ``floor(rate n)`` smallest of the n at risk in each group, of equal ones those with smaller draws.
 
     Args:
         values_N: [N] finite.
         rows_N: [N] group of each value.
-        lots_N: [N] uniform on [0, 1).
+        draws_N: [N] uniform on [0, 1).
         rate: in [0, 1).
-        random: by lot or by size.
+        random: at random or by size.
     """
     order_N = np.lexsort((values_N, rows_N))  # the last bits of a sum depend on its order
     sums_Q = np.bincount(rows_N[order_N], values_N[order_N])
     mean_N = (sums_Q / np.maximum(np.bincount(rows_N), 1))[rows_N]
     is_low_N = values_N < mean_N - ROUNDING * np.abs(mean_N)
     if random:
-        is_pruned_N = is_low_N & (lots_N < rate)
+        is_pruned_N = is_low_N & (draws_N < rate)
     else:
         is_pruned_N = np.zeros(len(values_N), dtype=np.bool_)
         low_L = np.flatnonzero(is_low_N)
-        low_L = low_L[np.lexsort((lots_N[low_L], values_N[low_L], rows_N[low_L]))]
+        low_L = low_L[np.lexsort((draws_N[low_L], values_N[low_L], rows_N[low_L]))]
         groups_L = rows_N[low_L]
         rank_L = np.arange(len(low_L)) - np.searchsorted(groups_L, groups_L)
         dropped_L = np.floor(rate * np.bincount(groups_L)[groups_L] + ROUNDING)
@@ -93,6 +95,7 @@ def check_rate(rate: float) -> float:
 
 ENTRY = SelectorEntry(
     CompletionPruning,
+    CompletionPruning.NEEDS,
     row=Row(
         "nothing",
         AFTER,

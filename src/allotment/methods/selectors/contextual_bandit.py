@@ -53,7 +53,7 @@ class ContextualBandit:
         keep: K, rollouts trained on in a step in global mode; None for ``ceil(share * rollouts of this step)``.
         entropy_weight: w_e, reward per nat of further entropy.
         entropy_floor: e_min in nats; below it entropy may grow.
-        exploration: each place goes with probability ``exploration / sqrt(step)`` to a rollout drawn by lot.
+        exploration: each place goes with probability ``exploration / sqrt(step)`` to a rollout drawn at random.
         hidden: width of the perceptron.
         learning_rate: of its Adam.
         seed: of exploration, ties and the perceptron.
@@ -123,8 +123,8 @@ class ContextualBandit:
         self._learn(scored.step, level)
         kept_N = self._choose(candidates, self._regressor.predict(features_NF))
         self._buffer.record(candidates, kept_N)
-        lots_N = draws(self.seed, scored.step, candidates.numbers_N, "remember")
-        arms_N = np.argsort(np.where(kept_N, lots_N, np.inf))[: min(ARMS, int(kept_N.sum()))]
+        draws_N = draws(self.seed, scored.step, candidates.numbers_N, "remember")
+        arms_N = np.argsort(np.where(kept_N, draws_N, np.inf))[: min(ARMS, int(kept_N.sum()))]
         self._pulled = None if level is None else Pulled(scored.step, level, features_NF[arms_N])
         self._step = scored.step
         self.too_old += int((~fresh_N).sum())
@@ -146,7 +146,7 @@ class ContextualBandit:
             self._regressor.observe(pulled.step, pulled.features_AF, self.last_gain)
 
     def _choose(self, scored: Scored, values_N: FloatArray) -> BoolArray:
-        """[N] the best of every group, or of all, some places by lot."""
+        """[N] the best of every group, or of all, some places at random."""
         sizes_Q = np.bincount(scored.rows_N, minlength=len(scored.prompt_ids))
         if self.mode == "intra":
             rows_N, room_Q = scored.rows_N, ceil_share(self.share, sizes_Q)
@@ -154,11 +154,11 @@ class ContextualBandit:
             new = sizes_Q[scored.ages_Q == 0].sum(keepdims=True)
             rows_N = np.zeros(len(scored), dtype=np.int64)
             room_Q = ceil_share(self.share, new) if self.keep is None else np.array([self.keep])
-        lots_N = draws(self.seed, scored.step, scored.numbers_N, "lot")
+        draws_N = draws(self.seed, scored.step, scored.numbers_N, "lot")
         rate = self.exploration / np.sqrt(scored.step)
         explores_N = draws(self.seed, scored.step, scored.numbers_N, "explore") < rate
-        stays_N = first_of_groups(rows_N, room_Q, -values_N, lots_N) & ~explores_N
-        return first_of_groups(rows_N, room_Q, ~stays_N, lots_N)
+        stays_N = first_of_groups(rows_N, room_Q, -values_N, draws_N) & ~explores_N
+        return first_of_groups(rows_N, room_Q, ~stays_N, draws_N)
 
     def state_dict(self) -> State:
         """Settings, buffer, the arms last pulled, what was learnt: everything."""

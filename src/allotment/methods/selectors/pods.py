@@ -74,11 +74,11 @@ class PODS(Subset):
     about ``1 / (4 p (1 - p))``. (Derived, not from the paper.) With m >= n nothing is selected.
 
     Source: PODS (arXiv 2504.13818), its O(n log n) procedure. Deviations: groups may be of unequal size; among equal
-    rewards the lot decides who is kept. The released single-GPU trainer sorts the whole step as one group.
+    rewards chance decides who is kept. The released single-GPU trainer sorts the whole step as one group.
     """
 
-    def _choose(self, scored: Scored, room_Q: IntArray, lots_N: FloatArray) -> BoolArray:
-        order = np.lexsort((lots_N, scored.rewards_N, scored.rows_N))
+    def _choose(self, scored: Scored, room_Q: IntArray, draws_N: FloatArray) -> BoolArray:
+        order = np.lexsort((draws_N, scored.rewards_N, scored.rows_N))
         sizes_Q = np.bincount(scored.rows_N, minlength=len(room_Q))
         starts_Q = np.cumsum(sizes_Q) - sizes_Q
         kept_N = np.ones(len(scored), dtype=bool)

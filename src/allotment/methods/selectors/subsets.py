@@ -52,7 +52,7 @@ class Subset(Stateless):
     Args:
         keep: rollouts of a group that are trained on, from 2; or a share of the group in (0, 1), rounded up and at
             least 2. The default is the ratio of the paper's settings (64 to 16, 32 to 8, 128 to 32).
-        seed: decides by lot between rollouts that are otherwise equal.
+        seed: decides at random between rollouts that are otherwise equal.
 
     Raises:
         InvalidInputError: ``keep`` is 1, or neither a number of rollouts nor a share.
@@ -72,27 +72,27 @@ class Subset(Stateless):
         return Selection(kept_N.astype(np.float64), baseline="kept", denominator="kept")
 
     @abstractmethod
-    def _choose(self, scored: Scored, room_Q: IntArray, lots_N: FloatArray) -> BoolArray:
-        """[N] whether a rollout is kept, ``room_Q`` of each group; ``lots_N`` are random numbers."""
+    def _choose(self, scored: Scored, room_Q: IntArray, draws_N: FloatArray) -> BoolArray:
+        """[N] whether a rollout is kept, ``room_Q`` of each group; ``draws_N`` are random numbers."""
 
 
 class MaxReward(Subset):
-    """The largest rewards of every group, ties by lot (PODS, section 1 of the fact sheet, "max-reward").
+    """The largest rewards of every group, ties at random (PODS, "max-reward").
 
     With 0/1 rewards a kept group is all successes where there are enough, and then has no advantage: the effective
     weight of a prompt relative to the gradient of p is ``E[f (1 - f)] / (p (1 - p))`` with ``f = min(S, m) / m`` and
     ``S ~ Binomial(n, p)`` (times ``m / (m - 1)`` for RLOO).
     """
 
-    def _choose(self, scored: Scored, room_Q: IntArray, lots_N: FloatArray) -> BoolArray:
-        return first_of_groups(scored.rows_N, room_Q, -scored.rewards_N, lots_N)
+    def _choose(self, scored: Scored, room_Q: IntArray, draws_N: FloatArray) -> BoolArray:
+        return first_of_groups(scored.rows_N, room_Q, -scored.rewards_N, draws_N)
 
 
 class RandomSubset(Subset):
-    """Rollouts of every group by lot (PODS, "random"): in expectation the same as generating fewer."""
+    """Rollouts of every group at random (PODS, "random"): in expectation the same as generating fewer."""
 
-    def _choose(self, scored: Scored, room_Q: IntArray, lots_N: FloatArray) -> BoolArray:
-        return first_of_groups(scored.rows_N, room_Q, lots_N)
+    def _choose(self, scored: Scored, room_Q: IntArray, draws_N: FloatArray) -> BoolArray:
+        return first_of_groups(scored.rows_N, room_Q, draws_N)
 
 
 MAX_REWARD = SelectorEntry(
@@ -103,7 +103,7 @@ MAX_REWARD = SelectorEntry(
         "m of n rollouts of every group",
         "prompts that hardly ever succeed, and no others: as `pods` with `f = min(S, m)/m`",
         "arXiv 2504.13818, its baseline",
-        "ties by lot",
+        "ties at random",
     ),
 )
 

@@ -14,18 +14,19 @@ from transformers import AutoTokenizer, PrinterCallback, ProgressCallback
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils.logging import disable_progress_bar
 
-from allotment.config import TRLTrainConfig
 from allotment.errors import ConfigError
-from allotment.integrations.trl.command.metrics_lines import MetricsLines, OnStep
 from allotment.integrations.trl.config import AllotmentGRPOConfig, AllotmentRLOOConfig
 from allotment.integrations.trl.preferences import AllotmentDPOConfig, AllotmentDPOTrainer
 from allotment.integrations.trl.trainer import AllotmentGRPOTrainer, AllotmentRLOOTrainer
 from allotment.run_logs.directory import RunDirectory
 from allotment.tasks.datasets import Row, format_rows, load_rows, split_held_out
 from allotment.tasks.rewards import make_reward
+from allotment.trainers.trl.config import TRLTrainConfig
+from allotment.trainers.trl.metrics_lines import MetricsLines, OnStep
 
 KINDS: dict[str, tuple[Any, Any]] = {
     "dr_grpo": (AllotmentGRPOTrainer, AllotmentGRPOConfig),
+    "grpo": (AllotmentGRPOTrainer, AllotmentGRPOConfig),
     "rloo": (AllotmentRLOOTrainer, AllotmentRLOOConfig),
     "on-policy-dpo": (AllotmentDPOTrainer, AllotmentDPOConfig),
 }
@@ -111,7 +112,7 @@ def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
         ConfigError: a setting in ``config.trl`` does not exist or has a flag of its own, or ``micro_batch`` does not
             divide the budget.
     """
-    kind, prefers = _kind(config)[1], bool(config.objective)
+    kind, prefers = _kind(config)[1], config.prefers
     devices = int(os.environ.get("WORLD_SIZE", "1"))
     _check_micro_batch(config, devices)
     has_gpu = torch.cuda.is_available()
@@ -127,7 +128,7 @@ def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
         "save_steps": config.checkpoint_every * config.updates,
         "bf16": config.dtype == "bfloat16" or (config.dtype == "auto" and has_gpu and torch.cuda.is_bf16_supported()),
         "planner": config.planner,
-        "planner_kwargs": {"bounds": [config.lower, config.upper]},
+        "planner_kwargs": {"bounds": list(config.bounds), **config.planner_settings},
         "prompt_id_column": "prompt_id",
         "prompt_embeddings": config.prompt_embeddings,
         "logging_steps": config.updates,
@@ -139,6 +140,8 @@ def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
     if prefers:
         own |= {"prompts_per_round": config.prompts_per_step, "updates_per_round": config.updates}
         own["planner_kwargs"]["estimator"] = config.estimator
+    else:
+        own |= {"select": config.select, "select_kwargs": config.select_settings or None}
     defaults: dict[str, Any] = {
         "lr_scheduler_type": "constant",
         "save_total_limit": 2,
@@ -152,18 +155,18 @@ def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
     if not prefers:
         defaults["beta"] = 0.0
     if kind is AllotmentGRPOConfig:
-        defaults |= {"loss_type": "dr_grpo", "scale_rewards": "none"}
+        defaults |= {"loss_type": "dr_grpo", "scale_rewards": "group" if "grpo" in config.objective else "none"}
     known = {field.name for field in fields(kind)}
     _check_further(config.trl, known, set(own))
     return kind(**own, **{name: value for name, value in defaults.items() if name in known} | config.trl)
 
 
 def _check_micro_batch(config: TRLTrainConfig, devices: int) -> None:
-    each = 2 if config.objective else 1  # a pair is two rollouts
+    each = 2 if config.prefers else 1  # a pair is two rollouts
     if config.budget % (config.micro_batch * devices) or config.micro_batch % each:
         valid = [n for n in range(each, config.budget // devices + 1, each) if config.budget % (n * devices) == 0]
         raise ConfigError(
-            "micro_batch does not divide the budget" + (" into pairs" if config.objective else ""),
+            "micro_batch does not divide the budget" + (" into pairs" if config.prefers else ""),
             got=f"micro_batch {config.micro_batch} on {devices} device(s), budget {config.budget}",
             allowed=", ".join(map(str, valid)) or "nothing: the budget is not divisible by the devices",
             fix="choose one of them, or another prompts_per_step",

@@ -7,9 +7,9 @@ from typing import Any
 
 from transformers import TrainerCallback
 
-from allotment.config import TRLTrainConfig
 from allotment.run_logs.directory import RunDirectory
 from allotment.run_logs.files import read_log
+from allotment.trainers.trl.config import TRLTrainConfig
 
 OnStep = Callable[[dict[str, Any]], None]
 LOGS = ("metrics.jsonl", "timing.jsonl")

@@ -1,0 +1,177 @@
+"""Configurations of the lab, and its declaration as a trainer. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tyro
+from pydantic import AfterValidator, Field, model_validator
+
+from allotment.config import (
+    Config,
+    JSONObject,
+    ObjectiveName,
+    RunConfig,
+    by_name,
+    check_bounds,
+)
+from allotment.errors import needs_extra
+from allotment.planning.contract import Capability, check_planner_name
+from allotment.registry import PLANNERS
+from allotment.trainers import TrainerEntry
+
+RegimeName = Literal["scratchpad", "short", "countdown"]
+RewardName = Literal["correctness", "format", "length"]
+ActorName = Literal["current", "stale", "rounds", "quantised", "small"]
+SketchName = Literal["exact", "last-block", "last-layer"]
+YARDSTICKS = ("uniform-2x", "neyman")
+"""Measured beside planners: uniform at twice the budget; least variance for known gradient moments."""
+CAPABILITY = Capability(
+    "the lab",
+    several_rounds=True,
+    in_tokens=True,
+    any_size=True,
+    own_advantages=frozenset({"second_look"}),
+    told=frozenset({"scores", "lengths", "answers"}),
+    columns=frozenset({"truncated", "entropies", "clip_fractions", "answers"}),
+    looks_back=True,
+    offers=frozenset({"embeddings", "success_probability"}),
+)
+"""What the lab can carry out: everything."""
+MEASUREMENT = Capability(
+    "the measurement of gradient variance",
+    leaves_out=False,
+    selections=False,
+    told=frozenset({"scores"}),
+    offers=frozenset({"embeddings", "success_probability"}),
+)
+"""The variance of one round of exact counts, every prompt among them."""
+MeasuredName = Annotated[
+    str,
+    AfterValidator(lambda name: name if name in YARDSTICKS else check_planner_name(name, MEASUREMENT)),
+    by_name(PLANNERS),
+]
+
+
+class TrainConfig(RunConfig):
+    """Reinforcement learning of the lab's language model."""
+
+    trainer: Annotated[Literal["lab"], tyro.conf.Suppress] = "lab"
+    candidate_prompts: int | None = Field(None, ge=1)
+    """Prompts that the planner is asked for at a step; by default more than prompts_per_step only for planners that
+    choose among them (4 times for dapo and mopps, twice for greso)."""
+    objective: tuple[ObjectiveName, ...] = ()
+    """What is learnt from the rollouts; several names where they fill different places: advantages (rloo, dr_grpo,
+    grpo, gdpo), the loss (divergence-ppo, flowrl, on-policy-dpo), gates on tokens (jackpot, capo), a learnt
+    reward for the verifier's (representation-reward, ml-irl). By default the clipped surrogate with the estimator's
+    advantages."""
+    objective_settings: JSONObject = Field(default_factory=dict)
+    """Further settings of the objectives by name, such as '{"divergence-ppo": {"delta": 0.15}}'."""
+    updates: int = Field(1, ge=1)
+    """Optimiser steps on the rollouts of a step."""
+    rewards: tuple[RewardName, ...] = Field(("correctness",), min_length=1)
+    """Rewards that advantages are made of; added up, or combined by gdpo. The planner is told correctness."""
+    length_target: int = Field(10, ge=1)
+    """Most tokens of a completion that the reward `length` accepts."""
+    actor: ActorName = "current"
+    """Who generates: the policy that is trained, one that has fallen behind it (stale, rounds), one with rounded
+    weights, or a smaller one."""
+    actor_settings: JSONObject = Field(default_factory=dict)
+    """Further settings of the actor, such as '{"lag": 8}'."""
+    regime: RegimeName = "scratchpad"
+    """Form of a completion: free characters before the answer, or the answer alone; countdown is a task of its own,
+    with many right answers to a prompt."""
+    aggregation: Literal["prompt_mean", "sequence_mean", "token_mean"] = "prompt_mean"
+    """How token losses become one number; see docs/weights.md before changing it."""
+    clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
+    """Largest norm of the gradient."""
+    tokens_per_rollout: float = Field(9.6, gt=0, allow_inf_nan=False)
+    """For vip-tokens: a step may use this times the rollouts of a step; 9.6 is what the scratchpad policy writes."""
+    sketch: SketchName = "last-block"
+    """Score sketches that vip-moments is told: of the gradient of one matrix, in the last block or the last of all, or
+    of the whole gradient, slowly."""
+    sketches: int = Field(16, ge=1, le=16)
+    """Numbers of a sketch."""
+
+    @model_validator(mode="after")
+    def _rewards_are_different(self) -> Self:
+        if len(set(self.rewards)) < len(self.rewards):
+            raise ValueError(f"each reward once, got {', '.join(self.rewards)}")
+        return self
+
+    @property
+    def asked_prompts(self) -> int:
+        """Prompts that the planner is asked for at each step."""
+        return self.candidate_prompts or self.prompts_per_step * PLANNERS[self.planner].candidates
+
+    @property
+    def task(self) -> str:
+        """What is trained, in a word."""
+        return self.regime
+
+    @property
+    def weighting(self) -> str:
+        """Advantage and aggregation, in words."""
+        return f"{self.estimator}, {self.aggregation.replace('_', ' ')}"
+
+
+class GradientVarianceConfig(Config):
+    """Measurement of gradient variance at a fixed policy, per planner."""
+
+    regime: RegimeName = "scratchpad"
+    """Form of a completion: free characters before the answer, or the answer alone."""
+    history: int = Field(32, ge=0)
+    """Past rollouts of every prompt that the predictors have seen, in visits of 8 at most."""
+    planners: tuple[MeasuredName, ...] = Field(
+        ("uniform", "uniform-2x", "oracle", "neyman", "vip", "vip-moments", "vip-paper"), min_length=1
+    )
+    """Names as for training, and uniform-2x (twice the budget), neyman (knows the gradient moments)."""
+    batches: int = Field(12, ge=2)
+    """Disjoint batches of prompts; the standard error is over them."""
+    prompts: int = Field(64, ge=2)
+    """Prompts of a batch."""
+    rollouts: int = Field(192, ge=16)
+    """Rollouts of each prompt, from which the moments of its rewards and gradients are measured."""
+    directions: int = Field(0, ge=0)
+    """Random directions of the parameter space, along which gradients are measured; 0 takes all into account."""
+    sketch: SketchName = "exact"
+    """Score sketches that vip-moments sees in its history: of the whole gradient, or of that of one matrix."""
+    sketches: int = Field(16, ge=1, le=16)
+    """Numbers of a sketch: random directions, others than those above."""
+    rollouts_per_prompt: int = Field(8, ge=3)
+    """Mean number of rollouts that is allocated."""
+    bounds: tuple[int, int] = (3, 32)
+    """Least and most rollouts of a prompt."""
+    seed: int = Field(0, ge=0)
+    """Fixes prompts, rollouts, directions and sketches."""
+
+    @model_validator(mode="after")
+    def _can_be_measured(self) -> Self:
+        check_bounds(self.bounds, self.rollouts_per_prompt, "rloo")
+        if len(set(self.planners)) < len(self.planners):
+            raise ValueError(f"each planner once, got {', '.join(self.planners)}")
+        return self
+
+
+def _make(config: TrainConfig, path: Path) -> Any:
+    with needs_extra("train"):
+        from allotment.lab.train import Trainer
+    return Trainer(config)
+
+
+def _texts(config: TrainConfig) -> dict[str, str]:
+    with needs_extra("train"):
+        from allotment.tasks.countdown import questions_of
+    return questions_of(config.regime)
+
+
+TRAINER = TrainerEntry(
+    TrainConfig,
+    _make,
+    CAPABILITY,
+    "the lab's language model of 0.1 M parameters",
+    _texts,
+    measured="computed exactly on every prompt",
+    has_oracle=True,
+)

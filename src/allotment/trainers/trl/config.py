@@ -1,0 +1,137 @@
+"""The configuration of ``allotment train trl``, and TRL's declaration as a trainer. Importing this loads no torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import tyro
+from pydantic import Field, model_validator
+
+from allotment.config import EstimatorName, JSONObject, ObjectiveName, RunConfig
+from allotment.errors import needs_extra
+from allotment.integrations.capabilities import TRL as CAPABILITY
+from allotment.planning.contract import check_objective_names, check_planner_name, check_selector_name
+from allotment.tasks.extraction import Rule
+from allotment.tasks.rewards import Verifier
+from allotment.trainers import TrainerEntry
+
+
+class TRLTrainConfig(RunConfig):
+    """Reinforcement learning of any causal language model with TRL."""
+
+    trainer: Annotated[Literal["trl"], tyro.conf.Suppress] = "trl"
+    model: str
+    """Folder or hub name of a Hugging Face causal language model."""
+    dataset: str
+    """A .jsonl, .json, .parquet or .csv file with prompts and answers, or reasoning-gym:NAME."""
+    estimator: EstimatorName = "dr_grpo"
+    """dr_grpo: GRPOTrainer, loss dr_grpo, rewards not scaled; rloo: RLOOTrainer. Its variance is priced, also with
+    on-policy-dpo, whose gradient begins as that of rloo."""
+    objective: tuple[ObjectiveName, ...] = ()
+    """on-policy-dpo: DPOTrainer on pairs of a prompt's rollouts, fresh in each step, against the policy of the start;
+    rloo, dr_grpo, grpo: their advantages; by default the estimator's. The others need the lab."""
+    updates: int = Field(1, ge=1)
+    """With on-policy-dpo: optimiser steps on the pairs of a step."""
+    learning_rate: float = Field(1e-6, gt=0, allow_inf_nan=False)
+    """Learning rate of AdamW, constant."""
+    max_completion_tokens: int = Field(256, ge=1)
+    """Longest completion that is generated."""
+    micro_batch: int = Field(8, ge=1)
+    """Rollouts of a forward and backward pass on one device; a divisor of the budget over the devices. With
+    on-policy-dpo two for each pair, and an optimiser step is on half as many pairs as the budget has rollouts."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Of the computation; auto is bfloat16 on a GPU that has it, else float32."""
+    verifier: Verifier | None = None
+    """How a completion is judged; reasoning-gym's own for its tasks, exact match for files."""
+    extract: Rule | None = None
+    """Where the answer stands in a completion; see docs/tasks.md."""
+    prompt_column: str = "prompt"
+    """Column of the prompts in a file."""
+    answer_column: str = "answer"
+    """Column of the answers in a file."""
+    prompt_id_column: str | None = None
+    """Column of the prompts' names in a file; the place of the row if there is none."""
+    dataset_size: int = Field(1000, ge=2)
+    """Prompts that are made of a reasoning-gym task."""
+    dataset_options: JSONObject = Field(default_factory=dict)
+    """Options of the reasoning-gym task, such as '{"max_digits": 3}'."""
+    system_prompt: str | None = None
+    """System message before each prompt: the name of one of reasoning-gym's, or a text."""
+    prompt_suffix: str | None = None
+    """A line after each prompt, such as an instruction."""
+    chat: bool = False
+    """Whether a prompt is a user's message, put into the model's chat template."""
+    held_out: int = Field(64, ge=1)
+    """Prompts that are not trained on; they, and as many of the others, are judged every evaluate_every steps, by one
+    sampled completion each."""
+    prompt_embeddings: str | None = None
+    """minilm (the packaged model) or a sentence-transformers model: tells the planner about prompts not yet seen."""
+    trl: JSONObject = Field(default_factory=dict)
+    """Further settings of TRL's configuration class, such as '{"beta": 0.01, "temperature": 0.8}'."""
+
+    @model_validator(mode="after")
+    def _can_be_carried_out(self) -> Self:
+        check_objective_names(self.objective, CAPABILITY)
+        if len(self.objective) > 1:
+            raise ValueError(f"one objective with TRL, got {', '.join(self.objective)}")
+        check_planner_name(self.planner, CAPABILITY)
+        if self.select is not None:
+            check_selector_name(self.select, CAPABILITY)
+        if self.prefers and self.select is not None:
+            raise ValueError(
+                f"no selector beside on-policy-dpo, whose pairs are made of every rollout, got {self.select}"
+            )
+        if self.updates > 1 and not self.prefers:
+            raise ValueError(f"more than one of updates only with the objective on-policy-dpo, got {self.updates}")
+        return self
+
+    @property
+    def prefers(self) -> bool:
+        """Whether pairs of rollouts are trained on."""
+        return "on-policy-dpo" in self.objective
+
+    @property
+    def task(self) -> str:
+        """What is trained, in a word."""
+        return Path(self.model).name
+
+    @property
+    def data(self) -> str:
+        """The data set."""
+        return self.dataset
+
+
+def _make(config: TRLTrainConfig, path: Path) -> Any:
+    with needs_extra("trl"):
+        from allotment.trainers.trl.run import TRLRun
+    return TRLRun(config, path)
+
+
+def _texts(config: TRLTrainConfig) -> dict[str, str]:
+    from allotment.tasks.datasets import load_rows
+
+    rows = load_rows(
+        config.dataset,
+        size=config.dataset_size,
+        options=config.dataset_options,
+        prompt_column=config.prompt_column,
+        answer_column=config.answer_column,
+        id_column=config.prompt_id_column,
+    )
+    return {str(row["prompt_id"]): _plain(row["prompt"]) for row in rows}
+
+
+def _plain(prompt: Any) -> str:
+    """A prompt's text; that of a conversation is its messages' contents."""
+    return prompt if isinstance(prompt, str) else "\n".join(str(message.get("content", "")) for message in prompt)
+
+
+TRAINER = TrainerEntry(
+    TRLTrainConfig,
+    _make,
+    CAPABILITY,
+    "a Hugging Face model with TRL",
+    _texts,
+    measured="estimated from one sampled completion a prompt",
+)
