@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.special import logit
 
 from allotment.prediction import DiscountedCounts, GlobalMean, LastValue
-from allotment.prompts.table import grown
+from allotment.prompts.table import enlarged
 
 PROMPTS = ["a", "b", 3, 4, "5", 5]
 
@@ -167,7 +167,7 @@ def test_growing_keeps_the_old_and_fills_the_new(sizes):
     array, copies, written = np.empty((0, 2)), 0, 0
     for size in sizes:
         written += size
-        bigger = grown(array, written, fill=7.0)
+        bigger = enlarged(array, written, fill=7.0)
         copies += bigger is not array
         np.testing.assert_array_equal(bigger[: len(array)], array)
         np.testing.assert_array_equal(bigger[len(array) :], 7.0)

@@ -53,7 +53,9 @@ class _RunningRate:
     def from_state(cls, state: State) -> _RunningRate:
         def make() -> _RunningRate:
             loaded = cls(*(state[key] for key in cls.KEYS))
-            check_setting("global_total", loaded.total, 0 <= loaded.total <= loaded.weight < np.inf, "0 <= total <= weight")
+            check_setting(
+                "global_total", loaded.total, 0 <= loaded.total <= loaded.weight < np.inf, "0 <= total <= weight"
+            )
             return loaded
 
         return from_state(make)
@@ -205,7 +207,7 @@ class DiscountedCounts(_RecordedCounts):
     data). A visit first multiplies ``s`` and ``f`` by ``forgetting``, then adds its counts. A prompt never seen has
     ``s = f = 0``. So the number of rollouts counts, and the uncertainty is known: price with ``expected_variance()``.
 
-    The defaults come from ``benchmarks/replay.py`` on the log of a real run; docs/prediction.md has the measurements.
+    The defaults come from ``benchmarks/replay.py`` on the log of a real run; docs/experiments.md has the measurements.
 
     Args:
         forgetting: what is left of a prompt's counts at its next visit, in (0, 1]; 1 never forgets.
