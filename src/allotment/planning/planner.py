@@ -149,9 +149,9 @@ class Planner(SavedPlanner):
         several = self.contract.several_rounds
         due = self._rounds.due(ids, budget) if several else None
         later = None if due is None else self._next(due)
-        if due is not None and later is not None:
+        if later is not None:
             plan = later
-            self._rounds.asked(replace(due, round=plan.round, is_open=True))
+            self._rounds.asked(plan)
         else:
             total = self.budget if budget is None else budget
             plan = self._open(ids, total)

@@ -80,9 +80,9 @@ class Rounds:
         """A step begins with the plan of its round 0."""
         self._steps[plan.step] = Step(plan.step, budget, expected_later=plan.expected_later)
 
-    def asked(self, step: Step) -> None:
-        """A further round of a step was asked."""
-        self._steps[step.number] = step
+    def asked(self, plan: Plan) -> None:
+        """A further round of a step begins with this plan; the order of its prompts stays that of round 0."""
+        self._steps[plan.step] = replace(self._steps[plan.step], round=plan.round, is_open=True)
 
     def told(self, step: Step) -> None:
         """A round of a step was told, and it goes on."""
