@@ -74,7 +74,7 @@ def full(constructor: Callable[..., Planner], **settings: Any) -> Callable[[int]
 
 def choosing(constructor: Callable[..., Planner], **settings: Any) -> Callable[[int], Planner]:
     """Eight rollouts for every prompt that is chosen, a quarter of those asked."""
-    return full(constructor, budget=MEAN_COUNT * CHOSEN, prompts=CHOSEN, **settings)
+    return full(constructor, budget=MEAN_COUNT * CHOSEN, trained_prompts=CHOSEN, **settings)
 
 
 def counted(seed: int) -> Planner:
@@ -84,7 +84,7 @@ def counted(seed: int) -> Planner:
 
 def in_tokens(**settings: Any) -> Planner:
     """The budget in tokens, of rollouts of one token."""
-    return VIP(**settings, unit="tokens", lengths=LengthPredictor(typical_length=1.0))
+    return VIP(**settings, unit=LengthPredictor(typical_length=1.0))
 
 
 EMBEDDED = {"embeddings": 100.0 * np.eye(ASKED), "ids": list(range(ASKED))}
@@ -240,7 +240,7 @@ PLANNERS: dict[str, Method] = {
         "the mean success probability, with a larger step: 1 / (share of mixed groups) for every p; with GRPO's "
         "standard deviation not",
         "arXiv 2503.14476, verl `recipe/dapo`",
-        "surplus groups go by lot, not by order; the candidates asked are the limit",
+        "surplus groups are dropped at random, not by order; the candidates asked are the limit",
         choosing(DAPO),
         curve=as_often_as_drawn,
         formula="constant",
@@ -308,7 +308,7 @@ SELECTORS: dict[str, Method] = {
         "m of n rollouts of every group",
         "prompts that hardly ever succeed, and no others: as `pods` with `f = min(S, m)/m`",
         "arXiv 2504.13818, its baseline",
-        "ties by lot",
+        "ties at random",
         counted,
         lambda seed: MaxReward(keep=4, seed=seed),
         curve=subset(max_reward_share, 16, 4),

@@ -70,12 +70,12 @@ CASES = [
     Case("CoBARL, default_predictor", lambda: CoBARL(budget=BUDGET, predictor=default_predictor())),
     Case("Knapsack", lambda: Knapsack(budget=BUDGET)),
     Case("GVM", lambda: GVM(budget=BUDGET), told=("scores",)),
-    Case("MoPPS", lambda: MoPPS(budget=BUDGET, prompts=PROMPTS), asked=POOL),
+    Case("MoPPS", lambda: MoPPS(budget=BUDGET, trained_prompts=PROMPTS), asked=POOL),
     Case("DynamicPruning", lambda: DynamicPruning(budget=BUDGET)),
     Case("ReinforceAda", lambda: ReinforceAda(budget=BUDGET)),
     Case("ReinforceAdaEst", lambda: ReinforceAdaEst(budget=BUDGET)),
-    Case("DAPO", lambda: DAPO(budget=BUDGET, prompts=PROMPTS), asked=4 * PROMPTS),
-    Case("GRESO", lambda: GRESO(budget=BUDGET, prompts=PROMPTS), asked=2 * PROMPTS),
+    Case("DAPO", lambda: DAPO(budget=BUDGET, trained_prompts=PROMPTS), asked=4 * PROMPTS),
+    Case("GRESO", lambda: GRESO(budget=BUDGET, trained_prompts=PROMPTS), asked=2 * PROMPTS),
     Case("OptPO", lambda: OptPO(budget=BUDGET), told=("answers",)),
 ]
 

@@ -20,7 +20,7 @@ from allotment.learning.advantages import AdvantageName, advantage_estimator
 from allotment.learning.aggregation import Aggregation
 from allotment.learning.second_look import second_look_advantages
 from allotment.learning.selected import selected_advantages_and_weights
-from allotment.planning.base import Planner
+from allotment.planning.planner import Planner
 from allotment.selection.base import Scored, Selection, Selector, check_selection
 from allotment.types import FloatArray, IntArray, Plan, PromptId
 
@@ -85,6 +85,8 @@ class _Batch:
     answers_N: IntArray
     numbers_N: IntArray
     advantages_N: FloatArray
+    factors_N: FloatArray
+    """[N] what the plan's weights multiply in the loss."""
     is_second_look: bool
 
 
@@ -119,7 +121,6 @@ class Toy:
         self._window: deque[_Batch] = deque(maxlen=1 if self.selector is None else self.selector.window)
         self._entropies_Q = policy.entropies()
         self._step = self._numbered = 0
-        self._keep_probability_Q: FloatArray | None = None
 
     def step(self) -> Step:
         """Ask, generate, tell, until the step is complete; then select, and estimate the gradient."""
@@ -155,8 +156,9 @@ class Toy:
         self._numbered += len(rows_N)
         advantages_N = self._advantages(plans, rows_N, _rewards(answers_N))
         has_look = plans[0].expected_later is not None
-        self._keep_probability_Q = plans[0].keep_probability
-        return _Batch(rows_N, answers_N, numbers_N, advantages_N, has_look)
+        factors_Q = plans[0].loss_factors(len(np.unique(rows_N)))
+        factors_N = np.ones(len(rows_N)) if factors_Q is None else factors_Q[rows_N]
+        return _Batch(rows_N, answers_N, numbers_N, advantages_N, factors_N, has_look)
 
     def _advantages(self, plans: Sequence[Plan], rows_N: IntArray, rewards_N: FloatArray) -> FloatArray:
         """[N] by the estimator, or with the weights of a second look where the plans have one."""
@@ -190,7 +192,8 @@ class Toy:
             length="sum",
             dtype=torch.float64,
         )
-        return np.asarray(advantages_N * weights_N1[:, 0]), selection.is_kept
+        factors_N = np.concatenate([b.factors_N for b in self._window])
+        return np.asarray(advantages_N * weights_N1[:, 0]) * factors_N, selection.is_kept
 
     def _scored(self) -> Scored:
         """The rollouts of the window, in a group for each prompt and step."""
@@ -212,8 +215,6 @@ class Toy:
             numbers_N=np.concatenate([b.numbers_N for b in window]),
             clip_fractions_N=np.zeros(n),
             answers_N=tuple(str(a) for a in answers_N),
-            keep_probability_Q=self._keep_probability_Q,
-            asked=asked,
         )
 
 
