@@ -7,7 +7,7 @@ import pytest
 
 from allotment.compare import Comparison, as_json, as_text, finished_runs, lines
 from allotment.compare.table import verdict
-from allotment.config import TrainConfig
+from allotment.lab.config import TrainConfig
 from allotment.report.summary import Estimate
 
 SETTINGS = TrainConfig(steps=2, evaluate_every=1, prompts_per_step=4)

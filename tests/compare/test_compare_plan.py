@@ -3,8 +3,9 @@
 import pytest
 
 from allotment.compare import Comparison, finished_runs
-from allotment.config import TrainConfig, TRLTrainConfig
 from allotment.errors import ConfigError
+from allotment.lab.config import TrainConfig
+from allotment.trainers.trl.config import TRLTrainConfig
 
 SETTINGS = TrainConfig(steps=4, prompts_per_step=4)
 
@@ -46,7 +47,9 @@ def test_trl_has_no_oracle(tmp_path):
 
 
 def test_twice_the_budget_may_pass_the_upper_bound(tmp_path):
-    jobs = {job.path.name: job.config for job in comparison(tmp_path, SETTINGS.model_copy(update={"upper": 10})).jobs}
+    jobs = {
+        job.path.name: job.config for job in comparison(tmp_path, SETTINGS.model_copy(update={"bounds": (3, 10)})).jobs
+    }
     assert (jobs["uniform-b16-s3"].upper, jobs["vip-s3"].upper) == (16, 10)
 
 

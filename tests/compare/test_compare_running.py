@@ -12,8 +12,8 @@ import pytest
 
 from allotment.compare import Comparison, running
 from allotment.compare.running import Ended, locked, on_processes, train
-from allotment.config import TrainConfig
 from allotment.errors import RunDirectoryError
+from allotment.lab.config import TrainConfig
 
 TrainConfig(steps=6, prompts_per_step=4, evaluate_every=6, checkpoint_every=2)
 

@@ -5,7 +5,7 @@ import json
 from allotment.audit import Settings, read_log, replay
 from allotment.audit.predictors import CONTESTANTS, Prompts
 from allotment.audit.summary import summarise
-from allotment.config import TrainConfig
+from allotment.lab.config import TrainConfig
 from allotment.report.audit_page import Audited
 
 

@@ -1,12 +1,10 @@
 """Reading run directories and grouping them."""
 
-from typing import get_args
-
 import pytest
 from report_rows import evaluation
 
-from allotment.config import TrainedName
 from allotment.errors import RunDirectoryError
+from allotment.registry import PLANNERS
 from allotment.report.data import read_study
 from allotment.report.runs import read_run
 
@@ -104,6 +102,6 @@ def test_without_a_finished_run_the_last_common_step_is_taken(write_run):
 
 
 def test_every_planner_that_can_be_trained_has_its_place(write_run):
-    names = get_args(TrainedName)
+    names = PLANNERS.built_in
     study = read_study([write_run(name, planner=name) for name in reversed(names)])
     assert labels(study) == ["uniform", *(name for name in names if name != "uniform")]

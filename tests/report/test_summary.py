@@ -56,7 +56,7 @@ def test_no_pair_across_different_settings(write_run, other):
     assert row.difference == {"pool_success": None, "held_out_success": None}
 
 
-@pytest.mark.parametrize("method", [{"select": "pods"}, {"planner_settings": {"kappa": 7}}, {"candidates": 2}])
+@pytest.mark.parametrize("method", [{"select": "pods"}, {"planner_settings": {"kappa": 7}}, {"candidate_prompts": 32}])
 def test_a_method_with_its_settings_is_paired_with_plain_uniform(write_run, method):
     plain = write_run("u", planner="uniform", held_out=(0.1, 0.2, 0.3))
     selected = write_run("w", planner="uniform", select="random", held_out=(0.1, 0.2, 0.9))

@@ -34,8 +34,8 @@ from allotment.trainers import trainer_name
 ASSUMED_ORDER = "order assumed: the log does not say which prompts shared a step; one random order for every epoch"
 MOST_EMBEDDED = 60_000
 """Characters of prompts, 1,000 of each at most, that are embedded without being asked for: about 12 s on one core."""
-USUAL_UPPER = 32
-"""Most rollouts of a prompt where nothing else is said, as in the paper; twice the budget where that is more."""
+USUAL_BOUNDS = (3, 32)
+"""Least and most rollouts of a prompt where none are given, as in the paper; twice the budget where that is more."""
 
 
 def _formats(default: str) -> str:
@@ -62,10 +62,8 @@ class Audit:
     """Predictors to replay; by default all but k-nearest that can do with what the log holds."""
     budget_per_prompt: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Rollouts of a step, divided by its prompts; by default the median of the log's groups."""
-    lower: Annotated[int, tyro.conf.arg(name="min", metavar="L")] = 3
-    """Least rollouts of a prompt."""
-    upper: Annotated[int | None, tyro.conf.arg(name="max", metavar="U")] = None
-    """Most rollouts of a prompt; by default 32, or twice the budget if that is more."""
+    bounds: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="L U")] = None
+    """Least and most rollouts of a prompt; by default 3 and 32, or twice the budget if that is more."""
     estimator: EstimatorName = "rloo"
     """Gradient estimator whose variance is priced and scored."""
     batch: int = 128
@@ -81,7 +79,8 @@ class Audit:
 
     def run(self) -> None:
         """Print what each log says, under which conditions, and every predictor's figures by range of epochs."""
-        self._settings(self.budget_per_prompt or self.lower)  # unusable settings before any file is read
+        least, _ = self.bounds or USUAL_BOUNDS
+        self._settings(self.budget_per_prompt or least)  # unusable settings before any file is read
         sources = self._sources()
         found, refused = [], []
         for source in sources:
@@ -150,15 +149,16 @@ class Audit:
         return tuple(name for group in self.predictor for name in group)
 
     def _settings(self, budget: int) -> Settings:
-        upper = max(USUAL_UPPER, 2 * budget) if self.upper is None else self.upper
-        return Settings(budget, self.lower, upper, self.estimator, batch=self.batch, seed=self.seed)
+        lower, upper = self.bounds or (USUAL_BOUNDS[0], max(USUAL_BOUNDS[1], 2 * budget))
+        return Settings(budget, lower, upper, self.estimator, batch=self.batch, seed=self.seed)
 
     def _settings_for(self, log: Log) -> tuple[Settings, tuple[str, ...]]:
         """The settings with the log's own budget where none is named, and a note if the bounds do not admit that."""
         if self.budget_per_prompt is not None:
             return self._settings(self.budget_per_prompt), ()
         usual = round(float(np.median(log.trials)))
-        budget = max(usual, self.lower) if self.upper is None else min(max(usual, self.lower), self.upper)
+        lower, upper = self.bounds or (USUAL_BOUNDS[0], usual)
+        budget = max(lower, min(usual, upper))
         note = f"the log's groups have {usual} rollouts, which the bounds do not admit: compared at {budget}"
         return self._settings(budget), () if budget == usual else (note,)
 

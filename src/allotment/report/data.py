@@ -16,7 +16,7 @@ from allotment.report.runs import Run, common_steps, read_run
 BOOKKEEPING = frozenset({"seed", "evaluate_every", "checkpoint_every"})
 """Settings that change what is written down, or which sample is drawn, but not what is compared."""
 
-METHOD = frozenset({"planner", "planner_settings", "candidates", "select", "select_settings"})
+METHOD = frozenset({"planner", "planner_settings", "candidate_prompts", "select", "select_settings"})
 """Settings that say which method runs, and are compared with plain uniform."""
 
 PLANNER_ORDER = PLANNERS.built_in
