@@ -2,6 +2,8 @@
 
 import json
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -76,3 +78,14 @@ def test_every_format_is_in_the_docs():
     table = DOCS.read_text(encoding="utf-8").partition("## What is read")[2].partition("\n\n## ")[0]
     rows = re.findall(r"^\| `([\w-]+)` \|", table, flags=re.MULTILINE)
     assert sorted(rows) == sorted(LOG_FORMATS.names)
+
+
+def test_the_audit_loads_neither_the_bench_nor_the_command_line():
+    ties = ["lab", "config", "cli", "report", "integrations", "trainers"]
+    code = f"""
+import sys, allotment.audit
+from allotment.registry import LOG_FORMATS
+list(LOG_FORMATS)
+print([name for name in {ties} if f"allotment.{{name}}" in sys.modules])
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
