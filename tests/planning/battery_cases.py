@@ -1,50 +1,52 @@
-"""What the battery runs over: every planner with the budget its method keeps, and a world that answers its plans."""
+"""What the battery runs over: every registered planner and selector with what it declares, and a world that answers.
+
+A method of another package is in the battery as soon as it is registered.
+"""
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 from planning_cases import EMBEDDED, IDS
 
-from allotment import VIP, Uniform
-from allotment.methods.planners.coba_rl import CoBARL
-from allotment.methods.planners.dapo import DAPO
-from allotment.methods.planners.dynamic_pruning import DynamicPruning
-from allotment.methods.planners.greso import GRESO
-from allotment.methods.planners.gvm import GVM
-from allotment.methods.planners.knapsack import Knapsack
-from allotment.methods.planners.mopps import MoPPS
-from allotment.methods.planners.optpo import OptPO
-from allotment.methods.planners.reinforce_ada import ReinforceAda
-from allotment.methods.planners.reinforce_ada_est import ReinforceAdaEst
-from allotment.methods.selectors.completion_pruning import CompletionPruning
-from allotment.methods.selectors.contextual_bandit import ContextualBandit
-from allotment.methods.selectors.pods import PODS
-from allotment.methods.selectors.subsets import MaxReward, RandomSubset
-from allotment.planning import InverseAccuracy, InverseVariance, RewardVarianceVIP, RidgeVIP
-from allotment.prediction import DiscountedCounts, LengthPredictor
-from allotment.selection import ImportanceWeights
+from allotment.planning import Contract, PlannerEntry, make_planner
+from allotment.planning.making import parameters
+from allotment.prediction import DiscountedCounts
+from allotment.registry import PLANNERS, SELECTORS
+from allotment.selection import SelectorEntry, make_selector
 
 BUDGET, LOWER, UPPER = 6 * len(IDS) + 3, 3, 10
 """A few are left over when it is split evenly."""
 DEFAULTS: dict[str, Any] = {"budget": BUDGET, "bounds": (LOWER, UPPER)}
+CHANCES = dict(zip(IDS, np.linspace(0.05, 0.95, len(IDS)), strict=True))
+"""Success probability of each prompt in the usual world; 1/2 for others."""
+
+
+def chances(ids):
+    """[Q] as an oracle is told them."""
+    return np.array([CHANCES.get(prompt, 0.5) for prompt in ids])
+
+
+OFFERS: dict[str, dict[str, Any]] = {"embeddings": EMBEDDED, "success_probability": {"success_probability": chances}}
+"""What is known of the prompts, by what a planner may need."""
+OFFERED = {name: value for offer in OFFERS.values() for name, value in offer.items()}
 
 
 @dataclass(frozen=True)
 class Case:
     """A planner, and what its method promises of a step of Q prompts with budget C."""
 
-    constructor: Any
+    constructor: Callable[..., Any]
     settings: dict[str, Any]
-    least: float = 1.0
+    contract: Contract
+    """What it declares."""
+    least: float
     """Fewest rollouts of a step, as a share of C."""
-    most: float = 1.0
+    most: float
     """Most rollouts of a step, as a share of C."""
-    drops: bool = False
-    """Whether a prompt may get no rollouts at all."""
-    bounds: tuple[int, int] = (LOWER, UPPER)
-    """Least and most rollouts of a prompt that gets any, over all rounds."""
     is_embedded: bool = False
     """Whether it knows only the prompts whose embeddings it was given."""
     trains_on_all: bool = True
@@ -52,62 +54,113 @@ class Case:
 
     @property
     def budget(self):
-        return self.settings.get("budget", BUDGET)
+        return self.settings["budget"]
+
+    @property
+    def bounds(self):
+        """Least and most rollouts of a prompt that gets any, over all rounds."""
+        return self.settings["bounds"]
+
+    @property
+    def drops(self):
+        """Whether a prompt may get no rollouts at all."""
+        return self.contract.leaves_out
+
+    @property
+    def has_rounds(self):
+        """Whether a step may have further rounds."""
+        return self.contract.several_rounds
 
     def make(self, **settings):
-        return self.constructor(**{**DEFAULTS, **self.settings, **settings})
+        return self.constructor(**{**self.settings, **settings})
 
 
-def tokens(**settings):
-    """The budget in tokens, of rollouts of one token; kept in expectation."""
-    return VIP(**settings, unit="tokens", lengths=LengthPredictor(typical_length=1.0))
+MANY_ROUNDS = {"bounds": (3, 28)}
+FOUR = {"trained_prompts": 4, "budget": 4 * 6 + 2}
+"""Of all that are asked, so many get rollouts, or are trained on; where that can be set."""
+SETTINGS: dict[str, dict[str, Any]] = {"reinforce-ada": MANY_ROUNDS, "optpo": MANY_ROUNDS}
+"""Settings other than the usual ones."""
+STRONGER: dict[str, dict[str, Any]] = {
+    "vip-tokens": {"least": 0.5, "most": 1.2},
+    "dynamic-pruning": {"least": 1 / len(IDS)},
+    "dapo": {"least": 1.0, "most": 3},
+    "greso": {"least": 0.2, "most": 3},
+    "reinforce-ada": {"most": 4},
+    "optpo": {"least": 0.4, "trains_on_all": True},
+    "reinforce-ada-est": {"trains_on_all": True},
+}
+"""What a method keeps here beyond its contract: contracts hold for all settings and any batch."""
+
+
+def case_of(name: str, entry: PlannerEntry, *, settings=None, stronger=None) -> Case:
+    """The case of a registered planner, made by name from what it needs; its promises are those of its contract."""
+    offered = {key: value for need in entry.needs for key, value in OFFERS[need].items()}
+    chosen = FOUR if "trained_prompts" in parameters(entry.make) else {}
+    least, most = entry.contract.spends
+    promises = {"least": least, "most": most, "trains_on_all": entry.contract.selects is None}
+    narrower = {**STRONGER.get(name, {}), **(stronger or {})}
+    assert least <= narrower.get("least", least) <= narrower.get("most", most) <= most
+    return Case(
+        partial(make_planner, name, offered=offered),
+        {**DEFAULTS, **chosen, **SETTINGS.get(name, {}), **(settings or {})},
+        entry.contract,
+        is_embedded="embeddings" in entry.needs,
+        **{**promises, **narrower},
+    )
+
+
+def cases() -> dict[str, Case]:
+    """One for every planner that is registered now."""
+    return {name: case_of(name, entry) for name, entry in PLANNERS}
+
+
+def variant(name: str, *, stronger=None, **settings) -> Case:
+    """A registered planner with other settings."""
+    return case_of(name, PLANNERS[name], settings=settings, stronger=stronger)
 
 
 def reinforce_ada_with_prior(**settings):
-    return ReinforceAda(**settings, predictor=DiscountedCounts())
+    return make_planner("reinforce-ada", predictor=DiscountedCounts(), **settings)
 
 
-FOUR = {"prompts": 4, "budget": 4 * 6 + 2}
-"""Of all that are asked, so many get rollouts, or are trained on."""
-MANY_ROUNDS = {"bounds": (3, 28)}
-IN_ROUNDS: dict[str, Any] = {"most": 4, "bounds": (3, 28), "trains_on_all": False}
-CASES: dict[str, Case] = {
-    "vip": Case(VIP, {}),
-    "vip-second-look": Case(VIP, {"rounds": 2}),
-    "vip-tokens": Case(tokens, {}, least=0.5, most=1.2),
-    "vip-moments": Case(VIP, {"price": "gradient_moments"}),
-    "vip-paper": Case(VIP.paper, EMBEDDED, is_embedded=True),
-    "ridge": Case(RidgeVIP, EMBEDDED, is_embedded=True),
-    "reward-variance": Case(RewardVarianceVIP, EMBEDDED, is_embedded=True),
-    "uniform": Case(Uniform, {}),
-    "inverse-accuracy": Case(InverseAccuracy, {}),
-    "inverse-variance": Case(InverseVariance, {}),
-    "coba-rl": Case(CoBARL, {}),
-    "dynamic-pruning": Case(DynamicPruning, {}, least=1 / len(IDS), drops=True),
-    "knapsack": Case(Knapsack, {}),
-    "gvm": Case(GVM, {}),
-    "mopps": Case(MoPPS, FOUR, drops=True),
-    "dapo": Case(DAPO, FOUR, most=3, drops=True, trains_on_all=False),
-    "greso": Case(GRESO, FOUR, least=0.2, most=3, drops=True, trains_on_all=False),
-    "reinforce-ada": Case(ReinforceAda, MANY_ROUNDS, **IN_ROUNDS),
-    "reinforce-ada-positive": Case(ReinforceAda, {**MANY_ROUNDS, "exit": "positive"}, **IN_ROUNDS),
-    "reinforce-ada-prior": Case(reinforce_ada_with_prior, MANY_ROUNDS, **IN_ROUNDS),
-    "reinforce-ada-est": Case(ReinforceAdaEst, {}),
-    "optpo": Case(OptPO, MANY_ROUNDS, least=0.4, bounds=(3, 28)),
-    "optpo-long": Case(OptPO, {**MANY_ROUNDS, "budget": 24 * len(IDS), "votes": 2}, least=0.1, bounds=(3, 28)),
+CASES: dict[str, Case] = cases() | {
+    "reinforce-ada-positive": variant("reinforce-ada", exit="positive"),
+    "reinforce-ada-prior": replace(variant("reinforce-ada"), constructor=reinforce_ada_with_prior),
+    "optpo-long": variant("optpo", budget=24 * len(IDS), votes=2, stronger={"least": 0.1}),
 }
 
 
-SELECTORS: dict[str, Any] = {
-    "importance": lambda seed: ImportanceWeights(),
-    "completion-pruning": lambda seed: CompletionPruning(seed=seed),
-    "contextual-bandit": lambda seed: ContextualBandit(seed=seed),
-    "contextual-bandit-global": lambda seed: ContextualBandit(mode="global", window=3, seed=seed),
-    "pods": lambda seed: PODS(keep=3, seed=seed),
-    "max-reward": lambda seed: MaxReward(keep=3, seed=seed),
-    "random": lambda seed: RandomSubset(keep=0.5, seed=seed),
+SELECTOR_SETTINGS: dict[str, dict[str, Any]] = {
+    "pods": {"keep": 3},
+    "max-reward": {"keep": 3},
+    "random": {"keep": 0.5},
 }
-"""From a seed."""
+"""Settings other than the usual ones."""
+
+
+@dataclass(frozen=True)
+class SelectorCase:
+    """A registered selector."""
+
+    name: str
+    entry: SelectorEntry
+    settings: dict[str, Any]
+
+    def __call__(self, seed):
+        """A new one."""
+        return make_selector(self.entry, self.name, seed=seed, **self.settings)
+
+
+def selector_cases() -> dict[str, SelectorCase]:
+    """One for every selector that is registered now."""
+    return {name: SelectorCase(name, entry, SELECTOR_SETTINGS.get(name, {})) for name, entry in SELECTORS}
+
+
+SELECTOR_CASES: dict[str, SelectorCase] = selector_cases() | {
+    "contextual-bandit-global": SelectorCase(
+        "contextual-bandit", SELECTORS["contextual-bandit"], {"mode": "global", "window": 3}
+    ),
+}
 MAY_EMPTY_GROUPS = ("contextual-bandit-global",)
 """Selectors that choose among all rollouts at once."""
 
@@ -116,8 +169,7 @@ class World:
     """Rewards as a function of prompt, step and place in the step; another world from ``fork`` = (step, round) on."""
 
     def __init__(self, probability=None, fork=(10**9, 0)):
-        shares = np.linspace(0.05, 0.95, len(IDS))
-        self.probability = dict(zip(IDS, shares, strict=True)) if probability is None else probability
+        self.probability = CHANCES if probability is None else probability
         self.fork = fork
         self._places: dict[Any, int] = {}
 

@@ -1,17 +1,18 @@
 """One battery over every planner: budget, degenerate batches, invariances, no look ahead, state, partial rewards, cost.
 
-The table of planners, with what each promises, is in ``battery_cases.py``.
+The planners are those of the registry, each with the promises of its contract; see ``battery_cases.py``.
 """
 
 import copy
 
 import numpy as np
 import pytest
-from battery_cases import CASES, World, one_step, rows, total_counts
+from battery_cases import CASES, DEFAULTS, OFFERED, World, cases, one_step, rows, total_counts
 from planning_cases import IDS, assert_same, snapshot
 
 from allotment.errors import InfeasibleBudgetError, RewardMismatchError
-from allotment.planning import Planner
+from allotment.planning import Contract, Planner, PlannerEntry, Uniform, make_planner
+from allotment.registry import PLANNERS
 from theory.toy import Policy, Toy
 
 every_planner = pytest.mark.parametrize("name", CASES)
@@ -26,7 +27,10 @@ def check_step(case, plans, budget=None):
     lower, upper = case.bounds
     for n in counts.values():
         assert lower <= n <= upper or (n == 0 and case.drops)
+    assert len(plans) == 1 or case.has_rounds
     for number, plan in enumerate(plans):
+        assert (plan.weights is not None) == case.contract.weights
+        assert (plan.baselines is not None) == case.contract.baselines
         assert plan.counts.dtype == np.int64
         assert (plan.counts >= 0).all()
         assert (plan.step, plan.round) == (plans[0].step, number)
@@ -34,6 +38,70 @@ def check_step(case, plans, budget=None):
             p_Q = plan.posterior.success_probability()
             assert np.all((p_Q >= 0) & (p_Q <= 1))
     return counts
+
+
+@pytest.mark.parametrize("name", PLANNERS.names)
+def test_the_contract_of_a_name_is_that_of_the_planner(name):
+    """With the default settings, whatever is offered."""
+    planner = make_planner(name, offered=OFFERED, **DEFAULTS)
+    assert planner.contract == PLANNERS[name].contract
+    assert planner.name == name
+
+
+@every_planner
+def test_the_contract_says_what_selection_takes(name):
+    case = CASES[name]
+    planner = case.make()
+    assert planner.contract == case.contract
+    needs = None if planner.selector is None else planner.selector.NEEDS
+    assert needs == case.contract.selects
+
+
+@every_planner
+def test_what_the_contract_names_is_all_that_must_be_told(name):
+    """Beside rewards; and with scores of every rollout as well, where they are named."""
+    case, world = CASES[name], World()
+    planner = case.make()
+    for _ in range(3):
+        plans = []
+        while not plans or not planner.done:
+            plans.append(planner.ask(IDS))
+            told = world.answer(plans[-1])
+            told["scores"] = np.sin(np.arange(3.0 * plans[-1].budget)).reshape(-1, 3)
+            named = {"rewards", "group_ids", *case.contract.told}
+            planner.tell(plans[-1], **{key: column for key, column in told.items() if key in named})
+            assert len(plans) < 200
+        check_step(case, plans)
+
+
+HALVED = Contract(spends=(0.5, 0.52))
+
+
+class Halved(Uniform):
+    """A planner of another package that spends half of its budget."""
+
+    @property
+    def contract(self):
+        return HALVED
+
+    def _open(self, ids, budget):
+        return super()._open(ids, (budget + 1) // 2)
+
+
+def test_a_planner_of_another_package_is_in_the_battery():
+    """Its case is made from what it declares, and finds out whether it keeps to it."""
+    PLANNERS.register("halved", PlannerEntry(Halved, HALVED))
+    PLANNERS.register("wrong", PlannerEntry(Halved))
+    try:
+        both = cases()
+        assert {*both} == {*PLANNERS.names}
+        check_step(both["halved"], one_step(both["halved"].make(), IDS, World()))
+        with pytest.raises(AssertionError):
+            check_step(both["wrong"], one_step(both["wrong"].make(), IDS, World()))
+    finally:
+        PLANNERS.unregister("halved")
+        PLANNERS.unregister("wrong")
+    assert {*cases()} == {*PLANNERS.names} < {*CASES}
 
 
 @every_planner
@@ -213,6 +281,17 @@ def test_a_planner_restored_at_any_time_goes_on_bit_for_bit(name, tmp_path):
                 assert (again.prompt_ids, again.step, again.round) == (result.prompt_ids, result.step, result.round)
                 np.testing.assert_array_equal(again.counts, result.counts)
         assert_same(restored.state_dict(), planner.state_dict())
+
+
+@every_planner
+def test_a_budget_from_numpy_can_be_saved(name, tmp_path):
+    """With a round told and the next one due, where there are rounds."""
+    case = CASES[name]
+    planner = case.make()
+    plan = planner.ask(IDS, budget=np.int64(case.budget))
+    planner.tell(plan, **World().answer(plan))
+    planner.save(tmp_path / "planner")
+    assert_same(case.make().load(tmp_path / "planner").state_dict(), planner.state_dict())
 
 
 @every_planner

@@ -16,7 +16,7 @@ IDS = [f"p{q}" for q in range(12)]
 
 
 def make(**settings):
-    return DAPO(**{"budget": 32, "bounds": (3, 32), "prompts": 4, **settings})
+    return DAPO(**{"budget": 32, "bounds": (3, 32), "trained_prompts": 4, **settings})
 
 
 def rollouts_of(plan, p_Q, rng):
@@ -67,7 +67,7 @@ def kept_groups(selection, scored):
     seed=st.integers(0, 9),
 )
 def test_it_draws_until_enough_groups_are_mixed_or_nobody_is_left(kinds, prompts, draw, seed):
-    planner = make(budget=8 * prompts, prompts=prompts, draw=draw, seed=seed)
+    planner = make(budget=8 * prompts, trained_prompts=prompts, draw=draw, seed=seed)
     plans, scored = one_step(planner, kinds)
     counts = np.array([plan.counts for plan in plans])
     assert (counts[counts > 0] == 8).all()
@@ -118,7 +118,7 @@ def test_where_no_group_is_mixed_nothing_is_learnt():
 
 @pytest.mark.parametrize("prompts", [None, 12, 40])
 def test_with_no_spare_candidates_a_step_is_one_round_of_the_whole_budget(prompts):
-    planner = make(budget=75, prompts=prompts)
+    planner = make(budget=75, trained_prompts=prompts)
     plans, _ = one_step(planner, [0.0] * 12)
     assert sorted(plans[0].counts.tolist()) == [6] * 9 + [7] * 3
     assert len(plans) == 1
@@ -159,7 +159,7 @@ def test_no_prompt_is_re_weighted_against_another():
     """RLOO: what a candidate contributes, over its gradient p (1 - p), is 1 / (share of mixed groups) for every p."""
     p_P = np.array([0.05, 0.2, 0.499])
     p_Q, rng, steps = np.tile(p_P, 40), np.random.default_rng(0), 1000
-    planner, weights = make(budget=32, prompts=8, bounds=(4, 4)), np.zeros((steps, 3))
+    planner, weights = make(budget=32, trained_prompts=8, bounds=(4, 4)), np.zeros((steps, 3))
     for step in range(steps):
         _, scored = one_step(planner, p_Q, rng, range(120))
         p_N = p_Q[np.array(scored.prompt_ids)][scored.rows_N]
@@ -171,11 +171,11 @@ def test_no_prompt_is_re_weighted_against_another():
 
 
 def test_saved_between_rounds_it_goes_on_bit_for_bit(tmp_path):
-    planner = make(prompts=4, draw=3)
+    planner = make(trained_prompts=4, draw=3)
     plan = planner.ask(IDS)
     planner.tell(plan, np.zeros(24), plan.group_ids())
     planner.save(tmp_path / "planner")
-    other = make(prompts=4, draw=3).load(tmp_path / "planner")
+    other = make(trained_prompts=4, draw=3).load(tmp_path / "planner")
     assert not other.done
     for _ in range(2):
         plans = planner.ask(IDS), other.ask(IDS)
@@ -185,7 +185,9 @@ def test_saved_between_rounds_it_goes_on_bit_for_bit(tmp_path):
         assert_same(other.state_dict(), planner.state_dict())
 
 
-@pytest.mark.parametrize("wrong", [{"prompts": 0}, {"draw": 0}, {"prompts": 2.5}, {"success_threshold": float("nan")}])
+@pytest.mark.parametrize(
+    "wrong", [{"trained_prompts": 0}, {"draw": 0}, {"trained_prompts": 2.5}, {"success_threshold": float("nan")}]
+)
 def test_bad_settings_are_refused(wrong):
     with pytest.raises(InvalidInputError):
         make(**wrong)

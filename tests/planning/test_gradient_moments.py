@@ -147,7 +147,7 @@ def test_scores_too_large_change_nothing():
 
 def test_a_token_budget_of_equal_lengths_is_a_rollout_budget():
     one = priced()
-    other = priced(budget=755, unit="tokens", lengths=LengthPredictor(typical_length=10.0))  # room for its noise
+    other = priced(budget=755, unit=LengthPredictor(typical_length=10.0))  # room for its noise
     for step in range(4):
         random = np.random.default_rng(step)
         plan, same = one.ask(IDS), other.ask(IDS)
@@ -162,13 +162,15 @@ def test_a_token_budget_of_equal_lengths_is_a_rollout_budget():
     "changes",
     [
         {"price": "magic"},
-        {"price": "success_variance", "moments": GradientMoments()},
+        {"price": 3.0},
         {"rounds": 2},
-        {"relaxed": True},
-        {"plug_in": True},
+        {"split": "relaxed"},
         {"estimator": "dr_grpo"},
+        {"price": GradientMoments(), "rounds": 2},
+        {"price": GradientMoments(), "split": "relaxed"},
+        {"price": GradientMoments(), "estimator": "dr_grpo"},
     ],
 )
 def test_combinations_without_meaning_are_refused(changes):
-    with pytest.raises(InvalidInputError, match="price cannot be used"):
+    with pytest.raises(InvalidInputError, match="VIP cannot have this price"):
         VIP(**{"budget": 75, "price": "gradient_moments", **changes})

@@ -100,7 +100,7 @@ def test_draws_and_refills_have_the_sizes_of_the_code():
     """1.5 B first (384 at 256); then 1.25 missing / (1 - zero-variance share), at least B / 4, at most the first."""
     ids = range(200)
     for mixed_first, refill in [(11, 3), (10, 4), (8, 11), (7, 16), (6, 18), (0, 18)]:  # of 18 drawn, where B = 12
-        planner = make(budget=96, prompts=12)
+        planner = make(budget=96, trained_prompts=12)
         plan = planner.ask(ids)
         assert (plan.counts > 0).sum() == 18
         rewards = np.zeros(plan.budget)
@@ -118,7 +118,7 @@ def test_a_step_is_never_empty():
 
 
 def test_it_trains_on_mixed_groups_as_dapo_does():
-    greso, dapo = make(prompts=4, budget=32), DAPO(prompts=4, budget=32, bounds=(2, 32))
+    greso, dapo = make(trained_prompts=4, budget=32), DAPO(trained_prompts=4, budget=32, bounds=(2, 32))
     assert vars(greso.selector) == vars(dapo.selector)
 
 
@@ -148,7 +148,7 @@ def test_the_visit_rate_is_one_over_the_mean_wait():
 
 def test_saved_between_rounds_it_goes_on_bit_for_bit(tmp_path):
     def fresh():
-        return make(prompts=8, budget=64, draw=4)
+        return make(trained_prompts=8, budget=64, draw=4)
 
     planner = fresh()
     for _ in range(3):

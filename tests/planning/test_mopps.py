@@ -61,7 +61,7 @@ def test_draws_follow_the_belief(name):
 
 
 def test_the_draws_nearest_to_one_half_are_trained_on_alike():
-    planner = MoPPS(budget=64, prompts=8)
+    planner = MoPPS(budget=64, trained_prompts=8)
     u = planner._draws(tuple(POOL), "thompson")  # the belief is Beta(1, 1): the draw itself
     plan = planner.ask(POOL)
     chosen = np.argsort(np.abs(u - 0.5))[:8]
@@ -74,10 +74,12 @@ def test_a_band_takes_what_is_inside_and_fills_up_with_the_nearest():
     p = np.arange(1, 64) / 64  # known without doubt
     known = Known(dict(enumerate(np.log(p / (1 - p)))))
     inside = {i for i in range(63) if 0.3 <= p[i] <= 0.7}
-    few = [MoPPS(budget=40, prompts=5, band=(0.3, 0.7), predictor=known, seed=s).ask(range(63)) for s in range(5)]
+    few = [
+        MoPPS(budget=40, trained_prompts=5, band=(0.3, 0.7), predictor=known, seed=s).ask(range(63)) for s in range(5)
+    ]
     assert all(set(np.flatnonzero(plan.counts)) < inside for plan in few)
     assert len({tuple(plan.counts) for plan in few}) == 5  # any of them
-    many = MoPPS(budget=232, prompts=29, band=(0.3, 0.7), predictor=known).ask(range(63))
+    many = MoPPS(budget=232, trained_prompts=29, band=(0.3, 0.7), predictor=known).ask(range(63))
     outside = set(np.flatnonzero(many.counts)) - inside
     assert set(np.flatnonzero(many.counts)) > inside
     assert sorted(outside) == [17, 18, 44, 45]  # p = 18/64, 19/64, 45/64, 46/64
@@ -85,7 +87,7 @@ def test_a_band_takes_what_is_inside_and_fills_up_with_the_nearest():
 
 def test_thompson_sampling_tries_what_is_little_known():
     """Two candidates for one place, their chances by numerical integration over the belief."""
-    planner = MoPPS(budget=8, prompts=1, bounds=(2, 8), predictor=BetaCounts())
+    planner = MoPPS(budget=8, trained_prompts=1, bounds=(2, 8), predictor=BetaCounts())
     planner.predictor.observe([0, 1], [5, 0], [8, 1])  # Beta(6, 4) and Beta(1, 2)
     x = (np.arange(20_000) + 0.5) / 40_000  # distance from 1/2
     density = [beta.pdf(0.5 - x, a, b) + beta.pdf(0.5 + x, a, b) for a, b in ((6, 4), (1, 2))]
@@ -102,19 +104,19 @@ def test_thompson_sampling_tries_what_is_little_known():
 
 def test_it_finds_the_prompts_of_middling_difficulty():
     p = np.where(np.arange(64) % 4 == 0, 0.5, np.where(np.arange(64) % 2 == 0, 0.02, 0.98))
-    counts = told(MoPPS(budget=64, prompts=8), p, 40).ask(POOL).counts
+    counts = told(MoPPS(budget=64, trained_prompts=8), p, 40).ask(POOL).counts
     assert p[counts > 0].tolist() == [0.5] * 8
 
 
 def test_only_prompts_with_rollouts_are_learnt():
-    planner = told(MoPPS(budget=64, prompts=8, predictor=BetaCounts(forgetting=0.5)), 0.5, 1)
+    planner = told(MoPPS(budget=64, trained_prompts=8, predictor=BetaCounts(forgetting=0.5)), 0.5, 1)
     belief = planner.predictor.predict(POOL)
     assert np.count_nonzero(belief.alpha + belief.beta != 2.0) == 8
     assert sorted(belief.alpha + belief.beta)[-8:] == [10.0] * 8
 
 
 def test_a_remainder_and_a_small_pool():
-    planner = MoPPS(budget=67, prompts=8)
+    planner = MoPPS(budget=67, trained_prompts=8)
     assert sorted(planner.ask(POOL).counts)[-9:] == [0, 8, 8, 8, 8, 8, 9, 9, 9]
     assert planner.ask(POOL[:4]).counts.tolist().count(17) == 3
     assert MoPPS(budget=256).ask(POOL).counts.tolist() == [4] * 64
@@ -123,15 +125,15 @@ def test_a_remainder_and_a_small_pool():
 
 
 def test_state_goes_on_bit_for_bit_whatever_the_order_of_the_pool(tmp_path):
-    planner = told(MoPPS(budget=67, prompts=8, predictor=BetaCounts(forgetting=0.5, prior=(2.0, 1.0))), 0.3, 4)
+    planner = told(MoPPS(budget=67, trained_prompts=8, predictor=BetaCounts(forgetting=0.5, prior=(2.0, 1.0))), 0.3, 4)
     planner.save(tmp_path / "planner")
-    loaded = MoPPS(budget=67, prompts=8, predictor=BetaCounts()).load(tmp_path / "planner")
+    loaded = MoPPS(budget=67, trained_prompts=8, predictor=BetaCounts()).load(tmp_path / "planner")
     assert_same(loaded.state_dict(), planner.state_dict())
     one, other = planner.ask(POOL), loaded.ask(POOL[::-1])
     assert one.counts.tolist() == other.counts[::-1].tolist()
-    for changes in ({"prompts": 9}, {"band": (0.3, 0.7)}):
-        with pytest.raises(StateError, match=next(iter(changes))):
-            MoPPS(**{"budget": 67, "prompts": 8, **changes}).load(tmp_path / "planner")
+    for changes, named in (({"trained_prompts": 9}, "prompts"), ({"band": (0.3, 0.7)}, "band")):
+        with pytest.raises(StateError, match=f"'{named}"):
+            MoPPS(**{"budget": 67, "trained_prompts": 8, **changes}).load(tmp_path / "planner")
     broken = planner.state_dict()
     broken["predictor"]["prior_failures"] = -1.0
     before = planner.state_dict()
@@ -141,7 +143,14 @@ def test_state_goes_on_bit_for_bit_whatever_the_order_of_the_pool(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "setting", [{"prompts": 0}, {"prompts": 2.0}, {"prompts": True}, {"band": (0.7, 0.3)}, {"band": (0.3, 1.1)}]
+    "setting",
+    [
+        {"trained_prompts": 0},
+        {"trained_prompts": 2.0},
+        {"trained_prompts": True},
+        {"band": (0.7, 0.3)},
+        {"band": (0.3, 1.1)},
+    ],
 )
 def test_settings_without_meaning_are_refused(setting):
     with pytest.raises(InvalidInputError, match=next(iter(setting))):

@@ -60,7 +60,7 @@ def near(found, expected, extra):
     ],
 )
 def test_stopping_error(m, p0, threshold, lead, error, cost, most):
-    """Invariant 1: lead, error given a stop, mean votes as in the fact sheet's table; below (m - 1) / A."""
+    """Lead, error given a stop, mean votes: known values; below (m - 1) / A."""
     rho = p0 * (m - 1) / (1 - p0)
     assert np.ceil(np.log(threshold) / np.log(rho)) == lead
     used_Q, _, sure_Q, leader_Q = stopped(m, p0, threshold, most)
@@ -72,7 +72,7 @@ def test_stopping_error(m, p0, threshold, lead, error, cost, most):
 
 @pytest.mark.parametrize(("m", "p0"), [(4, 0.5), (3, 0.6)])
 def test_the_posterior_keeps_its_word(m, p0):
-    """Invariant 3: of those stopped at odds of 19, at most one in twenty has a wrong leader; it stops later."""
+    """Of those stopped at odds of 19, at most one in twenty has a wrong leader; it stops later."""
     used_Q, _, sure_Q, leader_Q = stopped(m, p0, 19, 64, evidence="posterior")
     wrong_Q = leader_Q[sure_Q] != "0"
     assert wrong_Q.mean() <= 0.05 + 4 * np.sqrt(0.05 * 0.95 / len(wrong_Q))
@@ -80,7 +80,7 @@ def test_the_posterior_keeps_its_word(m, p0):
 
 
 def test_a_p0_near_one_in_m_rarely_stops_and_errs_like_a_plain_majority():
-    """Invariant 2: m = 4, p0 = 0.3: 4.5 percent stop by 64, error 39 percent (ties count by who came first)."""
+    """With m = 4, p0 = 0.3: 4.5 percent stop by 64, error 39 percent (ties count by who came first)."""
     used_Q, _, sure_Q, leader_Q = stopped(4, 0.3, 19, 64, prompts=500)
     near(sure_Q, 0.045, 5e-4)
     near(leader_Q != "0", 0.39, 0.005)
@@ -90,7 +90,7 @@ def test_a_p0_near_one_in_m_rarely_stops_and_errs_like_a_plain_majority():
 
 
 def test_stopping_biases_the_share_of_the_votes():
-    """Invariant 6: at a lead of 3 the consensus has 0.62 of the votes, not 0.5; 13.6 percent are unanimous."""
+    """At a lead of 3 the consensus has 0.62 of the votes, not 0.5; 13.6 percent are unanimous."""
     used_Q, first_Q, _, _ = stopped(4, 0.5, 19, 64, prompts=2000)
     near(np.array(first_Q) / used_Q, 0.62, 0.01)
     near(used_Q == np.array(first_Q), 0.136, 5e-4)
@@ -161,7 +161,7 @@ def test_rewards_are_never_used(votes_):
 
 @pytest.mark.parametrize("permutation", [{"0": "b", "1": "a", "2": "0"}, {"0": "2", "1": "0", "2": "1"}])
 def test_names_of_answers_and_the_order_of_counted_votes_do_not_matter(permutation):
-    """Invariant 4: round for round the same counts."""
+    """Round for round the same counts."""
     rng = np.random.default_rng(4)
     answers = votes(rng, 40, 3, 0.6, 16)
     renamed = [[permutation[a] for a in row] for row in answers]

@@ -12,12 +12,12 @@ from planning_cases import IDS, NAMES, Known, make, rewards_for, with_history
 from allotment import VIP, Plan, Planner, Uniform, allocate_exact
 from allotment.allocation import allocate_relaxed
 from allotment.errors import InvalidInputError, UnknownPromptError
-from allotment.planning.base import OneShotPlanner
 from allotment.prediction import DiscountedCounts, HierarchicalPredictor
 from allotment.pricing import posterior_weights
 from allotment.types import Posterior
 
 every_planner = pytest.mark.parametrize("name", NAMES)
+PRICES = ("success_variance", "plug_in")
 batches = st.permutations(IDS).flatmap(lambda ids: st.integers(1, len(ids)).map(lambda n: ids[:n]))
 few = settings(deadline=None, max_examples=12)
 
@@ -30,7 +30,7 @@ def logit(p):
 def test_it_is_a_planner(name):
     planner = make(name)
     assert isinstance(planner, Planner)
-    assert isinstance(planner, OneShotPlanner)
+    assert not planner.contract.several_rounds
     assert planner.done
 
 
@@ -155,19 +155,17 @@ def test_uncertainty_is_priced_unless_the_plug_in_is_asked_for():
     mean, variance = {0: 3.0, 1: 3.0, 2: 0.0}, {0: 0.0, 1: 25.0, 2: 0.0}
     belief = Posterior(np.array([3.0, 3.0, 0.0]), np.array([0.0, 25.0, 0.0]))
     p = belief.plug_in_probability()
-    for relaxed, allocate in ((False, allocate_exact), (True, allocate_relaxed)):
-        given_counts = {
-            plug_in: VIP(
-                budget=31, bounds=(3, 20), predictor=Known(mean, variance), plug_in=plug_in, relaxed=relaxed
-            ).ask(range(3)).counts
-            for plug_in in (False, True)
-        }  # fmt: skip
-        np.testing.assert_array_equal(
-            given_counts[False], allocate(belief.expected_variance(), 31, lower=3, upper=20).counts
+    for split, allocate in (("exact", allocate_exact), ("relaxed", allocate_relaxed)):
+        expected, plug_in = (
+            VIP(budget=31, bounds=(3, 20), predictor=Known(mean, variance), price=price, split=split)
+            .ask(range(3))
+            .counts
+            for price in PRICES
         )
-        assert given_counts[False][1] > given_counts[False][0]
-        assert sorted(given_counts[True]) == sorted(allocate(p * (1 - p), 31, lower=3, upper=20).counts)
-        assert abs(given_counts[True][1] - given_counts[True][0]) <= 1
+        np.testing.assert_array_equal(expected, allocate(belief.expected_variance(), 31, lower=3, upper=20).counts)
+        assert expected[1] > expected[0]
+        assert sorted(plug_in) == sorted(allocate(p * (1 - p), 31, lower=3, upper=20).counts)
+        assert abs(plug_in[1] - plug_in[0]) <= 1
 
 
 @pytest.mark.parametrize("estimator", ["rloo", "dr_grpo"])
@@ -189,8 +187,8 @@ def test_rounding_the_relaxation_can_lose():
     """One of the few instances (about 1 in 10,000) where algorithm 2 misses the optimum: the switch has an effect."""
     p = [0.204, 0.018, 0.001, 0.115, 0.001, 0.001]
     exact, relaxed = (
-        VIP(budget=63, bounds=(3, 20), predictor=Known(enumerate(map(logit, p))), relaxed=relaxed).ask(range(6))
-        for relaxed in (False, True)
+        VIP(budget=63, bounds=(3, 20), predictor=Known(enumerate(map(logit, p))), split=split).ask(range(6))
+        for split in ("exact", "relaxed")
     )
     assert exact.counts[:2].tolist() == [20, 11]
     assert relaxed.counts[:2].tolist() == [20, 12]
@@ -200,10 +198,10 @@ def test_rounding_the_relaxation_can_lose():
 
 
 @few
-@given(g=st.lists(st.floats(-9, 9), min_size=2, max_size=15), mean=st.integers(3, 12), plug_in=st.booleans())
-def test_success_and_failure_are_worth_the_same(g, mean, plug_in):
+@given(g=st.lists(st.floats(-9, 9), min_size=2, max_size=15), mean=st.integers(3, 12), price=st.sampled_from(PRICES))
+def test_success_and_failure_are_worth_the_same(g, mean, price):
     one, other = (
-        VIP(budget=mean * len(g), bounds=(3, 12), predictor=Known(enumerate(sign * np.array(g))), plug_in=plug_in)
+        VIP(budget=mean * len(g), bounds=(3, 12), predictor=Known(enumerate(sign * np.array(g))), price=price)
         for sign in (1, -1)
     )
     one, other = one.ask(range(len(g))), other.ask(range(len(g)))

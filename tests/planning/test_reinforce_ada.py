@@ -95,7 +95,7 @@ def test_v3_names_larger_numbers():
 
 @pytest.mark.parametrize(("p", "cost"), [(0.5, 8.03), (0.2, 9.61), (0.1, 13.56), (0.05, 19.16), (0.02, 25.52)])
 def test_expected_cost_of_the_positive_exit(p, cost):
-    """Invariant 2: 8 sum_t (1 - p)^(8 t), which is not 1 / p; simulated within 4 standard errors."""
+    """It costs 8 sum_t (1 - p)^(8 t), which is not 1 / p; simulated within 4 standard errors."""
     formula = 8 * sum((1 - p) ** (8 * t) for t in range(4))
     assert round(formula, 2) == cost
     assert sum(chance * n for (_, n), chance in pools(p, POSITIVE).items()) == pytest.approx(formula)
@@ -108,7 +108,7 @@ def test_expected_cost_of_the_positive_exit(p, cost):
     [(0.1, 20.96, 0.132, 0.156), (0.9, 20.96, 0.868, 0.156), (0.05, 27.31, 0.066, 0.52)],
 )
 def test_the_balance_exit_costs_alike_at_both_ends_and_biases_the_mean_of_the_pool(p, cost, mean, unresolved):
-    """Invariants 3 and 4: golden values, recursion and simulation agree; the ratio of sums over prompts is unbiased."""
+    """Golden values, recursion and simulation agree; the ratio of sums over prompts is unbiased."""
     exact = pools(p, BALANCE)
     assert sum(c * n for (_, n), c in exact.items()) == pytest.approx(cost, abs=0.005)
     assert sum(c * k / n for (k, n), c in exact.items()) == pytest.approx(mean, abs=6e-4)

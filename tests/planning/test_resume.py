@@ -139,7 +139,11 @@ def test_other_settings_are_named(name, setting, named, tmp_path):
 
 @pytest.mark.parametrize(
     ("setting", "named"),
-    [({"plug_in": True}, "plug_in"), ({"relaxed": True}, "relaxed"), ({"success_threshold": 1}, "success_threshold")],
+    [
+        ({"price": "plug_in"}, "plug_in"),
+        ({"split": "relaxed"}, "relaxed"),
+        ({"success_threshold": 1}, "success_threshold"),
+    ],
 )
 def test_vips_own_settings_are_named(setting, named, tmp_path):
     busy("VIP")[0].save(tmp_path / "planner")
@@ -152,7 +156,7 @@ def test_another_planner_is_refused(tmp_path):
     for other in (make("Uniform"), make("InverseVariance"), make("RidgeVIP"), make("RewardVarianceVIP")):
         assert_not_loaded(other, lambda other=other: other.load(tmp_path / "planner"), StateError, "another kind")
     busy("VIP.paper")[0].save(tmp_path / "planner")
-    for other in (make("VIP"), make("VIP", plug_in=True, relaxed=True)):
+    for other in (make("VIP"), make("VIP", price="plug_in", split="relaxed")):
         assert_not_loaded(
             other, lambda other=other: other.load(tmp_path / "planner"), StateError, "plug_in|another kind"
         )

@@ -8,10 +8,12 @@ from planning_cases import IDS, Known, assert_same, assert_same_plan, rewards_fo
 
 from allotment import VIP
 from allotment.errors import InvalidInputError, RewardMismatchError, StateError
+from allotment.planning import SecondLook
 from allotment.prediction import DiscountedCounts
 from allotment.prediction.posteriors import BetaPosterior
 
 SETTINGS = {"budget": 75, "bounds": (3, 12), "rounds": 2}
+REFUSED = ({"estimator": "dr_grpo"}, {"price": "plug_in"}, {"split": "relaxed"}, {"price": "gradient_moments"})
 
 
 def look(**settings):
@@ -30,7 +32,7 @@ def one_step(planner, ids=IDS, seed=0, probability=0.4, **told):
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.75])
 @pytest.mark.parametrize("bounds", [(3, 12), (2, 32), (6, 7), (5, 30)])
 def test_a_step_spends_the_budget_within_the_bounds(share, bounds):
-    planner = look(first_share=share, bounds=bounds)
+    planner = look(rounds=SecondLook(first_share=share), bounds=bounds)
     for step in range(6):
         first, second = one_step(planner, seed=step, probability=np.linspace(0, 1, len(IDS)))
         assert (first.step, first.round, second.step, second.round) == (step, 0, step, 1)
@@ -99,9 +101,9 @@ def test_other_prompts_wait_until_a_step_is_complete():
     plan = planner.ask(IDS)
     planner.tell(plan, *rewards_for(plan, np.random.default_rng(0)))
     before = snapshot(planner)
-    with pytest.raises(RewardMismatchError, match=r"second look of a step is due(.|\n)*planner\.done"):
+    with pytest.raises(RewardMismatchError, match=r"round 1 of step 0 is due(.|\n)*planner\.done"):
         planner.ask(IDS[:-1], budget=60)
-    with pytest.raises(InvalidInputError, match="second round"):
+    with pytest.raises(InvalidInputError, match="later round of a step"):
         planner.ask(IDS, budget=75)
     assert_same(snapshot(planner), before)
 
@@ -118,6 +120,17 @@ def test_several_steps_may_be_under_way():
         planner.tell(plan, *rewards_for(plan, np.random.default_rng(step)))
         assert planner.done
     assert planner.ask(IDS).step == 2
+
+
+def test_asking_a_round_does_not_change_whether_the_step_last_told_is_complete():
+    planner = look(bounds=(3, 32))
+    for plan in (planner.ask(IDS[:6]), planner.ask(IDS[6:])):
+        planner.tell(plan, *rewards_for(plan, np.random.default_rng(0)))
+    plan = planner.ask(IDS[:6])
+    assert not planner.done
+    planner.tell(plan, *rewards_for(plan, np.random.default_rng(1)))
+    planner.ask(IDS[6:])
+    assert planner.done
 
 
 def test_cancelling():
@@ -193,9 +206,16 @@ def test_a_damaged_state_loads_nothing():
     planner.tell(plan, *rewards_for(plan, np.random.default_rng(0)))
     fresh = look()
     before = snapshot(fresh)
-    for damage in ({"left": 3}, {"expected": np.zeros(2, dtype=np.int64)}, {"is_asked": 7}, {"first": {}}):
+    damages = (
+        {"budget": 7.5},
+        {"round": None},
+        {"expected_later": np.zeros(2, dtype=np.int64)},
+        {"is_open": 7},
+        {"outcome": {}},
+    )
+    for damage in damages:
         state = planner.state_dict()
-        state["predictor"]["second_look"]["steps"]["0"] |= damage
+        state["predictor"]["rounds"]["steps"]["0"] |= damage
         with pytest.raises(StateError):
             fresh.load_state_dict(state)
         assert_same(snapshot(fresh), before)
@@ -203,7 +223,15 @@ def test_a_damaged_state_loads_nothing():
         VIP(budget=75, bounds=(3, 12)).load_state_dict(planner.state_dict())
 
 
-@pytest.mark.parametrize("settings", [{"rounds": 3}, {"estimator": "dr_grpo"}, {"plug_in": True}, {"relaxed": True}])
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"rounds": 3},
+        {"rounds": "2"},
+        {"rounds": True},
+        *({"rounds": look, **other} for look in (2, SecondLook()) for other in REFUSED),
+    ],
+)
 def test_refuses_what_it_cannot_price(settings):
     with pytest.raises(InvalidInputError, match="rounds") as caught:
         look(**settings)
@@ -213,7 +241,7 @@ def test_refuses_what_it_cannot_price(settings):
 @pytest.mark.parametrize("share", [0.0, 1.0, -1, float("nan")])
 def test_refuses_a_share_outside_its_range(share):
     with pytest.raises(InvalidInputError, match="share"):
-        look(first_share=share)
+        look(rounds=SecondLook(first_share=share))
 
 
 def test_the_gradient_is_unbiased_through_the_planner():

@@ -56,7 +56,7 @@ def test_short_prompts_get_more_where_beliefs_are_equal():
 
 def test_equal_lengths_are_a_budget_of_rollouts():
     """The same plans as without lengths, at every step: also ties."""
-    planner, plain = tokens(75 * 64 + 40, lengths=Constant(typical_length=64)), VIP(budget=75, bounds=(3, 12))
+    planner, plain = tokens(75 * 64 + 40, unit=Constant(typical_length=64)), VIP(budget=75, bounds=(3, 12))
     rng = np.random.default_rng(3)
     for _ in range(5):
         one, other = planner.ask(IDS), plain.ask(IDS)
@@ -67,7 +67,7 @@ def test_equal_lengths_are_a_budget_of_rollouts():
 
 
 def test_a_typical_length_spends_the_first_budget():
-    planner = tokens(lengths=LengthPredictor(typical_length=200))
+    planner = tokens(unit=LengthPredictor(typical_length=200))
     assert planner.ask(IDS).counts.sum() == 75
 
 
@@ -82,7 +82,7 @@ def test_lengths_must_be_told():
 
 
 def test_a_budget_that_cannot_pay_says_what_would():
-    planner = tokens(lengths=LengthPredictor(typical_length=500))
+    planner = tokens(unit=LengthPredictor(typical_length=500))
     with pytest.raises(InfeasibleBudgetError, match="at least 18000 predicted tokens"):
         planner.ask(IDS)
 
@@ -118,7 +118,14 @@ def test_a_state_that_fails_late_loads_nothing():
 
 @pytest.mark.parametrize(
     "settings",
-    [{"unit": "words"}, {"relaxed": True}, {"rounds": 2}, {"unit": "rollouts", "lengths": LengthPredictor()}],
+    [
+        {"unit": "words"},
+        {"unit": 3},
+        {"split": "relaxed"},
+        {"rounds": 2},
+        {"unit": LengthPredictor(), "split": "relaxed"},
+        {"unit": LengthPredictor(), "rounds": 2},
+    ],
 )
 def test_refuses_what_cannot_be(settings):
     with pytest.raises(InvalidInputError, match="unit") as caught:

@@ -17,7 +17,7 @@ POOL = [1, 0, 0, 1, 0, 0, 1, 0]  # three of eight correct
 
 
 def released(p):
-    """W(p), invariant 5 of the fact sheet: the weight of grad p in a balanced group with baseline p."""
+    """W(p): the weight of grad p in a balanced group with baseline p."""
     return (p**2 + (1 - p) ** 2) / (2 * p * (1 - p))
 
 
@@ -31,7 +31,7 @@ WEIGHTS = {
 
 @given(wrong=st.integers(0, 40), correct=st.integers(0, 40), size=st.integers(2, 20))
 def test_half_and_half_filled_from_the_other_class(wrong, correct, size):
-    """Invariant 1: min(n, pool) are kept, as near to n // 2 correct as the pool allows, both classes where it has."""
+    """Of a pool min(n, pool) are kept, as near to n // 2 correct as the pool allows, both classes where it has."""
     kept_wrong, kept_correct = balanced_counts(np.array([[wrong, correct]]), size)[0]
     total = min(size, wrong + correct)
     possible = [k for k in range(correct + 1) if 0 <= total - k <= wrong]
@@ -74,7 +74,7 @@ def test_a_random_subset_is_drawn_by_rollout_evenly_and_anew_at_each_step():
     ],
 )
 def test_advantages_by_hand(baseline, correct, wrong):
-    """Three of eight correct, two and two kept: invariant 6, and the pool's own mean as baseline."""
+    """Three of eight correct, two and two kept, and the pool's own mean as baseline."""
     selection = BalancedDownSampling(baseline=baseline).select(scored([POOL]))
     assert kept_of(selection, scored([POOL])) == [[0, 0, 1, 1]]
     assert (selection.rewards_N, selection.denominator) == (None, "kept")
@@ -83,7 +83,7 @@ def test_advantages_by_hand(baseline, correct, wrong):
 
 @given(seed=st.integers(0, 200), size=st.integers(2, 12))
 def test_kept_advantages_do_not_sum_to_zero(seed, size):
-    """Invariant 7: the sum is (kept correct) - (kept) m; in a balanced group n / 2 (1 - 2 m)."""
+    """The sum is (kept correct) - (kept) m; in a balanced group n / 2 (1 - 2 m)."""
     one = random_scored(np.random.default_rng(seed))
     selection = BalancedDownSampling(group_size=size).select(one)
     for q, kept in enumerate(kept_of(selection, one)):
@@ -108,7 +108,7 @@ def weight_of(correct, wrong, size, baseline):
     correct=st.integers(1, 30), wrong=st.integers(1, 30), size=st.integers(2, 12), baseline=st.sampled_from([*WEIGHTS])
 )
 def test_what_a_pool_whose_mean_is_p_optimises(correct, wrong, size, baseline):
-    """Invariants 5 and 6: for any kept share with "p" and "log_p"; the released weights in a balanced group."""
+    """For any kept share with "p" and "log_p"; the released weights in a balanced group."""
     pool = correct + wrong
     weight, share = weight_of(correct, wrong, size, baseline)
     if baseline in ("p", "log_p") or share == 0.5:
@@ -129,7 +129,7 @@ def test_p_is_unbiased_over_pools_of_fixed_size_and_log_p_up_to_pools_without_su
 
 
 def test_golden_weights():
-    """Invariant 5 of the fact sheet."""
+    """The weight of the released advantages at some p, and of "log_pool"."""
     assert released(0.5) == 1
     assert [released(p) for p in (0.2, 0.1, 0.9)] == pytest.approx([2.125, 4.556, 4.556], rel=1e-3)
     assert round(WEIGHTS["log_pool"](0.1), 1) == 45.6

@@ -46,7 +46,7 @@ def is_unbiased(gradients):
 
 @pytest.mark.parametrize("rate", [0.3, 0.5, 0.9])
 def test_the_gradient_is_unbiased_with_the_variance_of_bernoulli_pruning(rate):
-    """Invariants 1 to 3 of the sheet, through the advantages and weights of the trainer."""
+    """Mean, variance and sum of weights, through the advantages and weights of the trainer."""
     gradients, kept, selections = over_steps(CompletionPruning(rate=rate))
     assert is_unbiased(gradients)
     sizes_N = np.bincount(SCORED.rows_N)[SCORED.rows_N]
@@ -59,7 +59,7 @@ def test_the_gradient_is_unbiased_with_the_variance_of_bernoulli_pruning(rate):
 
 
 def test_the_deterministic_variant_is_biased():
-    """Invariant 6: it drops the floor(r n_low) smallest; of equal ones by lot, so rewards must differ in size."""
+    """It drops the floor(r n_low) smallest; of equal ones some at random, so rewards must differ in size."""
     one = scored([[0.0, 0.1, 0.2, 0.3, 0.4, 2.3]])  # mean 0.55: the first five are at risk, 0.4 nearest to the mean
     selection = CompletionPruning(rate=0.5, random=False).select(one)
     assert kept_of(selection, one) == [[0.0, 0.1, 0.2, 2.3]]

@@ -1,4 +1,4 @@
-"""Contextual rollout bandit, arXiv 2602.08499: the fact sheet's invariants by number, a synthetic environment."""
+"""Contextual rollout bandit, arXiv 2602.08499: its invariants, a synthetic environment."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def run(bandit, parts, first=1):
     return [check_selection(bandit.select(one), one) for one in steps]
 
 
-def test_buffer_holds_the_window_once_and_counts_every_use():  # invariant 1
+def test_buffer_holds_the_window_once_and_counts_every_use():
     parts = history(8)
     bandit, uses = ContextualBandit(**GLOBAL), {}
     for t in range(1, 9):
@@ -53,7 +53,7 @@ def test_buffer_holds_the_window_once_and_counts_every_use():  # invariant 1
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 1.0])
-def test_intra_mode_keeps_the_rounded_up_share_of_every_group(share):  # invariant 2
+def test_intra_mode_keeps_the_rounded_up_share_of_every_group(share):
     parts = history(5)
     for part, selection in zip(parts, run(ContextualBandit(share=share), parts), strict=True):
         sizes_Q = np.bincount(part.rows_N)
@@ -62,7 +62,7 @@ def test_intra_mode_keeps_the_rounded_up_share_of_every_group(share):  # invaria
 
 
 @pytest.mark.parametrize("keep", [1, 10, 50, 10**6])
-def test_global_mode_keeps_exactly_k_rollouts_or_all(keep):  # invariant 3
+def test_global_mode_keeps_exactly_k_rollouts_or_all(keep):
     parts = history(6)
     bandit = ContextualBandit(**GLOBAL, keep=keep)
     for t, selection in enumerate(run(bandit, parts), start=1):
@@ -78,7 +78,7 @@ def test_both_modes_train_on_equally_many_by_default():
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_what_comes_later_leaves_a_selection_unchanged(mode):  # invariant 4
+def test_what_comes_later_leaves_a_selection_unchanged(mode):
     parts = history(9)
     last = parts[-1]
     shuffled = np.random.default_rng(5).permutation(len(last))
@@ -90,7 +90,7 @@ def test_what_comes_later_leaves_a_selection_unchanged(mode):  # invariant 4
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_gains_telescope_and_come_one_step_late(mode):  # invariant 5
+def test_the_gains_telescope_and_come_one_step_late(mode):
     parts = history(7)
     bandit, gains = ContextualBandit(**mode, entropy_weight=0), []
     for t in range(1, 8):
@@ -105,12 +105,12 @@ def test_the_gains_telescope_and_come_one_step_late(mode):  # invariant 5
 @pytest.mark.parametrize(
     ("entropy", "expected"), [(0.5, 0.25), (0.51, 0.25 - 2 * 0.49), (0.2, 0.25), (2.0, 0.25 + 2 * 1)]
 )
-def test_entropy_counts_only_above_its_floor(entropy, expected):  # invariant 5
+def test_entropy_counts_only_above_its_floor(entropy, expected):
     before, after = Level(0.5, entropy), Level(0.75, 1.0)
     assert arm_reward(before, after, entropy_weight=2.0, entropy_floor=0.5) == pytest.approx(expected)
 
 
-def test_advantages_come_from_whole_groups_and_selection_is_not_corrected_for():  # invariants 6 and 7
+def test_advantages_come_from_whole_groups_and_selection_is_not_corrected_for():
     for selection in run(ContextualBandit(), history(3)):
         assert (selection.baseline, selection.denominator) == ("generated", "kept")
         assert selection.advantages_N is None
@@ -133,7 +133,7 @@ def regret(seed, steps=320, groups=8, n=8):
     return np.array(lost)
 
 
-def test_regret_grows_sublinearly_where_gain_is_a_function_of_the_features():  # invariant 8
+def test_regret_grows_sublinearly_where_gain_is_a_function_of_the_features():
     lost = (regret(0) + regret(1)) / 2
     total = lost.cumsum()
     assert (lost >= 0).all()

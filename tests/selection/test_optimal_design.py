@@ -1,4 +1,4 @@
-"""G-optimal designs (Kiefer-Wolfowitz, the fact sheet's fixtures) and the coverage number."""
+"""G-optimal designs (Kiefer-Wolfowitz, known designs) and the coverage number."""
 
 import subprocess
 import sys
@@ -33,7 +33,7 @@ def d_optimal(candidates):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_fixture_of_the_fact_sheet(seed):
+def test_known_designs(seed):
     design = g_optimal_design(arms(seed), iterations=5000, tolerance=0)
     assert design.iterations == 5000
     assert design.gap == pytest.approx(0.0025, abs=5e-4)  # 4.0025
@@ -129,7 +129,7 @@ def test_pairs_whose_outcome_is_certain_are_not_asked_for():
 
 
 @pytest.mark.parametrize(
-    ("candidates", "said"),
+    ("candidates", "message"),
     [
         (np.zeros((0, 3)), "shape"),
         ([1.0, 2.0], "shape"),
@@ -139,10 +139,10 @@ def test_pairs_whose_outcome_is_certain_are_not_asked_for():
         (np.zeros((3, 2)), "all 0"),
     ],
 )
-def test_candidates_without_a_design_are_refused(candidates, said):
-    for made in (lambda: g_optimal_design(candidates), lambda: preferential_design(candidates, np.zeros(3))):
-        with pytest.raises(InvalidInputError, match=said):
-            made()
+def test_candidates_without_a_design_are_refused(candidates, message):
+    for design in (lambda: g_optimal_design(candidates), lambda: preferential_design(candidates, np.zeros(3))):
+        with pytest.raises(InvalidInputError, match=message):
+            design()
 
 
 @pytest.mark.parametrize("settings", [{"iterations": -1}, {"tolerance": -0.1}, {"tolerance": np.inf}])
@@ -224,7 +224,7 @@ def test_importance_weights_estimate_the_targets_covariance():
 
 
 @pytest.mark.parametrize(
-    ("given_", "said"),
+    ("given_", "message"),
     [
         ({"features_ND": np.ones((0, 2))}, "cannot be used"),
         ({"features_ND": [[np.nan]]}, "not finite"),
@@ -234,8 +234,8 @@ def test_importance_weights_estimate_the_targets_covariance():
         ({"features_ND": np.ones((2, 1)), "group_ids_N": [0, 1], "weights_N": [1.0, 0]}, "1 groups whose weights"),
     ],
 )
-def test_features_without_a_covariance_are_refused(given_, said):
-    with pytest.raises(InvalidInputError, match=said):
+def test_features_without_a_covariance_are_refused(given_, message):
+    with pytest.raises(InvalidInputError, match=message):
         within_group_covariance(**given_)
 
 

@@ -1,4 +1,4 @@
-"""Dense prompt packing (Dynamic Pruning, arXiv 2603.04135), invariant 5 of the sheet and what the greedy rule says."""
+"""Dense prompt packing (Dynamic Pruning, arXiv 2603.04135): it changes no gradient, and what the greedy rule says."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""PODS, arXiv 2504.13818: fixtures and invariants of the fact sheet, brute force as oracle."""
+"""PODS, arXiv 2504.13818: a known example, invariants, brute force as oracle."""
 
 from itertools import combinations
 from math import comb, prod
@@ -23,7 +23,7 @@ def best_variance(rewards, m):
     return max(np.var(subset) for subset in combinations(rewards, m))
 
 
-def test_fixture_of_the_fact_sheet():
+def test_the_known_example():
     chosen = max_variance_subset(PAPER, 4)
     assert chosen.tolist() == [0, 1, 3, 5]
     assert np.var(np.take(PAPER, chosen)) == pytest.approx(0.135)

@@ -60,7 +60,7 @@ def test_the_leader_has_most_votes_and_came_first_among_equals(groups, seed):
 
 @given(groups=ANSWERS)
 def test_names_of_answers_and_verified_rewards_do_not_matter(groups):
-    """Invariant 4 of the fact sheet: only who agrees with whom counts."""
+    """Only who agrees with whom counts."""
     one = voted(groups)
     names = {"4": "x", "5": "", "7": "4", None: None}
     renamed = voted([[names[a] for a in group] for group in groups])
