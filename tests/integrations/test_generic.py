@@ -1,5 +1,7 @@
 """The three calls for trainers without an adapter."""
 
+from typing import ClassVar
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,22 +10,20 @@ from hypothesis import strategies as st
 from allotment.errors import ConfigError, InvalidInputError, RewardMismatchError
 from allotment.integrations.generic import counts_of, expand, group_advantages, plan
 from allotment.planning import VIP
-from allotment.planning.base import OneShotPlanner
-from allotment.types import Allocation
+from allotment.planning.planner import Planner
 
 
-class Ones(OneShotPlanner):
+class Ones(Planner):
     """One rollout a prompt, as a user's own planner may ask."""
 
     def _check_settings(self) -> None: ...
 
-    def _decide(self, ids, budget):
-        counts = np.ones(len(ids), dtype=np.int64)
-        return Allocation(counts, 0.0, 0.0, (0.0, np.inf)), None
+    def _open(self, ids, budget):
+        return self._new_plan(ids, np.ones(len(ids), dtype=np.int64))
 
     def _observe(self, outcome) -> None: ...
 
-    _belief = None
+    _parts: ClassVar = {}
 
 
 def test_from_prompts_to_advantages_and_back() -> None:
@@ -44,7 +44,7 @@ def test_from_prompts_to_advantages_and_back() -> None:
 
 def test_prompts_left_out_have_count_0() -> None:
     planner = VIP(budget=64, bounds=(3, 40))
-    asked = plan(planner, range(8), budget=64, keep=3)
+    asked = plan(planner, range(8), budget=64, trained_prompts=3)
     counts = counts_of(asked, range(8))
     assert counts.count(0) == 5
     assert sum(counts) == 64

@@ -1,4 +1,4 @@
-"""From a name, or a planner object, to a planner that fits a trainer's batch."""
+"""From a name, or an object, to a planner and a selector that fit a trainer's batch."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 
 from allotment.errors import ConfigError
 from allotment.planning import Planner, make_planner
-from allotment.planning.contract import Capability, check_planner, check_planner_name
+from allotment.planning.contract import Capability, check_planner, check_planner_name, check_selector_name
+from allotment.selection import Selector, make_selector
 
 UPPER, TIMES_MEAN = 32, 4
 """Default upper bound: the larger of the first and the second times the mean."""
@@ -24,6 +25,11 @@ class Sizes:
     """Mean rollouts of a prompt that is trained on."""
     prompts: int
     """Prompts that get rollouts, at most."""
+
+    @property
+    def terms(self) -> tuple[str, str]:
+        """What budget and mean are in the trainer's own settings."""
+        return "the rollouts of a batch", "the mean"
 
 
 def fitted_planner(
@@ -67,28 +73,58 @@ def fitted_planner(
         raise ConfigError(
             "this is no planner",
             got=repr(given),
-            allowed="a name, or an object of a class derived from allotment.Planner",
+            allowed="a name, or a planner object, of a class derived from allotment.Planner",
             fix="use 'vip'",
         )
     check_planner(planner, trainer)
-    check_sizes(planner, sizes)
+    _check_sizes(planner, sizes, trainer)
     return planner
 
 
-def check_sizes(planner: Planner, sizes: Sizes) -> None:
+def fitted_selector(
+    given: str | Selector | None, planner: Planner, trainer: Capability, *, settings: Mapping[str, Any], seed: int
+) -> Selector | None:
+    """What chooses among the rollouts of a batch: the planner's own way, or the one that is given; None for neither.
+
+    Args:
+        given: a name, or a selector.
+        planner: whose own way comes first.
+        trainer: what it can carry out.
+        settings: of a selector by name.
+        seed: of a selector by name, unless ``settings`` has one.
+
+    Raises:
+        ConfigError: the trainer cannot carry the selector out, there are two, or a setting is not known.
+    """
+    if given is None:
+        return planner.selector
+    if planner.selector is not None:
+        raise ConfigError(
+            "a selector beside a planner that selects itself",
+            got=f"select {given!r}, planner {planner.name}",
+            allowed="a planner that trains on all it generates, such as vip or uniform",
+            fix="leave select out, or choose another planner",
+        )
+    if not isinstance(given, str):
+        return given
+    return make_selector(check_selector_name(given, trainer), given, **{"seed": seed, **settings})
+
+
+def _check_sizes(planner: Planner, sizes: Sizes, trainer: Capability) -> None:
     """Refuse a planner whose budget or bounds are not those of the batch.
 
     Raises:
         ConfigError: with the budget and the mean that fit.
     """
     lower, upper = planner.bounds
+    of_budget, of_mean = sizes.terms
     least = 1 if planner.contract.baselines else 2
     fits = least <= lower <= sizes.mean and lower * sizes.prompts <= sizes.budget <= upper * sizes.prompts
     if planner.budget != sizes.budget or not fits:
         raise ConfigError(
-            "the planner's budget contradicts the trainer's batch",
+            f"the planner does not fit {trainer.name}'s batch",
             got=f"{planner.name}: budget {planner.budget}, bounds {planner.bounds}",
-            allowed=f"budget {sizes.budget}, the rollouts of a batch; bounds around {sizes.mean}, the mean over "
-            f"{sizes.prompts} prompts, from {least} on",
+            allowed=f"budget {sizes.budget} = {of_budget}; bounds around {of_mean} = "
+            f"{sizes.budget / sizes.prompts:g}, the mean over {sizes.prompts} prompts, from {least} on",
             fix=f"make the planner with budget={sizes.budget} and lower <= {sizes.mean} <= upper",
         )

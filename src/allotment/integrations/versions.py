@@ -9,7 +9,7 @@ from packaging.version import Version
 from allotment.errors import MissingExtraError
 
 
-def check_version(package: str, oldest: str, newest: str, parts: int, reason: str = "") -> str | None:
+def check_version(package: str, name: str, oldest: str, newest: str, parts: int, reason: str = "") -> str | None:
     """None for a tested version, else what to warn of; versions differ where the first ``parts`` numbers do.
 
     Raises:
@@ -18,7 +18,7 @@ def check_version(package: str, oldest: str, newest: str, parts: int, reason: st
     installed = Version(version(package))
     if installed < Version(oldest):
         raise MissingExtraError(
-            f"this version of {package} is too old",
+            f"this version of {name} is too old",
             got=f"{package} {installed}",
             allowed=f"{package} {oldest}" + (f" to {newest}" if newest != oldest else "") + reason,
             fix=f"pip install '{package}=={newest}'",
@@ -38,7 +38,7 @@ def check_methods(cls: type, names: tuple[str, ...], *, package: str, newest: st
     if missing:
         raise MissingExtraError(
             f"{cls.__name__} is not a class that Allotment can plan for",
-            got=f"no {', '.join(missing)} ({package} {version(package)})",
+            got=f"{package} {version(package)} without {', '.join(missing)}",
             allowed=allowed,
             fix=f"pip install '{package}=={newest}'",
         )

@@ -17,6 +17,7 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.config import validate_config
 
 from allotment.errors import ConfigError, InvalidInputError, MissingExtraError
+from allotment.integrations import versions as any_versions
 from allotment.integrations.verl import session as session_module
 from allotment.integrations.verl import versions
 from allotment.integrations.verl.config import planner_of, read, resume_folder, set_values
@@ -205,7 +206,7 @@ def test_trainers_are_registered_by_name() -> None:
 
 @pytest.mark.parametrize(("installed", "fits"), [("0.9.1", True), ("0.9.0", False), ("0.9.2", True), ("1.0.0", True)])
 def test_an_older_verl_is_refused_and_a_newer_one_tried(monkeypatch, installed, fits) -> None:
-    monkeypatch.setattr(versions, "version", lambda name: installed)
+    monkeypatch.setattr(any_versions, "version", lambda name: installed)
     if not fits:
         with pytest.raises(MissingExtraError, match=r"pip install 'verl==0.9.1'"):
             versions.check_verl()

@@ -68,6 +68,16 @@ class Batch:
         return self.prompts // self.updates
 
 
+class TrainedSizes(Sizes):
+    """A batch of verl's, as a planner must fit it."""
+
+    @property
+    def terms(self) -> tuple[str, str]:
+        """Verl's."""
+        is_all = self.prompts * self.mean == self.budget
+        return "train_batch_size x n", "n" if is_all else "train_batch_size x n / trained_prompts"
+
+
 def read(config: DictConfig) -> tuple[AllotmentSettings, Batch]:
     """Settings and batch sizes of a run.
 
@@ -96,7 +106,7 @@ def planner_of(config: DictConfig, settings: AllotmentSettings, batch: Batch) ->
     kept = settings.trained_prompts or batch.prompts
     planner = fitted_planner(
         given,
-        Sizes(batch.budget, batch.mean, kept),
+        TrainedSizes(batch.budget, batch.mean, kept),
         VERL,
         settings=own,
         offered={"success_threshold": settings.success_threshold},

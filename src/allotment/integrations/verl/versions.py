@@ -15,7 +15,7 @@ def check_verl() -> str | None:
         MissingExtraError: verl is older.
     """
     reason = ", whose V1 trainer reads a number of rollouts for each prompt"
-    return versions.check_version("verl", TESTED, TESTED, parts=3, reason=reason)
+    return versions.check_version("verl", "verl", TESTED, TESTED, parts=3, reason=reason)
 
 
 def check_methods(cls: type, names: tuple[str, ...]) -> None:
