@@ -251,8 +251,8 @@ def test_a_later_batch_without_rewards_is_passed_over(tmp_path, caplog):
 class Spendthrift(VIP):
     """A planner that does not keep to its budget."""
 
-    def _decide(self, ids, budget):
-        return super()._decide(ids, budget + 1)
+    def _open(self, ids, budget):
+        return super()._open(ids, budget + 1)
 
 
 def test_a_plan_that_does_not_fill_the_batch_is_refused_and_closed(tmp_path):
@@ -287,7 +287,7 @@ def test_a_class_that_is_no_trl_trainer_is_refused():
 
 @pytest.mark.parametrize(("installed", "outcome"), [("0.28.1", "old"), ("1.16.3", None), ("1.17.0", "newer")])
 def test_versions_of_trl(installed, outcome, monkeypatch):
-    monkeypatch.setattr("allotment.integrations.trl.versions.version", lambda _: installed)
+    monkeypatch.setattr("allotment.integrations.versions.version", lambda _: installed)
     if outcome == "old":
         with pytest.raises(MissingExtraError, match=r"trl 0\.28\.1"):
             check_trl()

@@ -3,7 +3,7 @@
     asked = plan(planner, prompt_ids, budget=4096)
     rows = expand(prompts, counts_of(asked, prompt_ids))    # as many copies of each prompt as it has rollouts
     ...                                                     # generate and verify: one reward a row
-    advantages = group_advantages(rewards, group_ids, "rloo")
+    advantages = group_advantages(rewards, group_ids, "rloo", asked=asked)
     planner.tell(asked, rewards, group_ids, allow_missing_groups=True)
 
 Recipes for slime, OpenRLHF, AReaL, SkyRL, NeMo-RL and prime-rl: docs/other_trainers.md.
@@ -17,13 +17,12 @@ from typing import Any, TypeVar, get_args
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import ConfigError, InvalidInputError, RewardMismatchError, needs_extra
+from allotment.errors import ConfigError, InvalidInputError
+from allotment.integrations.advantages import estimated, group_terms, weighted
 from allotment.integrations.capabilities import GENERIC
-from allotment.integrations.carrying import Weighting, of_prompts, prompt_factors
+from allotment.integrations.carrying import Weighting, ask
 from allotment.planning import Planner
 from allotment.planning.contract import check_planner
-from allotment.planning.shortlist import shortlist
-from allotment.prompts.ids import canonical_ids
 from allotment.types import FloatArray, Plan, PromptId, PromptIds
 
 Row = TypeVar("Row")
@@ -32,11 +31,13 @@ Row = TypeVar("Row")
 def plan(
     planner: Planner, prompt_ids: PromptIds, *, budget: int | None = None, trained_prompts: int | None = None
 ) -> Plan:
-    """Ask for the counts of a batch, and refuse what a trainer cannot use.
+    """Ask for the counts of a batch, and refuse what these functions cannot carry out.
+
+    A plan with weights or baselines counts on :func:`group_advantages` being given the plan, as ``asked=``. That cannot
+    be checked: without it both are ignored, and prompts weigh otherwise than the planner means.
 
     Args:
-        planner: any planner of one round, whose selections and advantages, if it has any of its own, are not left out:
-            one that has them is refused.
+        planner: of one round, without a selection of its own. What its ``contract.told`` names must be told, too.
         prompt_ids: [Q] distinct ids.
         budget: rollouts of this batch, if not the planner's own.
         trained_prompts: prompts that get rollouts, those of largest expected reward variance; the others are not in the
@@ -44,23 +45,11 @@ def plan(
 
     Raises:
         ConfigError: the planner needs more than these functions carry out.
-        RewardMismatchError: the counts do not sum to the budget, or one is 1 without a baseline: a group of one has no
-            advantage.
+        RewardMismatchError: a planner that spends its budget exactly did not, or a count is 1 without a baseline: a
+            group of one has no advantage.
     """
     check_planner(planner, GENERIC)
-    ids = canonical_ids(prompt_ids)
-    offered = ids if trained_prompts is None else shortlist(planner, list(ids), trained_prompts)
-    asked = planner.ask(offered, budget=budget)
-    has_lone = bool((asked.counts == 1).any()) and asked.baselines is None
-    if has_lone or (budget is not None and asked.budget != budget):
-        planner.cancel(asked)
-        raise RewardMismatchError(
-            "the plan cannot be carried out",
-            got=f"{asked.budget} rollouts, counts from {asked.counts.min()} to {asked.counts.max()}",
-            allowed=f"{'any sum' if budget is None else budget}, each count 0 or from 2 on",
-            fix="use a planner that spends its budget exactly, with a lower bound of 2 or more",
-        )
-    return asked
+    return ask(planner, prompt_ids, budget=budget, trained_prompts=trained_prompts)
 
 
 def counts_of(asked: Plan, prompt_ids: Iterable[PromptId]) -> list[int]:
@@ -105,29 +94,27 @@ def group_advantages(
             its prompt ids.
 
     Raises:
-        InvalidInputError: a reward is not finite, or the numbers differ.
+        InvalidInputError: a reward is not finite, the numbers differ, or a prompt is not of the plan.
         ConfigError: an unknown estimator or weighting.
     """
-    with needs_extra("train"):
-        import torch
-
-        from allotment.learning.advantages import advantage_estimator, baseline_advantages
     if weighting not in get_args(Weighting):
         raise ConfigError(
             "there is no such weighting", got=repr(weighting), allowed="prompt, rollout", fix="use 'prompt'"
         )
     number: dict[Any, int] = {}
     group_N = np.array([number.setdefault(group, len(number)) for group in group_ids], dtype=np.int64)
-    given = torch.as_tensor(np.asarray(rewards, dtype=np.float64)), torch.as_tensor(group_N)
-    if asked is not None and asked.baselines is not None:
-        shares_Q = np.ones(len(asked.prompt_ids)) if asked.baseline_shares is None else asked.baseline_shares
-        beliefs = (of_prompts(asked, values, tuple(number))[group_N] for values in (asked.baselines, shares_Q))
-        advantages_N = baseline_advantages(*given, *map(torch.as_tensor, beliefs)).numpy()
-    else:
-        advantages_N = advantage_estimator(estimator)(*given).numpy()  # type: ignore[arg-type]
-    if weighting == "prompt":
-        advantages_N = advantages_N * len(group_N) / (len(number) * np.bincount(group_N)[group_N])
-    factors_Q = None if asked is None else prompt_factors(asked, tuple(number))
-    if factors_Q is not None:
-        advantages_N = advantages_N * factors_Q[group_N]
-    return np.asarray(advantages_N, dtype=np.float64)
+    _check_known(asked, number)
+    terms = group_terms(tuple(number), [asked] * len(number))
+    advantages_N = estimated(np.asarray(rewards, dtype=np.float64), group_N, estimator, terms)
+    return weighted(advantages_N, group_N, weighting) * terms.factors_Q[group_N]
+
+
+def _check_known(asked: Plan | None, group_ids: Iterable[Any]) -> None:
+    strange = [] if asked is None else [group for group in group_ids if group not in asked.prompt_ids]
+    if strange:
+        raise InvalidInputError(
+            "a rollout is of a prompt that was not asked",
+            got=repr(strange[0]),
+            allowed="the prompt ids of the plan",
+            fix="pass the plan these rollouts were generated for, and prompt ids as group ids",
+        )

@@ -97,7 +97,7 @@ def obstacle(needed: Contract, trainer: Capability) -> str | None:
     """Why the trainer cannot carry out a planner; None if it can."""
     missing = sorted(needed.told - trainer.told)
     if needed.several_rounds and not trainer.several_rounds:
-        return "it decides between rounds of generation, and there is one generation a step"
+        return "it decides in several rounds of a step (as rounds=2), and this takes a planner of one round (rounds=1)"
     if needed.own_advantages is not None and needed.own_advantages not in trainer.own_advantages:
         return f"its loss needs the advantages {needed.own_advantages!r}"
     if needed.in_tokens and not trainer.in_tokens:
@@ -111,7 +111,8 @@ def obstacle(needed: Contract, trainer: Capability) -> str | None:
     if needed.baselines and not trainer.baselines:
         return "its plans carry baselines"
     if missing:
-        return f"it must be told {' and '.join(missing)} of every rollout"
+        can = f", or with {' and '.join(sorted(trainer.told))}" if trainer.told else ""
+        return f"it must be told {' and '.join(missing)} of every rollout, and can be told rewards alone{can}"
     return None if needed.selects is None else selection_obstacle(needed.selects, trainer)
 
 

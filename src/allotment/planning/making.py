@@ -5,7 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import Any
+from typing import Any, get_args
 
 from allotment.errors import ConfigError
 from allotment.planning.planner import Planner
@@ -73,11 +73,18 @@ def make_predictor(name: str, offered: Mapping[str, Any]) -> Any:
 
 
 def parameters(make: Callable[..., Any]) -> frozenset[str]:
-    """The names of what a function takes, or a class with its base classes."""
+    """The names of what a function or a class takes, those of ``**common: Unpack[...]`` too."""
     if isinstance(make, partial):
         return parameters(make.func)
-    makers: list[Any] = [vars(kind).get("__init__") for kind in make.__mro__] if isinstance(make, type) else [make]
-    return frozenset(name for maker in makers if maker for name in inspect.signature(maker).parameters)
+    function: Any = getattr(make, "__init__") if isinstance(make, type) else make  # noqa: B009 (mypy: unsound access)
+    names = set()
+    for name, parameter in inspect.signature(function).parameters.items():
+        if parameter.kind is not parameter.VAR_KEYWORD:
+            names.add(name)
+        elif str(parameter.annotation).startswith("Unpack["):
+            (common,) = get_args(eval(parameter.annotation, function.__globals__))
+            names |= set(common.__annotations__)
+    return frozenset(names)
 
 
 _ABOUT_PROMPTS = ("embeddings", "ids", "features")

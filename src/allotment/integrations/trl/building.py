@@ -29,6 +29,11 @@ class Arithmetic(Sizes):
     """Prompts drawn for a batch."""
 
     @property
+    def terms(self) -> tuple[str, str]:
+        """TRL's."""
+        return "per_device_train_batch_size x processes x steps_per_generation", "num_generations"
+
+    @property
     def repeats(self) -> int:
         """How many times the data loader repeats a candidate, so that the number of rows is the budget."""
         return self.budget // self.candidates

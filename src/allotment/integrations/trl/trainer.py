@@ -12,63 +12,39 @@ import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from accelerate.utils import broadcast_object_list, gather_object
 from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
 from allotment.errors import ConfigError, RewardMismatchError
-from allotment.integrations.carrying import Batch, of_prompts, prompt_factors, row_factors, selected
 from allotment.integrations.trl import advantages
-from allotment.integrations.trl.batch import Layout, every_nth, lay_out
+from allotment.integrations.trl.batch import every_nth, lay_out
 from allotment.integrations.trl.building import arithmetic, planner_for, selector_for
 from allotment.integrations.trl.config import AllotmentArguments
 from allotment.integrations.trl.prompts import ROW, PromptIdentity
 from allotment.integrations.trl.sketches import ScoreSketch
-from allotment.integrations.trl.versions import check_methods, scores_none_as_zero
+from allotment.integrations.trl.updating import AdvantagesMixin, OpenBatch
+from allotment.integrations.trl.versions import check_methods
 from allotment.planning import VIP
 from allotment.planning.saving import PLANNER_FILE
 from allotment.planning.shortlist import shortlist
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
-from allotment.selection import Selection
 from allotment.state import load_state, save_state
-from allotment.types import FloatArray, Plan, PromptId
-
-if TYPE_CHECKING:
-    _Trainer: TypeAlias = Any  # whatever class the mixin stands in front of
-else:
-    _Trainer = object
+from allotment.types import Plan, PromptId
 
 log = logging.getLogger("allotment")
 
 KIND = "trl-planner"
 
 
-@dataclass(eq=False)
-class _Batch:
-    """A generation batch under way."""
-
-    layout: Layout
-    plan: Plan
-    """Without the belief behind it on other processes than the main one."""
-    candidates: int
-    """Distinct prompts that could have been planned for."""
-    seconds: float
-    """Spent on planning so far."""
-    rewards_NF: Tensor | None = None
-    """[N, F] what each reward function said, over all processes."""
-    tokens_N: list[int] | None = None
-    """[N] completion tokens, over all processes."""
-
-
-class AllotmentMixin(_Trainer):
+class AllotmentMixin(AdvantagesMixin):
     """In front of ``GRPOTrainer``, ``RLOOTrainer`` or a class derived from one; see :func:`with_allotment`.
 
     Args:
@@ -100,7 +76,7 @@ class AllotmentMixin(_Trainer):
         self._threshold = self.planner.success_threshold
         self._sketch = self._new_sketch()
         self._rollout_log = RolloutLog(Path(self.args.output_dir) / "rollouts.jsonl")
-        self._open: _Batch | None = None
+        self._open: OpenBatch | None = None
         self._steps_told = 0
         if self.planner_prices_centred_rewards and getattr(self, "scale_rewards", "none") != "none":
             log.warning(
@@ -153,7 +129,7 @@ class AllotmentMixin(_Trainer):
             self.num_generations = len(rewards_NF)  # one group of all rows, until the advantages are computed by group
         return rewards_NF
 
-    def _planned(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], _Batch]:
+    def _planned(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], OpenBatch]:
         """The rows of a new plan that this process takes, as many as it had."""
         started = time.perf_counter()
         known = [(self._identity.of(row), int(row[ROW]) if ROW in row else row) for row in inputs]
@@ -175,7 +151,7 @@ class AllotmentMixin(_Trainer):
             key = keys[candidate]
             row = key if isinstance(key, dict) else local.get(key) or self.train_dataset[key]
             rows.append({name: copy.deepcopy(row[name]) for name in columns})
-        return rows, _Batch(layout, plan, len(distinct), time.perf_counter() - started)
+        return rows, OpenBatch(layout, plan, len(distinct), time.perf_counter() - started)
 
     def _ask(self, ids: list[PromptId], budget: int) -> Plan:
         """The plan of the main process, on the others without the belief behind it; or its error."""
@@ -192,7 +168,7 @@ class AllotmentMixin(_Trainer):
             raise sent[0]
         return plan if isinstance(plan, Plan) else sent[0]
 
-    def _close(self, batch: _Batch, output: dict[str, Any]) -> None:
+    def _close(self, batch: OpenBatch, output: dict[str, Any]) -> None:
         """Advantages by group, corrected figures, and what came back to the planner."""
         started = time.perf_counter()
         assert batch.rewards_NF is not None
@@ -239,97 +215,6 @@ class AllotmentMixin(_Trainer):
         gathered: Tensor = self.accelerator.gather(scores)
         return gathered
 
-    def _carried_out(self, batch: _Batch, rewards_N: Tensor, advantages_N: Tensor, output: dict[str, Any]) -> Tensor:
-        """[N] advantages with the weights of prompts, and of a selection, in them."""
-        plan, layout, weighting = batch.plan, batch.layout, self.allotment.prompt_weighting
-        group_N = torch.from_numpy(layout.group_N).to(advantages_N.device)
-        factors_Q = prompt_factors(plan, layout.prompt_ids)
-        if self._selector is None:
-            weighted_N = advantages_N * advantages.prompt_weights(group_N, weighting)
-        else:
-            weighted_N = self._selected(batch, rewards_N, advantages_N, output)
-        if factors_Q is None:
-            return weighted_N
-        return weighted_N * torch.from_numpy(factors_Q[layout.group_N]).to(weighted_N)
-
-    def _selected(self, batch: _Batch, rewards_N: Tensor, advantages_N: Tensor, output: dict[str, Any]) -> Tensor:
-        """[N] advantages of the rollouts that the selector keeps, weighted; 0 for the others and the unscored."""
-        assert self._selector is not None
-        assert batch.tokens_N is not None
-        layout, scored = batch.layout, rewards_N.isfinite().nonzero()[:, 0]
-        group_S, first = layout.group_N[scored.tolist()], batch.plan.step * len(rewards_N)
-        rollouts = Batch(
-            layout.prompt_ids,
-            group_S,
-            rewards_N[scored].double().cpu().numpy(),
-            advantages_N[scored].double().cpu().numpy(),
-            np.array(batch.tokens_N)[scored.tolist()],
-            self._truncated(output)[scored.tolist()],
-        )
-        steps = max(self.state.max_steps, 1)
-        progress = self.state.global_step / steps
-        kept = selected(self._selector, rollouts, step=batch.plan.step, first_number=first, progress=progress)
-        own_S = torch.from_numpy(self._advantages_of_selection(kept, rollouts, batch, scored, output))
-        factors_S = torch.from_numpy(row_factors(group_S, self.allotment.prompt_weighting, kept))
-        result_N = torch.zeros_like(advantages_N)
-        result_N[scored] = (own_S * factors_S).to(result_N)
-        return result_N
-
-    def _advantages_of_selection(
-        self, kept: Selection, rollouts: Batch, batch: _Batch, scored: Tensor, output: dict[str, Any]
-    ) -> FloatArray:
-        """[S] of the scored rollouts: the selection's own, those among the kept ones, or those of whole groups."""
-        if kept.advantages_N is not None:
-            return kept.advantages_N
-        if kept.rewards_N is None and kept.baseline == "generated":
-            return rollouts.advantages_N
-        rewards_S = rollouts.rewards_N if kept.rewards_N is None else kept.rewards_N
-        among_S = kept.is_kept if kept.baseline == "kept" else np.ones(len(rewards_S), dtype=np.bool_)
-        rewards_N = torch.full((len(batch.layout.group_N),), torch.nan, dtype=torch.float32, device=scored.device)
-        rewards_N[scored[torch.from_numpy(among_S).to(scored.device)]] = torch.from_numpy(rewards_S[among_S]).to(
-            rewards_N
-        )
-        group_N = torch.from_numpy(batch.layout.group_N).to(scored.device)
-        advantages_N = self._advantages(batch, rewards_N, group_N, output)
-        return advantages_N[scored].double().cpu().numpy()
-
-    def _truncated(self, output: dict[str, Any]) -> npt.NDArray[np.bool_]:
-        """[N] whether each rollout was cut at the length limit, over all processes."""
-        ids_NT, mask_NT = output["completion_ids"], output["completion_mask"].bool()
-        last_N = mask_NT.sum(1).clamp(min=1) - 1
-        ends = {self.eos_token_id, self.pad_token_id}
-        last_ids = ids_NT.gather(1, last_N[:, None])[:, 0].tolist()
-        return np.array(gather_object([token not in ends for token in last_ids]), dtype=np.bool_)
-
-    def _advantages(self, batch: _Batch, rewards_N: Tensor, group_N: Tensor, output: dict[str, Any]) -> Tensor:
-        """[N] over all processes, before weighting."""
-        assert batch.rewards_NF is not None
-        rewards_NF, plan = batch.rewards_NF, batch.plan
-        if plan.baselines is not None:
-            shares_Q = np.ones(len(plan.prompt_ids)) if plan.baseline_shares is None else plan.baseline_shares
-            beliefs = [of_prompts(plan, v, batch.layout.prompt_ids) for v in (plan.baselines, shares_Q)]
-            return advantages.believed_advantages(rewards_N, group_N, *beliefs)
-        if isinstance(self, RLOOTrainer) and not (self.beta and self._metrics["train"]["kl"][-1]):
-            # No penalty, as before the first update: with the rewards themselves a dead group has advantage 0, of
-            # which Adam would make a step where it is a rounding.
-            return advantages.rloo_advantages(rewards_N, group_N, normalize=self.args.normalize_advantages)
-        if isinstance(self, RLOOTrainer):
-            # With the batch as one group TRL gave n / (n - 1) (r - mean r); r has the KL penalty, which TRL keeps to
-            # itself. A constant does not matter.
-            scored_N = ~rewards_N.isnan()
-            n = len(scored_N) if scores_none_as_zero() else scored_N.sum()
-            share = (n - 1) / n
-            penalised_N = (self.accelerator.gather(output["advantages"]) * share).masked_fill(~scored_N, torch.nan)
-            return advantages.rloo_advantages(penalised_N, group_N, normalize=self.args.normalize_advantages)
-        if getattr(self, "multi_objective_aggregation", "sum_then_normalize") == "normalize_then_sum":
-            return advantages.gdpo_advantages(rewards_NF, self.reward_weights.to(rewards_NF.device), group_N)
-        return advantages.grpo_advantages(rewards_N, group_N, self.scale_rewards)
-
-    def _clipped(self, rewards_N: Tensor) -> Tensor:
-        """[N] the rewards as RLOO clips them, if it is told to."""
-        bounds = getattr(self, "reward_clip_range", None)
-        return rewards_N.clamp(*bounds) if bounds else rewards_N
-
     def _correct_logs(self, advantages_N: Tensor, constant_Q: Tensor) -> None:
         """What TRL logged of the batch as one group."""
         is_grouped = getattr(self, "multi_objective_aggregation", "sum_then_normalize") == "sum_then_normalize"
@@ -340,7 +225,9 @@ class AllotmentMixin(_Trainer):
             logged.pop()
         logged.extend(advantages_N.tolist())
 
-    def _tell(self, batch: _Batch, rewards_N: Tensor, scores_NK: Tensor | None, *, dead: float, started: float) -> None:
+    def _tell(
+        self, batch: OpenBatch, rewards_N: Tensor, scores_NK: Tensor | None, *, dead: float, started: float
+    ) -> None:
         """On the main process: the planner learns, the figures are logged."""
         plan, layout = batch.plan, batch.layout
         assert batch.rewards_NF is not None

@@ -23,7 +23,7 @@ def check_trl() -> str | None:
     Raises:
         MissingExtraError: TRL is older than the oldest version that fits.
     """
-    return versions.check_version("trl", OLDEST, NEWEST, parts=2)
+    return versions.check_version("trl", "TRL", OLDEST, NEWEST, parts=2)
 
 
 def check_methods(trainer: type) -> None:

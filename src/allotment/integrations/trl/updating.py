@@ -1,0 +1,137 @@
+"""The advantages of a batch: TRL's arithmetic by group, with what the plan and a selection say of each rollout."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from accelerate.utils import gather_object
+from torch import Tensor
+from trl import RLOOTrainer
+
+from allotment.integrations.carrying import (
+    Batch,
+    of_prompts,
+    prompt_factors,
+    row_factors,
+    selected,
+    selected_advantages,
+)
+from allotment.integrations.trl import advantages
+from allotment.integrations.trl.batch import Layout
+from allotment.integrations.trl.config import AllotmentArguments
+from allotment.integrations.trl.versions import scores_none_as_zero
+from allotment.selection import Selector
+from allotment.types import FloatArray, Plan
+
+if TYPE_CHECKING:
+    _Trainer: TypeAlias = Any  # whatever class the mixin stands in front of
+else:
+    _Trainer = object
+
+
+@dataclass(eq=False)
+class OpenBatch:
+    """A generation batch under way."""
+
+    layout: Layout
+    plan: Plan
+    """Without the belief behind it on other processes than the main one."""
+    candidates: int
+    """Distinct prompts that could have been planned for."""
+    seconds: float
+    """Spent on planning so far."""
+    rewards_NF: Tensor | None = None
+    """[N, F] what each reward function said, over all processes."""
+    tokens_N: list[int] | None = None
+    """[N] completion tokens, over all processes."""
+
+
+class AdvantagesMixin(_Trainer):
+    """The half of :class:`~allotment.integrations.trl.trainer.AllotmentMixin` that computes advantages anew."""
+
+    allotment: AllotmentArguments
+    _selector: Selector | None
+
+    def _carried_out(self, batch: OpenBatch, rewards_N: Tensor, advantages_N: Tensor, output: dict[str, Any]) -> Tensor:
+        """[N] advantages with the weights of prompts, and of a selection, in them."""
+        layout, weighting = batch.layout, self.allotment.prompt_weighting
+        factors_Q = prompt_factors(batch.plan, layout.prompt_ids)
+        if self._selector is None:
+            group_N = torch.from_numpy(layout.group_N).to(advantages_N.device)
+            weighted_N = advantages_N * advantages.prompt_weights(group_N, weighting)
+        else:
+            weighted_N = self._selected(batch, rewards_N, advantages_N, output)
+        if factors_Q is None:
+            return weighted_N
+        return weighted_N * torch.from_numpy(factors_Q[layout.group_N]).to(weighted_N)
+
+    def _selected(self, batch: OpenBatch, rewards_N: Tensor, advantages_N: Tensor, output: dict[str, Any]) -> Tensor:
+        """[N] advantages of the rollouts that the selector keeps, weighted; 0 for the others and the unscored."""
+        assert self._selector is not None
+        assert batch.tokens_N is not None
+        layout, step = batch.layout, batch.plan.step
+        scored_S = rewards_N.isfinite().nonzero()[:, 0].cpu().numpy()
+        rollouts = Batch(
+            layout.prompt_ids,
+            layout.group_N[scored_S],
+            rewards_N.double().cpu().numpy()[scored_S],
+            advantages_N.double().cpu().numpy()[scored_S],
+            np.array(batch.tokens_N)[scored_S],
+            self._truncated(output)[scored_S],
+        )
+        progress = self.state.global_step / max(self.state.max_steps, 1)
+        kept = selected(self._selector, rollouts, step=step, first_number=step * len(rewards_N), progress=progress)
+
+        def estimate(rewards_S: FloatArray, among_S: npt.NDArray[np.bool_]) -> FloatArray:
+            some_N = torch.full_like(rewards_N, torch.nan)
+            some_N[scored_S[among_S]] = torch.from_numpy(rewards_S[among_S]).to(some_N)
+            group_N = torch.from_numpy(layout.group_N).to(some_N.device)
+            estimated_N = self._advantages(batch, some_N, group_N, output)
+            return np.asarray(estimated_N.double().cpu().numpy()[scored_S], dtype=np.float64)
+
+        own_S = selected_advantages(kept, rollouts, estimate)
+        factors_S = row_factors(rollouts.group_N, self.allotment.prompt_weighting, kept)
+        result_N = torch.zeros_like(advantages_N)
+        result_N[scored_S] = torch.from_numpy(own_S * factors_S).to(result_N)
+        return result_N
+
+    def _truncated(self, output: dict[str, Any]) -> npt.NDArray[np.bool_]:
+        """[N] whether each rollout was cut at the length limit, over all processes."""
+        tokenizer: Any = getattr(self.processing_class, "tokenizer", self.processing_class)
+        last_n1 = output["completion_mask"].sum(1, keepdim=True).clamp(min=1) - 1
+        last_n = output["completion_ids"].gather(1, last_n1)[:, 0].tolist()
+        ends = (tokenizer.eos_token_id, tokenizer.pad_token_id)
+        return np.array(gather_object([token not in ends for token in last_n]), dtype=np.bool_)
+
+    def _advantages(self, batch: OpenBatch, rewards_N: Tensor, group_N: Tensor, output: dict[str, Any]) -> Tensor:
+        """[N] over all processes, before weighting."""
+        assert batch.rewards_NF is not None
+        rewards_NF, plan = batch.rewards_NF, batch.plan
+        if plan.baselines is not None:
+            shares_Q = np.ones(len(plan.prompt_ids)) if plan.baseline_shares is None else plan.baseline_shares
+            beliefs = [of_prompts(plan, v, batch.layout.prompt_ids) for v in (plan.baselines, shares_Q)]
+            return advantages.believed_advantages(rewards_N, group_N, *beliefs)
+        if isinstance(self, RLOOTrainer) and not (self.beta and self._metrics["train"]["kl"][-1]):
+            # No penalty, as before the first update: with the rewards themselves a dead group has advantage 0, of
+            # which Adam would make a step where it is a rounding.
+            return advantages.rloo_advantages(rewards_N, group_N, normalize=self.args.normalize_advantages)
+        if isinstance(self, RLOOTrainer):
+            # With the batch as one group TRL gave n / (n - 1) (r - mean r); r has the KL penalty, which TRL keeps to
+            # itself. A constant does not matter.
+            scored_N = ~rewards_N.isnan()
+            n = len(scored_N) if scores_none_as_zero() else scored_N.sum()
+            share = (n - 1) / n
+            penalised_N = (self.accelerator.gather(output["advantages"]) * share).masked_fill(~scored_N, torch.nan)
+            return advantages.rloo_advantages(penalised_N, group_N, normalize=self.args.normalize_advantages)
+        if getattr(self, "multi_objective_aggregation", "sum_then_normalize") == "normalize_then_sum":
+            return advantages.gdpo_advantages(rewards_NF, self.reward_weights.to(rewards_NF.device), group_N)
+        return advantages.grpo_advantages(rewards_N, group_N, self.scale_rewards)
+
+    def _clipped(self, rewards_N: Tensor) -> Tensor:
+        """[N] the rewards as RLOO clips them, if it is told to."""
+        bounds = getattr(self, "reward_clip_range", None)
+        return rewards_N.clamp(*bounds) if bounds else rewards_N
