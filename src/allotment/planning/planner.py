@@ -137,7 +137,7 @@ class Planner(SavedPlanner):
             budget: rollouts of this step, if not the planner's own (a last, smaller batch).
 
         Raises:
-            InvalidInputError: the batch is empty, or an id is neither int nor str.
+            InvalidInputError: the batch is empty, an id is neither int nor str, or the budget is not a whole number.
             DuplicatePromptError: an id stands twice.
             UnknownPromptError: the predictor needs embeddings and does not know a prompt.
             InfeasibleBudgetError: the bounds do not admit the budget.
@@ -153,10 +153,10 @@ class Planner(SavedPlanner):
             plan = later
             self._rounds.asked(plan)
         else:
-            total = self.budget if budget is None else budget
+            total = self.budget if budget is None else _whole("budget", budget)
             plan = self._open(ids, total)
             if several:
-                self._rounds.open(plan, int(total))
+                self._rounds.open(plan, total)
         self._ledger.open(plan)
         self._step = max(self._step, plan.step + 1)
         return plan
