@@ -15,6 +15,7 @@ import numpy as np
 from scipy.special import logit
 
 from allotment.checks import check_setting
+from allotment.prediction.base import PredictorEntry
 from allotment.prediction.binomial import visits
 from allotment.prediction.posteriors import BetaPosterior
 from allotment.prompts.ids import canonical_ids
@@ -245,3 +246,8 @@ class DiscountedCounts(_RecordedCounts):
 
     def _visited(self, before: FloatArray, successes_B: IntArray, failures_B: IntArray) -> FloatArray:
         return np.asarray(self.forgetting * before + np.stack([successes_B, failures_B], axis=1))
+
+
+DISCOUNTED_COUNTS = PredictorEntry(DiscountedCounts)
+LAST_VALUE = PredictorEntry(LastValue)
+GLOBAL_MEAN = PredictorEntry(GlobalMean)

@@ -10,6 +10,7 @@ from scipy.special import logit
 
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
+from allotment.prediction.base import PredictorEntry
 from allotment.prediction.binomial import visits
 from allotment.prediction.interpolation import Interpolation, KernelSettings
 from allotment.prompts.embeddings import Embeddings
@@ -149,3 +150,6 @@ def _checked_variances(variances: Any, count: int) -> FloatArray:
             fix="leave out prompts with fewer than two rollouts",
         )
     return variances_B
+
+
+ENTRY = PredictorEntry(GaussianProcess, "needed", plug_in=True)

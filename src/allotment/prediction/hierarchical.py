@@ -12,7 +12,7 @@ import numpy.typing as npt
 
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError, StateError
-from allotment.prediction.base import Predictor
+from allotment.prediction.base import Predictor, PredictorEntry
 from allotment.prediction.binomial import binomial_sites, log_predictive, visits
 from allotment.prediction.features import with_features
 from allotment.prediction.hierarchy import Hierarchy
@@ -224,3 +224,6 @@ def default_predictor(
         features: [M, F] further numbers beside an array of embeddings.
     """
     return HierarchicalPredictor(embeddings, ids=ids, features=features)
+
+
+ENTRY = PredictorEntry(HierarchicalPredictor, "used")

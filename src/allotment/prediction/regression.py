@@ -10,6 +10,7 @@ from scipy.linalg import solve
 from scipy.special import logit
 
 from allotment.checks import check_setting
+from allotment.prediction.base import PredictorEntry
 from allotment.prediction.binomial import visits
 from allotment.prediction.interpolation import squared_distances
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, ids_and_vectors
@@ -176,3 +177,7 @@ class KNearest(WindowedRegression):
         distances_QW = squared_distances(queries_QD, points_WD)
         nearest = np.argpartition(distances_QW, self.neighbours - 1, axis=1)[:, : self.neighbours]
         return np.asarray(rates_W[nearest].mean(axis=1))
+
+
+RIDGE = PredictorEntry(Ridge, "needed")
+K_NEAREST = PredictorEntry(KNearest, "needed")
