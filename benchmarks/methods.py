@@ -15,14 +15,15 @@ import json
 import sys
 import time
 from collections.abc import Collection
+from dataclasses import astuple
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from allotment.registry import OBJECTIVES, PLANNERS, SELECTORS, Row
 from method_plots import draw_all
-from method_rows import ASKED, CHOSEN, COPIES, METHODS, PLANNERS, SELECTORS, Method, P
-from objective_rows import table
+from method_rows import ASKED, CHOSEN, COPIES, METHODS, Method, P
 from theory.toy import MeasuredWeights, measured_weights
 
 STEPS, WARM_UP, RUNS = 20, 10, 32
@@ -33,7 +34,7 @@ BESIDE = (
 )
 HEAD = """# Methods
 
-<!-- Generated: nice python benchmarks/methods.py --write docs. Edit the rows in benchmarks instead. -->
+<!-- Generated: nice python benchmarks/methods.py --write docs. A row is declared beside its method. -->
 
 Every planner (`allotment train --planner NAME`) and selector (`--select NAME`) of the neighbouring papers on one line,
 at the same budget. The last question of each row is what a method optimises: the expected step of a prompt, divided by
@@ -54,10 +55,11 @@ n is a prompt's rollouts in a step, C the budget of a step in rollouts.
 FOOT = """
 ## How it is measured
 
-`python benchmarks/methods.py --write docs` writes this page, its figures and `images/methods.json`; edit the rows in
-`benchmarks/method_rows.py`. The toy (`theory.toy`) has {copies} prompts for each of {points} success
-probabilities, each a softmax over four answers whose gradient is known exactly. All {asked} are asked at every step;
-rollouts come through `ask`, `tell` and rounds, then the selector, the advantages (RLOO, unless the method brings its
+`python benchmarks/methods.py --write docs` writes this page, its figures and `images/methods.json`; rows are declared
+beside the methods, how they are measured in `benchmarks/method_rows.py`. The toy (`theory.toy`) has {copies} prompts for
+each of {points} success probabilities, each a softmax over four answers whose gradient is known exactly. All {asked} are
+asked at every step; rollouts come through `ask`, `tell` and rounds, then the selector, the advantages (RLOO, unless the
+method brings its
 own) and the loss weights (`prompt_mean`) that training uses; the step is projected on the true gradient. The policy
 stands still: {runs} runs of {steps} steps after {warm_up} to warm up, bars of two standard errors between runs.
 Planners get 8 rollouts a prompt in the mean; those that choose among prompts choose {chosen} of {asked}; selectors
@@ -67,6 +69,13 @@ counted alike (`sequence_mean`).
 
 `tests/planning/test_effective_objective.py` compares measured weights with the formulas, at 4 standard errors.
 """
+OBJECTIVE_COLUMNS = (
+    "objective",
+    "what it changes",
+    "limit to a known baseline",
+    "source",
+    "deviations and reconstructions",
+)
 COLUMNS = ("method", "predicts", "decides", "budget it keeps", "really optimises", "source", "deviations")
 
 
@@ -90,14 +99,23 @@ def page(numbers: dict[str, Any]) -> str:
     """The whole page."""
     text = HEAD
     for title, methods in (("Planners: before or during generation", PLANNERS), ("Selectors: after it", SELECTORS)):
-        rows = "\n".join(row(name, method, from_numbers(numbers[name])) for name, method in methods.items())
+        named = [(name, methods[name].row) for name in methods.built_in if name in METHODS]
+        rows = "\n".join(row(name, words, from_numbers(numbers[name])) for name, words in named)
         text += f"## {title}\n\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n{rows}\n\n"
-    text += f"## Objectives: what is learnt\n\n{BESIDE}\n\n{table()}\n\n"
+    text += f"## Objectives: what is learnt\n\n{BESIDE}\n\n{objectives()}\n\n"
     sizes = {"copies": COPIES, "points": len(P), "asked": ASKED, "chosen": CHOSEN}
     return text.rstrip() + "\n" + FOOT.format(**sizes, runs=RUNS, steps=STEPS, warm_up=WARM_UP)
 
 
-def row(name: str, method: Method, measured: MeasuredWeights) -> str:
+def objectives() -> str:
+    """The table of objectives."""
+    lines = [f"| {' | '.join(OBJECTIVE_COLUMNS)} |", f"|{'---|' * len(OBJECTIVE_COLUMNS)}"]
+    rows = [(name, OBJECTIVES[name].row) for name in OBJECTIVES.built_in]
+    lines += [f"| {' | '.join((f'`{name}`', *astuple(words)))} |" for name, words in rows]
+    return "\n".join(lines)
+
+
+def row(name: str, method: Row, measured: MeasuredWeights) -> str:
     """A line of the table."""
     low, high = measured.weights_P.min(), measured.weights_P.max()
     alt = f"weights of {name} from {low:.2f} to {high:.2f}"

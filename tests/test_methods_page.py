@@ -3,14 +3,11 @@
 import json
 import re
 import runpy
-import sys
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
-from allotment.config import ObjectiveName, TrainedName
-from allotment.selection.named import NAMES as SELECTORS
+from allotment.registry import OBJECTIVES, PLANNERS, SELECTORS
 
 ROOT = Path(__file__).parents[1]
 PAGE = ROOT / "docs" / "methods.md"
@@ -19,7 +16,6 @@ ONLY_IN_THE_LAB = {"oracle"}  # knows every p: a bound, not a method
 
 @pytest.fixture(scope="module")
 def benchmark():
-    sys.path.append(str(ROOT / "benchmarks"))
     return runpy.run_path(str(ROOT / "benchmarks" / "methods.py"))
 
 
@@ -30,13 +26,13 @@ def rows(text):
 
 
 def test_every_name_of_the_command_line_has_a_row():
-    names = set(get_args(TrainedName)) - ONLY_IN_THE_LAB | set(SELECTORS) | set(get_args(ObjectiveName))
+    names = set(PLANNERS.built_in) - ONLY_IN_THE_LAB | set(SELECTORS.built_in) | set(OBJECTIVES.built_in)
     assert set(rows(PAGE.read_text())) == names
 
 
 def test_every_row_has_every_column_and_its_plot():
     for name, cells in rows(PAGE.read_text()).items():
-        is_objective = name in get_args(ObjectiveName)
+        is_objective = name in OBJECTIVES
         assert len(cells) == (5 if is_objective else 7)
         assert all(cells), name
         if is_objective:
