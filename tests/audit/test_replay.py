@@ -11,12 +11,13 @@ from audit_cases import Scripted, simulated
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allotment.audit import CONTESTANTS, Log, Settings, replay
+from allotment.audit import Log, Settings, replay
 from allotment.audit.figures import interval_coverage
-from allotment.audit.predictors import Prompts
+from allotment.audit.predictors import Prompts, predictor_for
 from allotment.errors import AllotmentError
 from allotment.prediction import DiscountedCounts, GaussianProcess, HierarchicalPredictor, LastValue
 from allotment.prediction.posteriors import BetaPosterior
+from allotment.registry import PREDICTORS
 from allotment.types import Posterior
 
 
@@ -184,14 +185,13 @@ def test_coverage_of_a_right_belief_is_nine_tenths_exactly(belief, trials):
 def test_the_default_and_the_paper_are_what_they_are_called():
     log, _ = simulated(np.random.default_rng(6), n_prompts=40, n_visits=3)
     x = np.random.default_rng(7).normal(size=(40, 5))
-    paper = CONTESTANTS["paper"]
-    assert paper.plug_in
-    mine = replay(log, paper.make(Prompts(log.ids, x)), plug_in=True)
+    assert PREDICTORS["gaussian-process"].plug_in
+    mine = replay(log, predictor_for("gaussian-process", Prompts(log.ids, x)), plug_in=True)
     other = replay(log, GaussianProcess(x, ids=log.ids), plug_in=True)
     np.testing.assert_array_equal(mine.counts, other.counts)
     known = ({}, {"embeddings": x}, {"embeddings": x, "features": x[:, :2]})
     for about in known:
-        mine = replay(log, CONTESTANTS["default"].make(Prompts(log.ids, **about)))
+        mine = replay(log, predictor_for("hierarchical", Prompts(log.ids, **about)))
         other = replay(log, HierarchicalPredictor(**about, ids=log.ids if about else None))
         np.testing.assert_array_equal(mine.counts, other.counts)
 

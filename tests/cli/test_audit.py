@@ -11,7 +11,7 @@ from allotment.audit import Settings, read_log, replay
 from allotment.cli.main import main
 from allotment.prediction import DiscountedCounts, embedding
 
-COUNT_PREDICTORS = ["default", "discounted-counts", "last-value", "global-mean"]
+COUNT_PREDICTORS = ["hierarchical", "discounted-counts", "last-value", "global-mean"]
 FIGURES = {"variance_ratio", "log_loss", "mae", "calibration_error", "coverage90", "visits"}
 TEXTS = ["1 + 1?", "17 * 23?", "Spell cat backward.", "Prove it.", "What is the gcd of 12 and 18?", "x = ?"]
 
@@ -54,8 +54,8 @@ def test_json_holds_what_the_library_computes(log):
     expected = replay(read_log(log), DiscountedCounts(), Settings(6, 4, 9, "dr_grpo", batch=4, seed=5))
     assert list(result["predictors"]) == COUNT_PREDICTORS
     assert result["predictors"]["discounted-counts"] == {k: vars(v) for k, v in expected.by_range().items()}
-    assert list(result["predictors"]["default"]) == ["1", "2", "3-10"]
-    assert set(result["predictors"]["default"]["2"]) == FIGURES
+    assert list(result["predictors"]["hierarchical"]) == ["1", "2", "3-10"]
+    assert set(result["predictors"]["hierarchical"]["2"]) == FIGURES
     conditions = {key: result[key] for key in result if key not in ("predictors", "audit", "notes")}
     assert conditions == {
         "log": str(log), "prompts": 6, "visits": 18, "batch": 4, "assumed_order": True,
@@ -68,7 +68,7 @@ def test_json_holds_what_the_library_computes(log):
 def test_texts_are_embedded_and_kept(log_with_texts, tmp_path):
     cache = tmp_path / "vectors"  # no .npy ending: it must be found again all the same
     first = process(log_with_texts, "--json", "--embeddings", cache).stdout
-    assert list(json.loads(first)["predictors"]) == [*COUNT_PREDICTORS, "ridge", "paper"]
+    assert list(json.loads(first)["predictors"]) == [*COUNT_PREDICTORS, "ridge", "gaussian-process"]
     assert np.load(cache).shape == (6, embedding.DIMENSION)
     code = f"""
 import sys
@@ -81,8 +81,9 @@ print({{'torch', 'tokenizers'}} & set(sys.modules))
 
 
 def test_predictors_are_chosen_by_name(capsys, log_with_texts):
-    _, out, _ = run(capsys, log_with_texts, "--predictor", "k-nearest", "last-value", "--predictor", "paper", "--json")
-    assert list(json.loads(out)["predictors"]) == ["k-nearest", "last-value", "paper"]
+    names = ("--predictor", "k-nearest", "last-value", "--predictor", "gaussian-process")
+    _, out, _ = run(capsys, log_with_texts, *names, "--json")
+    assert list(json.loads(out)["predictors"]) == ["k-nearest", "last-value", "gaussian-process"]
 
 
 def test_the_tables_say_what_a_person_needs(capsys, log):
@@ -97,15 +98,15 @@ def test_a_log_where_nothing_varies_has_no_ratio(capsys, tmp_path):
     path = tmp_path / "log.jsonl"
     path.write_text(json.dumps({"prompt_id": 0, "rollouts_per_visit": 8, "successes": [0, 8]}))
     _, out, _ = run(capsys, path, "--json")
-    assert json.loads(out)["predictors"]["default"]["1"]["variance_ratio"] is None
+    assert json.loads(out)["predictors"]["hierarchical"]["1"]["variance_ratio"] is None
     _, out, _ = run(capsys, path)
     assert "no visit says anything about variance" in out
 
 
 def test_a_predictor_that_needs_texts_is_refused_without(capsys, log):
-    status, out, err = run(capsys, log, "--predictor", "last-value", "paper")
+    status, out, err = run(capsys, log, "--predictor", "last-value", "gaussian-process")
     assert (status, out) == (2, "")
-    assert "paper" in err
+    assert "gaussian-process" in err
     assert "--embeddings" in err
 
 
@@ -155,7 +156,7 @@ def test_the_log_of_a_lab_run_finds_its_texts(capsys, tmp_path):
     (tmp_path / "config.json").write_text("{}")
     _, out, _ = run(capsys, path, "--json")
     result = json.loads(out)
-    assert list(result["predictors"]) == [*COUNT_PREDICTORS, "ridge", "paper"]
+    assert list(result["predictors"]) == [*COUNT_PREDICTORS, "ridge", "gaussian-process"]
     assert (result["assumed_order"], result["batch"], result["notes"]) == (False, None, [])
 
 
@@ -257,7 +258,7 @@ def test_many_prompts_are_embedded_only_if_asked_for(capsys, monkeypatch, log_wi
     assert list(json.loads(out)["predictors"]) == COUNT_PREDICTORS
     assert "--embeddings FILE.npy makes them" in json.loads(out)["notes"][0]
     _, out, _ = run(capsys, log_with_texts, "--json", "--embeddings", tmp_path / "e.npy")
-    assert "paper" in json.loads(out)["predictors"]
+    assert "gaussian-process" in json.loads(out)["predictors"]
 
 
 def test_a_page_too(log, tmp_path, capsys):

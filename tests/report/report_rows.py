@@ -3,9 +3,10 @@
 import json
 
 from allotment.audit import Settings, read_log, replay
-from allotment.audit.predictors import CONTESTANTS, Prompts
+from allotment.audit.predictors import Prompts, predictor_for
 from allotment.audit.summary import summarise
 from allotment.lab.config import TrainConfig
+from allotment.registry import PREDICTORS
 from allotment.report.audit_page import Audited
 
 
@@ -64,6 +65,7 @@ def audited(tmp_path, successes, name="x", notes=()):
         for i, row in enumerate(successes)
     ]
     file.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    log, entrant = read_log(file), CONTESTANTS["discounted-counts"]
-    made = replay(log, entrant.make(Prompts(log.ids)), Settings(8, 3, 32, "rloo"), plug_in=entrant.plug_in)
-    return Audited(str(file), "discounted-counts", summarise(made), (*log.notes, *notes))
+    log, used = read_log(file), "discounted-counts"
+    predictor, plug_in = predictor_for(used, Prompts(log.ids)), PREDICTORS[used].plug_in
+    made = replay(log, predictor, Settings(8, 3, 32, "rloo"), plug_in=plug_in)
+    return Audited(str(file), used, summarise(made), (*log.notes, *notes))

@@ -15,16 +15,13 @@ from allotment.audit.formats.base import Source
 from allotment.audit.formats.columns import Columns
 from allotment.audit.formats.finding import find_sources
 from allotment.audit.log import Log
-from allotment.audit.predictors import CONTESTANTS, Contestant
 from allotment.audit.reading import read_log, read_source
 from allotment.audit.replaying import RANGES, Replay, Settings, replay
 from allotment.audit.summary import Summary, summarise
 
 __all__ = [
-    "CONTESTANTS",
     "RANGES",
     "Columns",
-    "Contestant",
     "Figures",
     "Log",
     "Replay",

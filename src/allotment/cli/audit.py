@@ -18,15 +18,15 @@ from allotment.audit.formats.base import Source
 from allotment.audit.formats.columns import Columns
 from allotment.audit.formats.finding import find_sources
 from allotment.audit.log import Log
-from allotment.audit.predictors import CONTESTANTS, USUAL, Name, Prompts, chosen
+from allotment.audit.predictors import USUAL, Prompts, chosen, predictor_for
 from allotment.audit.reading import read_source
 from allotment.audit.replaying import Replay, Settings, replay
 from allotment.audit.summary import Summary, summarise
 from allotment.cli.audit_tables import predictor_figures, print_predictors, print_summary, summary_figures
-from allotment.config import EstimatorName
+from allotment.config import EstimatorName, by_name
 from allotment.errors import AllotmentError, InvalidInputError, MissingExtraError
 from allotment.prediction import distinct_parts, text_features
-from allotment.registry import LOG_FORMATS, TRAINERS
+from allotment.registry import LOG_FORMATS, PREDICTORS, TRAINERS
 from allotment.report.audit_page import Audited, write_audit
 from allotment.run_logs.directory import saved_config
 from allotment.trainers import trainer_name
@@ -36,6 +36,8 @@ MOST_EMBEDDED = 60_000
 """Characters of prompts, 1,000 of each at most, that are embedded without being asked for: about 12 s on one core."""
 USUAL_BOUNDS = (3, 32)
 """Least and most rollouts of a prompt where none are given, as in the paper; twice the budget where that is more."""
+
+PredictorName = Annotated[str, by_name(PREDICTORS)]
 
 
 def _formats(default: str) -> str:
@@ -58,7 +60,7 @@ class Audit:
     columns: Columns = field(default_factory=Columns)
     success_above: Annotated[float | None, tyro.conf.arg(metavar="REWARD")] = None
     """A rollout with a larger reward succeeded; by default the middle between the smallest and the largest reward."""
-    predictor: Annotated[tuple[tuple[Name, ...], ...], tyro.conf.UseAppendAction] = ()
+    predictor: Annotated[tuple[tuple[PredictorName, ...], ...], tyro.conf.UseAppendAction] = ()
     """Predictors to replay; by default all but k-nearest that can do with what the log holds."""
     budget_per_prompt: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
     """Rollouts of a step, divided by its prompts; by default the median of the log's groups."""
@@ -118,7 +120,7 @@ class Audit:
         settings, budget_notes = self._settings_for(log)
         prompts, notes = self._prompts(log, source.path, console)
         results = self._replays(log, prompts, settings, console)
-        name: Name = "default" if "default" in results else next(iter(results))
+        name = USUAL[0] if USUAL[0] in results else next(iter(results))
         summary: Summary = summarise(results[name], self.seed)
         conditions = _conditions(source.path, log, settings, (*notes, *budget_notes))
         audited = Audited(str(source.path), name, summary, tuple(conditions["notes"]))
@@ -129,23 +131,22 @@ class Audit:
         shown = {"predictors": predictor_figures(results), "audit": summary_figures(name, summary), **conditions}
         return audited, shown
 
-    def _replays(self, log: Log, prompts: Prompts, settings: Settings, console: Console) -> dict[Name, Replay]:
-        results: dict[Name, Replay] = {}
+    def _replays(self, log: Log, prompts: Prompts, settings: Settings, console: Console) -> dict[str, Replay]:
+        results: dict[str, Replay] = {}
         with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
             for name in chosen(self._named, prompts.embeddings is not None):
                 task = progress.add_task(name, total=len(log.batches(settings.batch, settings.seed)))
-                entrant = CONTESTANTS[name]
                 results[name] = replay(
                     log,
-                    entrant.make(prompts),
+                    predictor_for(name, prompts),
                     settings,
-                    plug_in=entrant.plug_in,
+                    plug_in=PREDICTORS[name].plug_in,
                     on_batch=lambda task=task: progress.advance(task),  # type: ignore[misc]
                 )
         return results
 
     @property
-    def _named(self) -> tuple[Name, ...]:
+    def _named(self) -> tuple[str, ...]:
         return tuple(name for group in self.predictor for name in group)
 
     def _settings(self, budget: int) -> Settings:
@@ -165,7 +166,7 @@ class Audit:
     def _prompts(self, log: Log, path: Path, console: Console) -> tuple[Prompts, tuple[str, ...]]:
         """The prompts, with embeddings and features if a predictor takes them and they are available, and the notes."""
         bare = Prompts(log.ids)
-        wanted = {CONTESTANTS[name].embeddings for name in self._named or USUAL}
+        wanted = {PREDICTORS[name].embeddings for name in self._named or USUAL}
         if wanted == {"unused"}:
             return bare, log.notes
         asked = self.embeddings is not None or (self._named and "needed" in wanted)

@@ -13,12 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from allotment.audit.bootstrap import Interval
-from allotment.audit.predictors import Name
 from allotment.audit.replaying import RANGES, Replay
 from allotment.audit.summary import Lengths, Summary
 
 
-def print_predictors(results: Mapping[Name, Replay], conditions: Mapping[str, Any]) -> None:
+def print_predictors(results: Mapping[str, Replay], conditions: Mapping[str, Any]) -> None:
     """Every predictor's figures by range of epochs, under which conditions, and a line each."""
     columns = ("variance ratio", "log loss", "MAE", "calibration", "coverage")
     for span in RANGES:
@@ -77,7 +76,7 @@ def print_summary(name: str, summary: Summary) -> None:
         print(f"assumes: {assumption}")
 
 
-def predictor_figures(results: Mapping[Name, Replay]) -> dict[str, Any]:
+def predictor_figures(results: Mapping[str, Replay]) -> dict[str, Any]:
     """The figures of every predictor and range for JSON; a figure that is not available is null."""
     return {
         name: {span: _plain(asdict(figures)) for span, figures in result.by_range().items()}
