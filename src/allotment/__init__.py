@@ -9,14 +9,20 @@ Importing this loads numpy and scipy, never torch; :mod:`allotment.learning` and
 
 import warnings
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from allotment import errors
-from allotment.allocation import allocate, allocate_exact, allocate_tokens
+from allotment.allocation import allocate_exact
 from allotment.errors import AllotmentError
-from allotment.planning import VIP, Outcome, Planner, Uniform
-from allotment.prediction import DiscountedCounts, HierarchicalPredictor, Predictor, embed
+from allotment.lazy import lazily
+from allotment.planning import VIP, Outcome, Planner
+from allotment.prediction import HierarchicalPredictor, Predictor
 from allotment.types import Allocation, Plan, Posterior
+
+if TYPE_CHECKING:
+    from allotment.allocation import allocate, allocate_tokens
+    from allotment.planning import Uniform, make_planner
+    from allotment.prediction import DiscountedCounts, embed
 
 __version__ = "0.1.0"
 
@@ -37,6 +43,7 @@ __all__ = [
     "allocate_tokens",
     "embed",
     "errors",
+    "make_planner",
 ]
 
 _MOVED = {
@@ -57,9 +64,19 @@ _MOVED = {
 """Names that stood here in 0.1.0's drafts, and the sub-module that has them now."""
 
 
+_present = lazily(
+    __name__,
+    {
+        "allocation": "allocate allocate_tokens",
+        "planning": "Uniform make_planner",
+        "prediction": "DiscountedCounts embed",
+    },
+)
+
+
 def __getattr__(name: str) -> Any:
     if name not in _MOVED:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return _present(name)
     place = f"{__name__}.{_MOVED[name]}"
     warnings.warn(f"{name} is in {place} now", DeprecationWarning, stacklevel=2)
     return getattr(import_module(place), name)

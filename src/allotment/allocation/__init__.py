@@ -1,10 +1,25 @@
 """Split the budget: integers within bounds that sum to it exactly."""
 
-from allotment.allocation.dispatch import METHODS, Method, allocate
+from typing import TYPE_CHECKING
+
 from allotment.allocation.exact import Limits, Problem, allocate_exact
-from allotment.allocation.heuristics import inverse_accuracy, inverse_variance, uniform
-from allotment.allocation.relaxed import RelaxedCounts, allocate_relaxed, relaxed_counts, round_down_and_fill
-from allotment.allocation.tokens import TokenAllocation, allocate_tokens
+from allotment.lazy import lazily
+
+if TYPE_CHECKING:
+    from allotment.allocation.dispatch import METHODS, Method, allocate
+    from allotment.allocation.heuristics import inverse_accuracy, inverse_variance, uniform
+    from allotment.allocation.relaxed import RelaxedCounts, allocate_relaxed, relaxed_counts, round_down_and_fill
+    from allotment.allocation.tokens import TokenAllocation, allocate_tokens
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "dispatch": "METHODS Method allocate",
+        "heuristics": "inverse_accuracy inverse_variance uniform",
+        "relaxed": "RelaxedCounts allocate_relaxed relaxed_counts round_down_and_fill",
+        "tokens": "TokenAllocation allocate_tokens",
+    },
+)
 
 __all__ = [
     "METHODS",

@@ -13,15 +13,30 @@ Those of the neighbouring papers: :mod:`allotment.methods.planners`. By name: :f
 :class:`Planner`, :class:`Contract`, :class:`PlannerEntry`.
 """
 
-from allotment.planning.baselines import InverseAccuracy, InverseVariance, Uniform
+from typing import TYPE_CHECKING
+
+from allotment.lazy import lazily
 from allotment.planning.contract import Capability, Contract, PlannerEntry
-from allotment.planning.making import make_planner
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Planner
-from allotment.planning.reward_variance import RewardVarianceVIP
 from allotment.planning.second_look import SecondLook
-from allotment.planning.variants import RidgeVIP
 from allotment.planning.vip import VIP
+
+if TYPE_CHECKING:
+    from allotment.planning.baselines import InverseAccuracy, InverseVariance, Uniform
+    from allotment.planning.making import make_planner
+    from allotment.planning.reward_variance import RewardVarianceVIP
+    from allotment.planning.variants import RidgeVIP
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "baselines": "InverseAccuracy InverseVariance Uniform",
+        "making": "make_planner",
+        "reward_variance": "RewardVarianceVIP",
+        "variants": "RidgeVIP",
+    },
+)
 
 __all__ = [
     "VIP",

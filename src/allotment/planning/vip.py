@@ -6,7 +6,7 @@ from typing import Any, Literal, Self, Unpack, get_args
 
 import numpy.typing as npt
 
-from allotment.allocation import allocate_exact, allocate_relaxed, allocate_tokens
+from allotment.allocation import allocate_exact
 from allotment.errors import InvalidInputError
 from allotment.planning.contract import Contract
 from allotment.planning.outcome import Outcome
@@ -21,7 +21,7 @@ from allotment.prediction import (
     Predictor,
     default_predictor,
 )
-from allotment.pricing import Price, gradient_moments_price, posterior_weights
+from allotment.pricing import Price, posterior_weights
 from allotment.prompts.embeddings import Embeddings
 from allotment.state import State, Stateful
 from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, PromptIds
@@ -152,13 +152,19 @@ class VIP(SuccessPlanner):
         keys = self._tie_keys(ids)
         limits: dict[str, Any] = {"lower": lower, "upper": upper, "estimator": self.estimator, "tie_keys": keys}
         if self.moments is not None and self.moments.is_informed:
+            from allotment.pricing import gradient_moments_price
+
             price: FloatArray | Price = gradient_moments_price(posterior, self.moments.predict(ids))
         else:
             price = weights_Q = posterior_weights(posterior, plug_in=self.price == "plug_in")
             if self.split == "relaxed":
+                from allotment.allocation import allocate_relaxed
+
                 return allocate_relaxed(weights_Q, budget, **limits)
         if self.lengths is None:
             return allocate_exact(price, budget, **limits)
+        from allotment.allocation import allocate_tokens
+
         costs_Q = self.lengths.expected_length(ids, unknown=budget / (lower * len(ids)))
         return allocate_tokens(price, budget, costs_Q, **limits)
 

@@ -18,16 +18,35 @@ Every predictor here follows :class:`Predictor`: ``predict(ids)``, ``observe(ids
 :func:`text_features` counts what their text shows. Importing this loads no torch.
 """
 
-from allotment.prediction.base import Predictor
-from allotment.prediction.counts import DiscountedCounts, GlobalMean, LastValue
-from allotment.prediction.embedding import embed
-from allotment.prediction.features import distinct_parts, text_features
-from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
+from typing import TYPE_CHECKING
+
+from allotment.lazy import lazily
+from allotment.prediction.base import Predictor, PredictorEntry
 from allotment.prediction.hierarchical import HierarchicalPredictor, default_predictor
-from allotment.prediction.hierarchical_regression import HierarchicalRegression
-from allotment.prediction.lengths import LengthPredictor
-from allotment.prediction.moments import GradientMoments
-from allotment.prediction.regression import KNearest, Ridge
+
+if TYPE_CHECKING:
+    from allotment.prediction.counts import DiscountedCounts, GlobalMean, LastValue
+    from allotment.prediction.embedding import embed
+    from allotment.prediction.features import distinct_parts, text_features
+    from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
+    from allotment.prediction.hierarchical_regression import HierarchicalRegression
+    from allotment.prediction.lengths import LengthPredictor
+    from allotment.prediction.moments import GradientMoments
+    from allotment.prediction.regression import KNearest, Ridge
+
+__getattr__ = lazily(
+    __name__,
+    {
+        "counts": "DiscountedCounts GlobalMean LastValue",
+        "embedding": "embed",
+        "features": "distinct_parts text_features",
+        "gaussian_process": "GaussianProcess RewardVarianceGaussianProcess",
+        "hierarchical_regression": "HierarchicalRegression",
+        "lengths": "LengthPredictor",
+        "moments": "GradientMoments",
+        "regression": "KNearest Ridge",
+    },
+)
 
 __all__ = [
     "DiscountedCounts",
@@ -40,6 +59,7 @@ __all__ = [
     "LastValue",
     "LengthPredictor",
     "Predictor",
+    "PredictorEntry",
     "RewardVarianceGaussianProcess",
     "Ridge",
     "default_predictor",
