@@ -37,6 +37,7 @@ from allotment.lab.checkpoint import load_lab
 from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.gradient_variance import Moments, rewards_and_scores
 from allotment.learning import second_look_advantages
+from allotment.planning import SecondLook
 from allotment.prediction import DiscountedCounts, HierarchicalPredictor, Predictor
 from allotment.tasks.mixture import Problem, load_mixture
 from allotment.types import FloatArray, IntArray, Plan, Posterior
@@ -50,7 +51,7 @@ BELIEFS: dict[str, Callable[[], Predictor]] = {"counts": DiscountedCounts, "hier
 
 def planner(n_prompts: int, predictor: Any, share: float | None) -> VIP:
     """VIP over a batch; in two rounds if there is a first share."""
-    settings: dict[str, Any] = {} if share is None else {"rounds": 2, "first_share": share}
+    settings: dict[str, Any] = {} if share is None else {"rounds": SecondLook(first_share=share)}
     return VIP(budget=MEAN * n_prompts, bounds=(LOWER, UPPER), predictor=predictor, **settings)
 
 
