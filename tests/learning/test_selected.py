@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from allotment.errors import ConfigError, InvalidInputError
 from allotment.learning import advantage_estimator, rollout_weights
 from allotment.learning.selected import selected_advantages_and_weights
-from allotment.selection import ImportanceWeights, Scored, Selection
+from allotment.selection import Selection
+from allotment.types import Plan
 
 ESTIMATORS = ["rloo", "dr_grpo", "grpo"]
 AGGREGATIONS = ["prompt_mean", "sequence_mean", "token_mean"]
@@ -174,7 +175,7 @@ def test_pruned_completions_with_inverse_probabilities_have_the_expectation_of_t
     assert all(abs(biased - whole) > 1e-3 for biased in steps.values())
 
 
-def test_prompts_left_out_by_lot_with_importance_weights():
+def test_prompts_left_out_at_random_with_the_weights_of_their_plan():
     """Over every outcome of the draws: the mean over the groups that came is that over all prompts asked."""
     groups = [torch.tensor([1.0, 0, 1]), torch.tensor([0.0, 1]), torch.tensor([1.0, 1, 0, 0])]
     values = [torch.arange(len(rewards)).double().sin() for rewards in groups]
@@ -183,8 +184,14 @@ def test_prompts_left_out_by_lot_with_importance_weights():
     def step(asked):
         rewards_N = torch.cat([groups[q] for q in asked]).double()
         rows_N = np.repeat(np.arange(len(asked)), [len(groups[q]) for q in asked])
-        selection = ImportanceWeights().select(scored(rewards_N.numpy(), rows_N, keep_Q[asked], len(groups)))
-        return steps_of(selection, rewards_N, torch.from_numpy(rows_N), torch.cat([values[q] for q in asked]))
+        counts_Q = np.array([len(rewards) if q in asked else 0 for q, rewards in enumerate(groups)])
+        factors_Q = Plan((0, 1, 2), counts_Q, 0, weights=1 / keep_Q).loss_factors(len(asked))
+        return steps_of(
+            Selection(factors_Q[asked][rows_N]),
+            rewards_N,
+            torch.from_numpy(rows_N),
+            torch.cat([values[q] for q in asked]),
+        )
 
     expected = 0.0
     for draw in itertools.product([False, True], repeat=3):
@@ -197,27 +204,6 @@ def test_prompts_left_out_by_lot_with_importance_weights():
         torch.cat(values),
     )
     assert expected == pytest.approx(whole, rel=1e-12)
-
-
-def scored(rewards_N, rows_N, keep_probability_Q, asked):
-    n, q = len(rows_N), len(keep_probability_Q)
-    zeros_N = np.zeros(n)
-    return Scored(
-        step=1,
-        progress=0.0,
-        prompt_ids=tuple(range(q)),
-        rows_N=rows_N,
-        rewards_N=rewards_N,
-        advantages_N=zeros_N,
-        lengths_N=np.ones(n, dtype=np.int64),
-        truncated_N=np.zeros(n, dtype=bool),
-        entropies_N=zeros_N,
-        ages_Q=np.zeros(q, dtype=np.int64),
-        numbers_N=np.arange(n),
-        clip_fractions_N=zeros_N,
-        keep_probability_Q=keep_probability_Q,
-        asked=asked,
-    )
 
 
 def test_refusals():
