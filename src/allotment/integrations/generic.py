@@ -110,11 +110,11 @@ def group_advantages(
 
 
 def _check_known(asked: Plan | None, group_ids: Iterable[Any]) -> None:
-    strange = [] if asked is None else [group for group in group_ids if group not in asked.prompt_ids]
+    strange = set() if asked is None else set(group_ids) - set(asked.prompt_ids)
     if strange:
         raise InvalidInputError(
             "a rollout is of a prompt that was not asked",
-            got=repr(strange[0]),
+            got=repr(strange.pop()),
             allowed="the prompt ids of the plan",
             fix="pass the plan these rollouts were generated for, and prompt ids as group ids",
         )

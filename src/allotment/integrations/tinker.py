@@ -10,22 +10,26 @@ batches: a builder that is pickled for another one is a plain builder of the pla
 from __future__ import annotations
 
 import copy
-import dataclasses
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from tinker_cookbook.rl.types import Env, EnvGroupBuilder, Metrics, RLDataset, Trajectory
 
 from allotment.errors import ConfigError
-from allotment.integrations.carrying import Weighting
-from allotment.integrations.generic import counts_of, plan
+from allotment.integrations.capabilities import GENERIC
+from allotment.integrations.carrying import Weighting, ask, prompt_factors
+from allotment.integrations.generic import counts_of
 from allotment.planning import Planner
+from allotment.planning.contract import check_planner
 from allotment.types import Plan, PromptId
 
 log = logging.getLogger("allotment")
+
+TINKER = replace(GENERIC, name="allotment.integrations.tinker", baselines=False, told=frozenset())
+"""The cookbook centres a group's rewards itself; weights of prompts are factors of these rewards."""
 
 
 @dataclass(eq=False)
@@ -35,7 +39,7 @@ class _Open:
     plan: Plan
     waiting: set[PromptId]
     scale_of: dict[PromptId, float]
-    """What rewards are multiplied with, for every prompt to weigh the same."""
+    """What rewards are multiplied with, for every prompt to have the weight that is meant."""
 
 
 class AllotmentDataset(RLDataset):  # type: ignore[misc]
@@ -48,6 +52,9 @@ class AllotmentDataset(RLDataset):  # type: ignore[misc]
         weighting: the cookbook sums over rollouts, so a prompt would pull with its count. ``"prompt"`` multiplies a
             group's total rewards by mean(n) / n, also in the cookbook's figures of them; ``"rollout"`` does not.
         patience: batches fetched later, after which one is closed with what came back for it.
+
+    Raises:
+        ConfigError: the planner needs more than this carries out, such as baselines or several rounds.
     """
 
     def __init__(
@@ -59,6 +66,7 @@ class AllotmentDataset(RLDataset):  # type: ignore[misc]
         weighting: Weighting = "prompt",
         patience: int = 8,
     ) -> None:
+        check_planner(planner, TINKER)
         self.dataset, self.planner = dataset, planner
         self._prompt_id, self._weighting, self._patience = prompt_id, weighting, patience
         self._open: list[_Open] = []
@@ -78,10 +86,9 @@ class AllotmentDataset(RLDataset):  # type: ignore[misc]
         builders = self.dataset.get_batch(index)
         named = self._prompt_id
         ids = [f"{index}/{row}" if named is None else named(builder) for row, builder in enumerate(builders)]
-        asked = plan(self.planner, ids)
-        mean = asked.budget / max((asked.counts > 0).sum(), 1)
+        asked = ask(self.planner, ids)
         count_of = {prompt: count for prompt, count in zip(ids, counts_of(asked, ids), strict=True) if count}
-        scale = {prompt: mean / count if self._weighting == "prompt" else 1.0 for prompt, count in count_of.items()}
+        scale = _scales(asked, count_of, self._weighting)
         batch = _Open(asked, set(count_of), scale)
         self._open.append(batch)
         kept = [(prompt, builder) for prompt, builder in zip(ids, builders, strict=True) if prompt in count_of]
@@ -135,6 +142,14 @@ class _Told(EnvGroupBuilder):  # type: ignore[misc]
         return list(self.builder.logging_tags())
 
 
+def _scales(asked: Plan, count_of: dict[PromptId, int], weighting: Weighting) -> dict[PromptId, float]:
+    """What the rewards of each prompt with rollouts are multiplied with."""
+    mean, factors_Q = asked.budget / max(len(count_of), 1), prompt_factors(asked, tuple(count_of))
+    shares = [mean / count if weighting == "prompt" else 1.0 for count in count_of.values()]
+    factors = [1.0] * len(count_of) if factors_Q is None else factors_Q.tolist()
+    return {prompt: share * factor for prompt, share, factor in zip(count_of, shares, factors, strict=True)}
+
+
 def _resized(builder: Any, count: int) -> EnvGroupBuilder:
     if "num_envs" not in getattr(builder, "__dataclass_fields__", {}):
         raise ConfigError(
@@ -143,5 +158,5 @@ def _resized(builder: Any, count: int) -> EnvGroupBuilder:
             allowed="a dataclass with a field num_envs, such as ProblemGroupBuilder",
             fix="give the builder such a field",
         )
-    resized: EnvGroupBuilder = dataclasses.replace(builder, num_envs=count)
+    resized: EnvGroupBuilder = replace(builder, num_envs=count)
     return resized

@@ -13,10 +13,11 @@ from pydantic import Field
 from allotment.config import Config
 from allotment.errors import ConfigError
 from allotment.integrations.capabilities import VERL
-from allotment.integrations.fitting import Sizes, fitted_planner
+from allotment.integrations.fitting import Sizes, fitted_planner, fitted_selector
+from allotment.integrations.verl.checks import check_config, check_mode
 from allotment.planning import Planner
+from allotment.selection import Selector
 
-OWN_ESTIMATORS = ("allotment_rloo", "allotment_dr_grpo", "allotment_grpo")
 HOOK = "trainer_hook"
 """Key of the block ``allotment`` that the trainer hook sets for the manager to see."""
 
@@ -32,6 +33,10 @@ class AllotmentSettings(Config):
     """A planner by name (docs/verl.md says which), or module:function, called with planner_kwargs and a budget."""
     planner_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the planner: bounds (default 3 and the larger of 32 and 4 n), estimator, seed."""
+    select: str | None = None
+    """Which rollouts are trained on, and how each counts: a selector by name; None: all, or as the planner has it."""
+    select_kwargs: dict[str, Any] = Field(default_factory=dict)
+    """Further arguments of the selector, such as keep."""
     prompt_weighting: Literal["prompt", "rollout"] = "prompt"
     """Of the allotment_ estimators. prompt: advantages times mean(n) / n, so that each prompt counts the same."""
     success_threshold: float = Field(0.5, allow_inf_nan=False)
@@ -56,6 +61,8 @@ class Batch:
     """Whether a step trains on exactly the prompts it fetched."""
     updates: int = 1
     """Parts in which an asynchronous trainer trains on a batch, parameter_sync_step."""
+    steps: int = 0
+    """Training steps of the run; 0 where that is not known."""
 
     @property
     def budget(self) -> int:
@@ -88,8 +95,8 @@ def read(config: DictConfig) -> tuple[AllotmentSettings, Batch]:
     settings = AllotmentSettings.from_values(cast(dict[str, Any], block), "allotment")
     rollout, mode = config.actor_rollout_ref.rollout, str(config.trainer.v1.trainer_mode)
     updates = int(config.trainer.v1.get(mode, {}).get("parameter_sync_step", 1))
-    batch = Batch(int(config.data.train_batch_size), int(rollout.n), mode == "sync", updates)
-    _check(config, settings, batch)
+    batch = Batch(int(config.data.train_batch_size), int(rollout.n), mode == "sync", updates, _steps(config))
+    check_config(config, settings, batch)
     return settings, batch
 
 
@@ -97,7 +104,7 @@ def planner_of(config: DictConfig, settings: AllotmentSettings, batch: Batch) ->
     """The planner of a run, checked against its batch.
 
     Raises:
-        ConfigError: it cannot be made, or its budget, bounds or rounds do not fit.
+        ConfigError: it cannot be made, its budget or bounds do not fit, or verl cannot carry it out.
     """
     own = settings.planner_kwargs
     given: Any = settings.planner
@@ -111,10 +118,23 @@ def planner_of(config: DictConfig, settings: AllotmentSettings, batch: Batch) ->
         settings=own,
         offered={"success_threshold": settings.success_threshold},
         estimator="rloo" if "rloo" in config.algorithm.adv_estimator else "dr_grpo",
-        seed=int(config.data.get("seed") or 0),
+        seed=_seed(config),
     )
-    _check_carried_over(planner, batch)
+    check_mode(config, batch.is_sync, planner)
     return planner
+
+
+def selector_of(config: DictConfig, settings: AllotmentSettings, batch: Batch, planner: Planner) -> Selector | None:
+    """What chooses among the rollouts of a batch: ``allotment.select``, or the planner's own way; None for all.
+
+    Raises:
+        ConfigError: it cannot be made, or verl cannot carry it out.
+    """
+    own, name = settings.select_kwargs, settings.select
+    selector = fitted_selector(name, planner, VERL, settings=own, seed=_seed(config))
+    if name is not None:
+        check_mode(config, batch.is_sync, name)
+    return selector
 
 
 def resume_folder(config: DictConfig) -> Path | None:
@@ -141,6 +161,16 @@ def set_values(config: DictConfig, values: dict[str, Any]) -> None:
             OmegaConf.update(config, key, value, force_add=True)
 
 
+def _seed(config: DictConfig) -> int:
+    return int(config.data.get("seed") or 0)
+
+
+def _steps(config: DictConfig) -> int:
+    """Training steps, which verl's trainer writes into the configuration before the manager is made."""
+    optimiser = config.actor_rollout_ref.actor.optim
+    return max(int(config.trainer.total_training_steps or optimiser.get("total_training_steps") or 0), 0)
+
+
 def _imported(path: str) -> Any:
     module, _, name = path.partition(":")
     try:
@@ -152,40 +182,3 @@ def _imported(path: str) -> Any:
             allowed="a name, or module:function",
             fix="check the path, and that the module is installed where the trainer runs",
         ) from error
-
-
-def _check(config: DictConfig, settings: AllotmentSettings, batch: Batch) -> None:
-    estimator = str(config.algorithm.adv_estimator)
-    is_own = estimator in OWN_ESTIMATORS
-    if not config.trainer.use_v1:
-        wrong, got, fix = "the legacy trainer takes no counts", "trainer.use_v1=False", "leave trainer.use_v1 out"
-    elif batch.mean < 2:
-        wrong, got = "a group of one has no advantage", f"actor_rollout_ref.rollout.n={batch.mean}"
-        fix = "set actor_rollout_ref.rollout.n to the mean number of rollouts, from 2 on"
-    elif config.algorithm.filter_groups.enable:
-        wrong, got = "filtered groups would never be told to the planner", "algorithm.filter_groups.enable=True"
-        fix = "leave the filter out; allotment.trained_prompts passes over prompts before they cost rollouts"
-    elif not is_own and not settings.trainer_hook:
-        wrong, got = "nothing tells the planner what came back", f"algorithm.adv_estimator={estimator}"
-        fix = "use allotment_rloo, or trainer_mode=allotment_sync with VERL_USE_EXTERNAL_MODULES (docs/verl.md)"
-    elif is_own and config.algorithm.use_kl_in_reward and not settings.trainer_hook:
-        wrong, got = "the planner would be told rewards with the KL penalty in them", "algorithm.use_kl_in_reward=True"
-        fix = "use trainer_mode=allotment_sync with VERL_USE_EXTERNAL_MODULES (docs/verl.md)"
-    elif settings.trained_prompts is not None and not (batch.is_sync and settings.trained_prompts <= batch.prompts):
-        wrong, got = "trained_prompts does not fit the batch", f"allotment.trained_prompts={settings.trained_prompts}"
-        fix = f"use at most data.train_batch_size={batch.prompts}, and a synchronous trainer; or leave it out"
-    else:
-        return
-    raise ConfigError(wrong, got=got, allowed="what docs/verl.md lists under Settings", fix=fix)
-
-
-def _check_carried_over(planner: Planner, batch: Batch) -> None:
-    """Asynchronous trainers fetch prompts in pieces, for which a budget is carried over."""
-    contract = planner.contract
-    if not batch.is_sync and (contract.leaves_out or contract.weights):
-        raise ConfigError(
-            f"verl's asynchronous trainers cannot carry out the planner {planner.name!r}",
-            got="a planner that chooses among the prompts of a whole batch",
-            allowed="planners that give every prompt rollouts, such as vip",
-            fix="use trainer_mode=sync, or another planner",
-        )

@@ -1,11 +1,12 @@
-"""Advantage estimators in verl's registry: ragged groups, per-prompt weights, no advantage for a group of one.
+"""Advantage estimators in verl's registry: ragged groups, weights, baselines and selections carried out.
 
-verl's ``grpo`` returns the raw reward for a group of one; here its advantage is 0. The planner is told the rewards
-unless the trainer hook did so before.
+verl's ``grpo`` returns the raw reward for a group of one; here its advantage is 0, unless its plan has a baseline. The
+planner is told the rewards unless the trainer hook did so before.
 """
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import torch
 from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est
 
-from allotment.integrations.generic import group_advantages
+from allotment.integrations.verl.checks import OWN_ESTIMATORS, PREFIX
 from allotment.integrations.verl.session import current_session
 
 PADDING = "pad"
@@ -26,7 +27,7 @@ def padding_rows(uids: Any) -> np.ndarray[Any, np.dtype[np.bool_]]:
 
 
 def outcome_advantages(
-    estimator: str, token_level_rewards: Tensor, response_mask: Tensor, index: Any
+    estimator: str, token_level_rewards: Tensor, response_mask: Tensor, index: Any, **_: Any
 ) -> tuple[Tensor, Tensor]:
     """[N, T] twice, advantages and returns: one number a rollout, over its response; 0 for padding.
 
@@ -40,33 +41,14 @@ def outcome_advantages(
     real_N = ~padding_rows(index)
     rewards_N = token_level_rewards.sum(dim=-1).double().cpu().numpy()
     uids = [str(uid) for uid in np.asarray(index)[real_N]]
-    session.tell(uids, rewards_N[real_N], response_mask.sum(dim=-1).cpu().numpy()[real_N])
+    rollouts = uids, rewards_N[real_N], response_mask.sum(dim=-1).cpu().numpy()[real_N]
+    session.tell(*rollouts)
     advantages_N = np.zeros(len(rewards_N))
-    advantages_N[real_N] = group_advantages(rewards_N[real_N], uids, estimator, session.settings.prompt_weighting)
+    advantages_N[real_N] = session.advantages(*rollouts, estimator)
     values_N = torch.as_tensor(advantages_N, dtype=torch.float32, device=response_mask.device)
     advantages_NT = values_N[:, None] * response_mask
     return advantages_NT, advantages_NT.clone()
 
 
-@register_adv_est("allotment_rloo")
-def rloo(
-    token_level_rewards: Tensor, response_mask: Tensor, index: Any, config: Any = None, **_: Any
-) -> tuple[Tensor, Tensor]:
-    """Reward minus the mean of the other rollouts of the prompt."""
-    return outcome_advantages("rloo", token_level_rewards, response_mask, index)
-
-
-@register_adv_est("allotment_dr_grpo")
-def dr_grpo(
-    token_level_rewards: Tensor, response_mask: Tensor, index: Any, config: Any = None, **_: Any
-) -> tuple[Tensor, Tensor]:
-    """Reward minus the mean of the prompt."""
-    return outcome_advantages("dr_grpo", token_level_rewards, response_mask, index)
-
-
-@register_adv_est("allotment_grpo")
-def grpo(
-    token_level_rewards: Tensor, response_mask: Tensor, index: Any, config: Any = None, **_: Any
-) -> tuple[Tensor, Tensor]:
-    """Reward minus the mean of the prompt, over its standard deviation plus 1e-4."""
-    return outcome_advantages("grpo", token_level_rewards, response_mask, index)
+for _name in OWN_ESTIMATORS:
+    register_adv_est(_name)(partial(outcome_advantages, _name.removeprefix(PREFIX)))

@@ -10,7 +10,7 @@ import logging
 import time
 from collections import Counter, deque
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,10 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.errors import ConfigError, StateError
-from allotment.integrations.generic import counts_of, plan
+from allotment.integrations import carrying
+from allotment.integrations.advantages import estimated, group_terms, weighted
+from allotment.integrations.carrying import row_factors, selected, selected_advantages
+from allotment.integrations.generic import counts_of
 from allotment.integrations.verl.config import (
     AllotmentSettings,
     Batch,
@@ -26,14 +29,16 @@ from allotment.integrations.verl.config import (
     read,
     resume_folder,
     run_folder,
+    selector_of,
 )
 from allotment.planning import Outcome, Planner
 from allotment.planning.carry_over import CarryOver
 from allotment.planning.saving import PLANNER_FILE
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
+from allotment.selection import Selection, Selector
 from allotment.state import decode_json, encode_json, load_state, save_state
-from allotment.types import Plan
+from allotment.types import FloatArray, Plan
 
 log = logging.getLogger("allotment")
 
@@ -58,6 +63,22 @@ class _Open:
     tokens: dict[str, int] = field(default_factory=dict)
     """Response tokens of each prompt so far."""
 
+    def saved(self) -> dict[str, Any]:
+        """For a checkpoint; the planner keeps the plan, but for what the loss needs of it."""
+        own = {name: getattr(self, name) for name in ("asked_at", "candidates", "block", "waiting", "tokens")}
+        carried = {name: getattr(self.plan, name) for name in _OF_THE_LOSS}
+        return own | {name: values.tolist() for name, values in carried.items() if values is not None}
+
+    @classmethod
+    def restored(cls, plan: Plan, entry: dict[str, Any]) -> _Open:
+        """The inverse of :meth:`saved`."""
+        carried: dict[str, Any] = {name: np.array(entry.pop(name)) for name in _OF_THE_LOSS if name in entry}
+        return cls(replace(plan, **carried), **entry)
+
+
+_OF_THE_LOSS = ("baselines", "baseline_shares")
+"""What a plan under way says of the advantages of its rollouts. Weights: none, where plans stay open (``checks``)."""
+
 
 class Session:
     """Counts for the prompts that verl fetches, and what came back for them to the planner.
@@ -67,6 +88,7 @@ class Session:
         settings: the block ``allotment``.
         batch: sizes of a step.
         folder: where ``rollouts.jsonl`` goes.
+        selector: what chooses among the rollouts of a batch; None for all of them.
         estimator: whose variance the realised ratio in the log is of.
         patience: training steps after which an asynchronous plan is closed with what came back.
     """
@@ -78,15 +100,17 @@ class Session:
         batch: Batch,
         folder: Path,
         *,
+        selector: Selector | None = None,
         estimator: str = "rloo",
         patience: int = PATIENCE,
     ) -> None:
         self.planner, self.settings, self.batch = planner, settings, batch
-        self._estimator, self._patience = estimator, patience
+        self._selector, self._estimator, self._patience = selector, estimator, patience
         self._threshold = planner.success_threshold
         self._carry = CarryOver(planner, prompts=batch.block, budget=batch.block * batch.mean)
         self._asked = 0
         self._open: dict[int, _Open] = {}
+        self._told: dict[str, tuple[str, Plan]] = {}
         self._log = RolloutLog(folder / "rollouts.jsonl")
         self._figures: deque[dict[str, float]] = deque(maxlen=64)  # nobody takes them without the trainer hook
         self._seconds = 0.0
@@ -124,7 +148,7 @@ class Session:
         return [count_of[uid] for uid in uids]
 
     def tell(self, uids: Sequence[str], rewards_N: npt.ArrayLike, tokens_N: npt.ArrayLike) -> None:
-        """Take in rollouts, any number, in any order; those already told, or of nobody, are passed over.
+        """Take in rollouts, any number, in any order; those already told, or of nobody, are ignored.
 
         All rollouts of a row come at once. A plan is closed, and learnt from, when all its rows have come; that of a
         synchronous trainer at once, whatever is missing; an asynchronous one at the latest after ``patience`` steps.
@@ -136,17 +160,55 @@ class Session:
         for row, uid in enumerate(uids):
             if uid in place:
                 rows_of.setdefault(place[uid], []).append(row)
+        if rows_of:
+            self._told = {}
         for number, rows in rows_of.items():
             entry = self._open[number]
             prompts = [entry.waiting[uids[row]] for row in rows]
             scored = [i for i, row in enumerate(rows) if np.isfinite(rewards[row])]
-            self.planner.tell(entry.plan, rewards[rows][scored], [prompts[i] for i in scored], final=False)
+            lengths = np.maximum(tokens[rows][scored], 1) if "lengths" in self.planner.contract.told else None
+            self.planner.tell(
+                entry.plan, rewards[rows][scored], [prompts[i] for i in scored], lengths=lengths, final=False
+            )
             for prompt, row in zip(prompts, rows, strict=True):
                 entry.tokens[prompt] = entry.tokens.get(prompt, 0) + int(tokens[row])
             for uid in {uids[row] for row in rows}:
-                del entry.waiting[uid]
+                self._told[uid] = entry.waiting.pop(uid), entry.plan
         self._close_due(is_told=bool(rows_of))
         self._seconds += time.perf_counter() - started
+
+    def advantages(
+        self, uids: Sequence[str], rewards_N: FloatArray, tokens_N: npt.NDArray[Any], estimator: str
+    ) -> FloatArray:
+        """[N] of the rollouts last told: weights, baselines and the selection of their plans are in them.
+
+        Every rollout is compared with those of the same uid. One of a uid that was not told just now belongs to no
+        plan: it has neither weight nor baseline.
+
+        Raises:
+            InvalidInputError: a reward is not finite.
+        """
+        number: dict[str, int] = {}
+        group_N = np.array([number.setdefault(uid, len(number)) for uid in uids], dtype=np.int64)
+        told = [self._told.get(uid, (uid, None)) for uid in number]
+        prompts, plans = tuple(prompt for prompt, _ in told), [plan for _, plan in told]
+        terms, weighting = group_terms(prompts, plans), self.settings.prompt_weighting
+        own_N = estimated(rewards_N, group_N, estimator, terms)
+        if self._selector is None:
+            return weighted(own_N, group_N, weighting) * terms.factors_Q[group_N]
+        rollouts = carrying.Batch(prompts, group_N, rewards_N, own_N, np.asarray(tokens_N, dtype=np.int64))
+        selection = self._selected(self._selector, rollouts, min((plan.step for plan in plans if plan), default=0))
+
+        def estimate(rewards_N: FloatArray, among_N: npt.NDArray[np.bool_]) -> FloatArray:
+            return estimated(rewards_N, group_N, estimator, terms, among_N)
+
+        factors_N = row_factors(group_N, weighting, selection) * terms.factors_Q[group_N]
+        return selected_advantages(selection, rollouts, estimate) * factors_N
+
+    def _selected(self, selector: Selector, rollouts: carrying.Batch, step: int) -> Selection:
+        first = step * self.batch.budget
+        progress = min((self.step - 1) / self.batch.steps, 1.0) if self.batch.steps else 0.0
+        return selected(selector, rollouts, step=step, first_number=first, progress=progress)
 
     def whole_blocks_first(self, uids: Sequence[str]) -> list[str]:
         """The rows of complete blocks, block by block, then the others, in the order they stand in."""
@@ -170,23 +232,15 @@ class Session:
     def save(self, folder: Path) -> None:
         """Write everything into verl's checkpoint, atomically."""
         self._log.sync()
-        under_way = [
-            {
-                "plan": number,
-                "asked_at": o.asked_at,
-                "candidates": o.candidates,
-                "block": o.block,
-                "waiting": o.waiting,
-                "tokens": o.tokens,
-            }
-            for number, o in self._open.items()
-        ]
+        under_way = [{"plan": number, **entry.saved()} for number, entry in self._open.items()]
         state = {
             "planner": self.planner.state_dict(),
             "carry": self._carry.state_dict(),
             "step": self.step,
             "asked": self._asked,
         }
+        if self._selector is not None:
+            state["selector"] = self._selector.state_dict()
         save_state(folder / PLANNER_FILE, {**state, "under_way": encode_json(under_way)}, kind=KIND)
 
     def load(self, folder: Path) -> None:
@@ -204,7 +258,9 @@ class Session:
             self._carry.load_state_dict(state["carry"])
             self.planner.load_state_dict(state["planner"])
             plans = {p.step: p for p in self.planner.open_plans}
-            self._open = {e["plan"]: _Open(plans[e.pop("plan")], **e) for e in under_way}
+            self._open = {e["plan"]: _Open.restored(plans[e.pop("plan")], e) for e in under_way}
+            if self._selector is not None and "selector" in state:
+                self._selector.load_state_dict(state["selector"])
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, StateError):
                 raise
@@ -223,7 +279,7 @@ class Session:
         if kept is None:
             return self._carry.ask(keys)
         keep = -(-len(keys) * kept // self.batch.prompts)
-        return [plan(self.planner, keys, budget=len(keys) * self.batch.mean, trained_prompts=keep)]
+        return [carrying.ask(self.planner, keys, budget=len(keys) * self.batch.mean, trained_prompts=keep)]
 
     def _counts_under_way(self, uids: Sequence[str]) -> dict[str, int]:
         wanted = set(uids)
@@ -285,11 +341,13 @@ def start_session(config: Any) -> Session:
     global _current
     settings, batch = read(config)
     threshold = config.trainer.v1.sampler.get("max_off_policy_threshold")
+    planner = planner_of(config, settings, batch)
     session = Session(
-        planner_of(config, settings, batch),
+        planner,
         settings,
         batch,
         run_folder(config),
+        selector=selector_of(config, settings, batch, planner),
         estimator="rloo" if "rloo" in config.algorithm.adv_estimator else "dr_grpo",
         patience=int(threshold or PATIENCE),
     )

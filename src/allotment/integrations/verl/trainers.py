@@ -10,7 +10,8 @@ import transfer_queue as tq
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, get_trainer_cls, register_trainer
 
 from allotment.errors import ConfigError
-from allotment.integrations.verl.config import HOOK, OWN_ESTIMATORS, set_values
+from allotment.integrations.verl.checks import OWN_ESTIMATORS
+from allotment.integrations.verl.config import HOOK, set_values
 from allotment.integrations.verl.session import current_session
 from allotment.integrations.verl.versions import check_methods
 
