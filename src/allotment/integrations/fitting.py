@@ -9,6 +9,7 @@ from typing import Any
 from allotment.errors import ConfigError
 from allotment.planning import Planner, make_planner
 from allotment.planning.contract import Capability, check_planner, check_planner_name, check_selector_name
+from allotment.registry import SELECTORS
 from allotment.selection import Selector, make_selector
 
 UPPER, TIMES_MEAN = 32, 4
@@ -96,6 +97,13 @@ def fitted_selector(
     Raises:
         ConfigError: the trainer cannot carry the selector out, there are two, or a setting is not known.
     """
+    if given is None and settings:
+        raise ConfigError(
+            "settings of a selector, and none is chosen",
+            got=", ".join(map(str, settings)),
+            allowed=f"a selector, such as {', '.join(SELECTORS.built_in)}; or no settings",
+            fix="name one",
+        )
     if given is None:
         return planner.selector
     if planner.selector is not None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra import compose, initialize_config_dir
 from hypothesis import given
 from hypothesis import strategies as st
 from tensordict import TensorDict
@@ -15,6 +15,7 @@ from verl.trainer.ppo import core_algos
 from verl.trainer.ppo.utils import need_critic
 from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.config import validate_config
+from verl_cases import config_of
 
 from allotment.errors import ConfigError, InvalidInputError, MissingExtraError
 from allotment.integrations import versions as any_versions
@@ -28,12 +29,6 @@ from allotment.integrations.verl.trainers import _final_keys
 from allotment.planning import VIP, Uniform
 
 ROOT = Path(__file__).parents[3]
-OVERRIDES = ["data.train_batch_size=16", "actor_rollout_ref.rollout.n=8", "algorithm.adv_estimator=allotment_rloo"]
-
-
-def config_of(*overrides: str):
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", [*OVERRIDES, *overrides])
 
 
 def planner_from(*overrides: str):
