@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import get_args
+from typing import Any, get_args
+
+import numpy as np
 
 from allotment.errors import InvalidInputError
 
@@ -24,3 +26,26 @@ def check_whole(setting: str, value: object, least: int) -> None:
     """Raise :class:`~allotment.errors.InvalidInputError` unless ``value`` is an int from ``least`` on."""
     is_whole = isinstance(value, int) and not isinstance(value, bool)
     check_setting(setting, value, is_whole and value >= least, f"a whole number >= {least}")  # type: ignore[operator]
+
+
+def whole(name: str, value: object) -> int:
+    """``value`` as a plain int: numpy's cannot be saved, and a float or bool is a mistake."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise InvalidInputError(
+            f"`{name}` is not a whole number", got=repr(value), allowed="an int", fix=f"pass int({name})"
+        )
+    return int(value)
+
+
+def pair_of_wholes(bounds: Any) -> tuple[int, int]:
+    """``bounds`` as a pair of plain ints."""
+    try:
+        lower, upper = bounds
+    except (TypeError, ValueError):
+        raise InvalidInputError(
+            "`bounds` is not a pair",
+            got=repr(bounds),
+            allowed="(least, most) rollouts of a prompt",
+            fix="pass bounds=(3, 32)",
+        ) from None
+    return whole("lower bound", lower), whole("upper bound", upper)

@@ -8,7 +8,7 @@ from scipy import stats
 from scipy.special import logit
 
 from allotment.prediction import DiscountedCounts, GlobalMean, LastValue
-from allotment.prompts.table import enlarged
+from allotment.prompts.ids import enlarged
 
 PROMPTS = ["a", "b", 3, 4, "5", 5]
 

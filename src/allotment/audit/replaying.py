@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact
-from allotment.allocation.bounds import check_bounds
+from allotment.allocation.exact import check_bounds
 from allotment.audit.figures import (
     Figures,
     calibration_error,

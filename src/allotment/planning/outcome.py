@@ -8,9 +8,6 @@ from typing import Any
 import numpy as np
 
 from allotment.errors import InvalidInputError
-from allotment.planning.columns import answer_column, length_column, score_columns
-from allotment.prompts.ids import canonical_ids
-from allotment.state import State, array_from_state, decode_json, encode_json, rows_from_state
 from allotment.types import FloatArray, IntArray, PromptId
 
 
@@ -89,37 +86,6 @@ class Outcome:
                 columns[name] = own + new if name == "answers_N" else np.concatenate([own, new])
         rewards_N = np.concatenate([self.rewards_N, later.rewards_N])
         return Outcome(self.prompt_ids, self.planned, rewards_N, np.concatenate([self.rows_N, later.rows_N]), **columns)
-
-    def state(self) -> State:
-        """Everything; scores, lengths and answers only where they were told."""
-        answers = None if self.answers_N is None else encode_json(list(self.answers_N))
-        optional = {"scores": self.scores_NK, "lengths": self.lengths_N, "answers": answers}
-        return {
-            "ids": encode_json(list(self.prompt_ids)),
-            "planned": self.planned,
-            "rewards": self.rewards_N,
-            "rows": self.rows_N,
-            **{name: column for name, column in optional.items() if column is not None},
-        }
-
-    @classmethod
-    def from_state(cls, entry: State) -> Outcome:
-        """Inverse of :meth:`state`. Raises StateError, KeyError, TypeError or ValueError where it does not fit."""
-        ids = canonical_ids(decode_json(entry["ids"]))
-        planned_Q = rows_from_state(entry, "planned", np.iinfo(np.int64).max)
-        rows_N = rows_from_state(entry, "rows", len(ids))
-        groups, rows = tuple(ids[row] for row in rows_N), len(rows_N)
-        scores = lengths = None
-        if "scores" in entry:
-            columns = np.atleast_2d(entry["scores"]).shape[1]
-            scores = score_columns(array_from_state(entry, "scores", (rows, columns)), groups)
-        if "lengths" in entry:
-            lengths = length_column(array_from_state(entry, "lengths", (rows,)), groups)
-        answers = answer_column(decode_json(entry["answers"]), groups) if "answers" in entry else None
-        outcome = cls(ids, planned_Q, array_from_state(entry, "rewards", (rows,)), rows_N, scores, lengths, answers)
-        if len(planned_Q) != len(ids) or (outcome.missing < 0).any():
-            raise ValueError(f"{len(ids)} ids, {len(planned_Q)} counts, {len(rows_N)} rewards")
-        return outcome
 
 
 _OPTIONAL = ("scores_NK", "lengths_N", "answers_N")

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, Required, TypedDict
 import numpy as np
 import numpy.typing as npt
 
+from allotment.checks import pair_of_wholes, whole
 from allotment.errors import InvalidInputError, RewardMismatchError
 from allotment.planning.contract import Contract
 from allotment.planning.ledger import Ledger
@@ -49,8 +50,8 @@ class Planner(SavedPlanner):
                 break
 
     A subclass says how a step opens (:meth:`_open`), what is learnt at its end (:meth:`_observe`), what is saved
-    (:attr:`_parts`, :meth:`_settings`) and, where a step has several rounds, the next one (:meth:`_next`). What else
-    its plans need to be carried out it declares in :attr:`contract`.
+    (:attr:`_parts`, :meth:`_settings`), the next round if there are several (:meth:`_next`), and in :attr:`contract`
+    what carrying out its plans takes.
 
     Args:
         budget: rollouts of a step.
@@ -72,10 +73,10 @@ class Planner(SavedPlanner):
     def __init__(
         self, *, budget: int, bounds: tuple[int, int] | None = None, estimator: str = "rloo", seed: int = 0
     ) -> None:
-        self.budget = _whole("budget", budget)
-        self.bounds = _pair(self.BOUNDS if bounds is None else bounds)
+        self.budget = whole("budget", budget)
+        self.bounds = pair_of_wholes(self.BOUNDS if bounds is None else bounds)
         self.estimator = get_estimator(estimator).name
-        self.seed = _whole("seed", seed)
+        self.seed = whole("seed", seed)
         self._check_settings()
         self.name = type(self).__name__
         self._step, self._missing, self._ledger = 0, 0, Ledger()
@@ -153,7 +154,7 @@ class Planner(SavedPlanner):
             plan = later
             self._rounds.asked(plan)
         else:
-            total = self.budget if budget is None else _whole("budget", budget)
+            total = self.budget if budget is None else whole("budget", budget)
             plan = self._open(ids, total)
             if several:
                 self._rounds.open(plan, total)
@@ -202,8 +203,7 @@ class Planner(SavedPlanner):
             _refuse_missing_groups(outcome)
         self._finish(plan, outcome)
         self._ledger.close(plan)
-        missing = int(outcome.missing.sum())
-        if missing:
+        if missing := int(outcome.missing.sum()):
             self._missing += missing
             log.warning(
                 "step %d: %d of %d planned rollouts came back without a reward", plan.step, missing, plan.budget
@@ -223,8 +223,7 @@ class Planner(SavedPlanner):
     def cancel(self, plan: Plan) -> None:
         """Forget an open plan whose rollouts will never come; its step ends with what its earlier rounds brought.
 
-        Raises:
-            RewardMismatchError: the plan is not open.
+        Raises RewardMismatchError where the plan is not open.
         """
         self._ledger.close(plan)
         if self.contract.several_rounds:
@@ -234,13 +233,9 @@ class Planner(SavedPlanner):
                 self._observe(brought)
 
     def _settings(self) -> State:
-        return {
-            "budget": self.budget,
-            "lower": self.bounds[0],
-            "upper": self.bounds[1],
-            "estimator": self.estimator,
-            "seed": self.seed,
-        }
+        lower, upper = self.bounds
+        limits: State = {"budget": self.budget, "lower": lower, "upper": upper}
+        return {**limits, "estimator": self.estimator, "seed": self.seed}
 
     def _tie_keys(
         self, ids: tuple[PromptId, ...], purpose: str = "", step: int | None = None
@@ -268,28 +263,6 @@ class Planner(SavedPlanner):
                 allowed=f"{minimum} <= lower <= upper and budget >= lower ({self.estimator}: from {minimum})",
                 fix="raise the lower bound or the budget",
             )
-
-
-def _whole(name: str, value: object) -> int:
-    """``value`` as a plain int: numpy's cannot be saved, and a float or bool is a mistake."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
-        raise InvalidInputError(
-            f"`{name}` is not a whole number", got=repr(value), allowed="an int", fix=f"pass int({name})"
-        )
-    return int(value)
-
-
-def _pair(bounds: Any) -> tuple[int, int]:
-    try:
-        lower, upper = bounds
-    except (TypeError, ValueError):
-        raise InvalidInputError(
-            "`bounds` is not a pair",
-            got=repr(bounds),
-            allowed="(least, most) rollouts of a prompt",
-            fix="pass bounds=(3, 32)",
-        ) from None
-    return _whole("lower bound", lower), _whole("upper bound", upper)
 
 
 def _refuse_missing_groups(outcome: Outcome) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from allotment.errors import InvalidInputError, RewardMismatchError, StateError
 from allotment.planning.outcome import Outcome
+from allotment.planning.outcome_state import outcome_from_state, outcome_state
 from allotment.state import State, check_state, rows_from_state
 from allotment.types import IntArray, Plan, PromptId
 
@@ -123,7 +124,7 @@ class Rounds:
         """The steps under way."""
         steps = {}
         for number, step in self._steps.items():
-            optional: State = {} if step.outcome is None else {"outcome": step.outcome.state()}
+            optional: State = {} if step.outcome is None else {"outcome": outcome_state(step.outcome)}
             if step.expected_later is not None:
                 optional["expected_later"] = step.expected_later
             own = {"budget": step.budget, "round": step.round, "is_open": step.is_open}
@@ -151,7 +152,7 @@ class Rounds:
 
 def _step_from_state(number: int, entry: Mapping[str, object]) -> Step:
     values: State = dict(entry)
-    outcome = Outcome.from_state(values["outcome"]) if "outcome" in values else None
+    outcome = outcome_from_state(values["outcome"]) if "outcome" in values else None
     later_Q = None
     if "expected_later" in values:
         later_Q = rows_from_state(values, "expected_later", np.iinfo(np.int64).max)

@@ -9,6 +9,7 @@ from typing import Self
 from allotment.errors import StateError, StateVersionError
 from allotment.planning.contract import Contract
 from allotment.planning.ledger import Ledger
+from allotment.planning.outcome_state import ledger_from_state, ledger_state
 from allotment.planning.rounds import Rounds
 from allotment.state import State, Stateful, StateGroup, check_state, load_state, save_state
 
@@ -55,7 +56,7 @@ class SavedPlanner(ABC):
             "step": self._step,
             "missing": self._missing,
             "predictor": self._saved().state_dict(),
-            "ledger": self._ledger.state_dict(),
+            "ledger": ledger_state(self._ledger),
         }
 
     def _saved(self) -> Stateful:
@@ -81,7 +82,7 @@ class SavedPlanner(ABC):
                 allowed=self._format,
                 fix="load it with the version of allotment that wrote it, or start the planner anew",
             )
-        ledger = Ledger.from_state(state["ledger"])
+        ledger = ledger_from_state(state["ledger"])
         step, missing = state["step"], state["missing"]
         newest = max((plan.step for plan in ledger.plans()), default=-1)
         if not (type(step) is type(missing) is int and newest < step and missing >= 0):

@@ -6,7 +6,7 @@ import math
 from abc import abstractmethod
 from typing import Unpack
 
-from allotment.errors import InvalidInputError
+from allotment.checks import check_setting
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common, Planner
 from allotment.prediction import GradientMoments, Predictor, default_predictor
@@ -40,13 +40,8 @@ class SuccessPlanner(Planner):
         super().__init__(**common)
         self.predictor: Predictor = self._usual_predictor() if predictor is None else predictor
         self.success_threshold = float(success_threshold)
-        if not math.isfinite(self.success_threshold):  # no reward, or every one, would be a success
-            raise InvalidInputError(
-                "the success threshold is not a finite number",
-                got=success_threshold,
-                allowed="the least reward that is a success",
-                fix="0.5 for rewards in {0, 1} or {-1, 1}",
-            )
+        allowed = "the least reward that is a success, such as 0.5"  # else no reward would be one, or every one
+        check_setting("success_threshold", success_threshold, math.isfinite(self.success_threshold), allowed)
 
     def _usual_predictor(self) -> Predictor:
         """The library's default, without embeddings."""

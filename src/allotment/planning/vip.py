@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, Self, Unpack, get_args
+from typing import Any, Self, Unpack
 
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact
 from allotment.errors import InvalidInputError
 from allotment.planning.contract import Contract
+from allotment.planning.options import PriceName, Split, Unit, check_options
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common
 from allotment.planning.rounds import Step
@@ -25,13 +26,6 @@ from allotment.pricing import Price, posterior_weights
 from allotment.prompts.embeddings import Embeddings
 from allotment.state import State, Stateful
 from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, PromptIds
-
-Unit = Literal["rollouts", "tokens"]
-"""What a budget counts."""
-PriceName = Literal["success_variance", "plug_in", "gradient_moments"]
-"""What a prompt's variance is taken to depend on: E[p(1-p)], p(1-p) at the mean of p's logit, or its scores too."""
-Split = Literal["exact", "relaxed"]
-"""The integer optimum, or the paper's continuous relaxation, rounded (theorems 5.1, 5.2, algorithm 2)."""
 
 
 class VIP(SuccessPlanner):
@@ -55,8 +49,7 @@ class VIP(SuccessPlanner):
         split: a :data:`Split`.
         unit: ``"tokens"``, or a :class:`~allotment.prediction.LengthPredictor`, makes the budget one of completion
             tokens: prompts are charged their predicted length, every ``tell`` needs ``lengths``, and the budget holds
-            in expectation. ``LengthPredictor(typical_length=...)`` spends it from the first step on; a new one makes
-            the first step one of lower bounds.
+            in expectation, from the first step on with ``LengthPredictor(typical_length=...)``.
         rounds: 2, or a :class:`~allotment.planning.second_look.SecondLook`, splits each step: a first share of the
             budget, a look at what came back, the rest by what was seen. Ask the same prompts again until ``done``.
         common: ``budget`` (spent exactly, or tokens, see ``unit``), ``bounds``, ``estimator``, ``seed`` of
@@ -96,7 +89,7 @@ class VIP(SuccessPlanner):
         self.unit: Unit = "tokens" if isinstance(unit, LengthPredictor) else unit
         self.rounds: int = 2 if isinstance(rounds, SecondLook) else rounds
         self.split: Split = split
-        _check_options(self)
+        check_options(self)
         self.moments = price if isinstance(price, GradientMoments) else None
         if price == "gradient_moments":
             self.moments = GradientMoments(scale=HierarchicalRegression(embeddings, ids=ids, features=features))
@@ -191,36 +184,3 @@ class VIP(SuccessPlanner):
         price = "gradient_moments" if self.price == "gradient_moments" else "success_variance"
         share = {} if self._look is None else {"first_share": self._look.first_share}
         return {**super()._settings(), **own, "unit": self.unit, "price": price, **share}
-
-
-_PLAIN = {"price": "success_variance", "split": "exact", "unit": "rollouts", "rounds": 1}
-_OPTIONS: dict[tuple[str, object], tuple[str, ...]] = {
-    ("rounds", 2): ("price", "split", "unit"),
-    ("unit", "tokens"): ("split", "rounds"),
-    ("price", "gradient_moments"): ("split", "rounds"),
-    ("price", "plug_in"): (),
-    ("split", "relaxed"): (),
-}
-"""What each option needs: the others named here as they are by default."""
-_RLOO_ONLY = (("rounds", 2), ("price", "gradient_moments"))
-
-
-def _check_options(planner: VIP) -> None:
-    """Refuse options that are unknown or do not fit together."""
-    known = {"price": get_args(PriceName), "split": get_args(Split), "unit": get_args(Unit), "rounds": (1, 2)}
-    chosen = {name: getattr(planner, name) for name in known}
-    for name, value in chosen.items():
-        is_known = any(type(value) is type(option) and value == option for option in known[name])
-        needs_plain = _OPTIONS.get((name, value), ()) if is_known else ()
-        clashes = [f"{other}={chosen[other]!r}" for other in needs_plain if chosen[other] != _PLAIN[other]]
-        if is_known and (name, value) in _RLOO_ONLY and planner.estimator != "rloo":
-            clashes.append(f"estimator={planner.estimator!r}")
-        if not is_known or clashes:
-            raise InvalidInputError(
-                f"VIP cannot have these {name}" if name == "rounds" else f"VIP cannot have this {name}",
-                got=f"{name}={value!r}" + (f" together with {', '.join(clashes)}" if clashes else ""),
-                allowed=", ".join(map(repr, known[name]))
-                + "; two rounds and gradient moments with estimator 'rloo' and "
-                "the exact split alone, tokens in one round, split exactly",
-                fix=f"use {name}={_PLAIN[name]!r}",
-            )

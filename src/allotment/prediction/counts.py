@@ -18,8 +18,7 @@ from allotment.checks import check_setting
 from allotment.prediction.base import PredictorEntry
 from allotment.prediction.binomial import visits
 from allotment.prediction.posteriors import BetaPosterior
-from allotment.prompts.ids import canonical_ids
-from allotment.prompts.table import PromptTable
+from allotment.prompts.ids import PromptTable, canonical_ids
 from allotment.state import State, array_from_state, check_state, from_state
 from allotment.types import FloatArray, IntArray, Posterior, PromptIds
 

@@ -9,7 +9,7 @@ from itertools import takewhile
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError
+from allotment.errors import InvalidInputError, StateError
 from allotment.prompts.embeddings import EmbeddedPrompts, VectorArray, as_numbers, check_vectors
 from allotment.types import FloatArray, PromptId
 
@@ -122,3 +122,26 @@ def with_features(
     check_vectors(ids, np.hstack([embeddings_QD, features_QF]), registered.dimension)
     scale_F = scale_F if scale_F.size else scale_beside(features_QF, embeddings_QD)
     return np.hstack([embeddings_QD, features_QF * scale_F]), scale_F
+
+
+def check_embeddings_fit(
+    dimension: int, learnt: int, scale_F: FloatArray, learnt_scale_F: FloatArray, steps: int
+) -> None:
+    """Raise :class:`StateError` unless the embeddings registered can go on with a state of ``steps`` steps.
+
+    ``dimension``, ``scale_F``: of those registered. ``learnt``, ``learnt_scale_F``: of the state; 0 where it has none.
+    """
+    if steps and learnt != dimension:
+        raise StateError(
+            "the state was learnt with other embeddings than those registered",
+            got=f"embeddings of dimension {dimension}, a state of {learnt or 'none'}",
+            allowed="the embeddings, with features if any, that were registered when the state was saved",
+            fix="register those, or none where the state has none",
+        )
+    if not np.array_equal(learnt_scale_F, scale_F):
+        raise StateError(
+            "the registered features are scaled differently from those of the state",
+            got=f"factors {scale_F.tolist()}",
+            allowed=f"{learnt_scale_F.tolist()}",
+            fix="register the same prompts first as when the state was saved, or load before registering",
+        )

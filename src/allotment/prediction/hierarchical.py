@@ -11,10 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.checks import check_setting
-from allotment.errors import InvalidInputError, StateError
+from allotment.errors import InvalidInputError
 from allotment.prediction.base import Predictor, PredictorEntry
 from allotment.prediction.binomial import binomial_sites, log_predictive, visits
-from allotment.prediction.features import with_features
+from allotment.prediction.features import check_embeddings_fit, with_features
 from allotment.prediction.hierarchy import Hierarchy
 from allotment.prediction.landmarks import Landmarks
 from allotment.prediction.settings import Settings, bandwidth_factors, checked_settings
@@ -146,27 +146,12 @@ class HierarchicalModel:
         loaded._model.restore(state)
         loaded._feature_scale = array_from_state(state, "feature_scale", (np.size(state["feature_scale"]),))
         if self._prompts:
-            self._check_fits(loaded)
+            learnt = 0 if loaded._prompts is None else loaded._prompts.dimension
+            check_embeddings_fit(
+                self._prompts.dimension, learnt, self._feature_scale, loaded._feature_scale, loaded._model.step
+            )
             loaded._prompts = self._prompts
         vars(self).update(vars(loaded))
-
-    def _check_fits(self, loaded: HierarchicalModel) -> None:
-        """Raise :class:`StateError` unless the registered prompts can go on with the state in ``loaded``."""
-        dimension, learnt = (0 if each._prompts is None else each._prompts.dimension for each in (self, loaded))
-        if loaded._model.step and learnt != dimension:
-            raise StateError(
-                "the state was learnt with other embeddings than those registered",
-                got=f"embeddings of dimension {dimension}, a state of {learnt or 'none'}",
-                allowed="the embeddings, with features if any, that were registered when the state was saved",
-                fix="register those, or none where the state has none",
-            )
-        if not np.array_equal(loaded._feature_scale, self._feature_scale):
-            raise StateError(
-                "the registered features are scaled differently from those of the state",
-                got=f"factors {self._feature_scale.tolist()}",
-                allowed=f"{loaded._feature_scale.tolist()}",
-                fix="register the same prompts first as when the state was saved, or load before registering",
-            )
 
 
 class HierarchicalPredictor(HierarchicalModel):
@@ -180,7 +165,6 @@ class HierarchicalPredictor(HierarchicalModel):
 
     Cost: a step of B outcomes takes O(B M^2 + M^3), a prediction of Q prompts O(Q M^2), M = 128 landmarks, whatever the
     number N of prompts; memory is the embeddings (4 N D bytes) and O(V + M^2) for V visited prompts.
-    docs/experiments.md has the measurements.
     """
 
     KIND = "HierarchicalPredictor"

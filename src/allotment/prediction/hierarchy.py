@@ -30,7 +30,7 @@ from scipy.special import softmax
 from allotment.checks import check_setting
 from allotment.prediction.binomial import BatchPrior, drift_evidence
 from allotment.prediction.settings import Settings, log_normal_grid, members
-from allotment.prompts.table import PromptTable
+from allotment.prompts.ids import PromptTable
 from allotment.state import State, array_from_state, from_state
 from allotment.types import FloatArray, PromptId
 

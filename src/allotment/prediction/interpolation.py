@@ -11,8 +11,7 @@ from scipy.spatial.distance import pdist
 
 from allotment.checks import check_setting
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, VectorArray, ids_and_vectors
-from allotment.prompts.ids import canonical_ids
-from allotment.prompts.table import enlarged
+from allotment.prompts.ids import canonical_ids, enlarged
 from allotment.state import State, array_from_state, check_state, from_state
 from allotment.types import FloatArray, IntArray, PromptIds
 

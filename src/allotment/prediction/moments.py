@@ -19,7 +19,7 @@ from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
 from allotment.prediction.hierarchical_regression import HierarchicalRegression
 from allotment.prediction.posteriors import ScoreMoments
-from allotment.prompts.table import PromptTable
+from allotment.prompts.ids import PromptTable
 from allotment.state import State, array_from_state, check_state, from_state
 from allotment.types import FloatArray, IntArray, PromptId
 

@@ -3,8 +3,19 @@
 from typing import TYPE_CHECKING
 
 from allotment.lazy import lazily
-from allotment.pricing.price import DR_GRPO, ESTIMATORS, RLOO, Estimator, Price, WeightedPrice, get_estimator
-from allotment.pricing.weights import bernoulli_weights, check_probabilities, check_vector, posterior_weights
+from allotment.pricing.price import (
+    DR_GRPO,
+    ESTIMATORS,
+    RLOO,
+    Estimator,
+    Price,
+    WeightedPrice,
+    bernoulli_weights,
+    check_probabilities,
+    check_vector,
+    get_estimator,
+    posterior_weights,
+)
 
 if TYPE_CHECKING:
     from allotment.pricing.gradient_moments import gradient_moments_price

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.special import betaln, expit, xlog1py, xlogy
 
-from allotment.pricing.weights import check_probabilities
+from allotment.pricing.price import check_probabilities
 from allotment.types import FloatArray, IntArray
 
 

@@ -7,7 +7,7 @@ from typing import Unpack
 import numpy as np
 import numpy.typing as npt
 
-from allotment.allocation.bounds import check_bounds
+from allotment.allocation.exact import check_bounds
 from allotment.checks import check_setting
 from allotment.planning.contract import Contract, PlannerEntry
 from allotment.planning.outcome import Outcome

@@ -12,7 +12,7 @@ from allotment.planning.contract import Contract, PlannerEntry
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common, Planner
 from allotment.pricing import RLOO
-from allotment.prompts.table import PromptTable
+from allotment.prompts.ids import PromptTable
 from allotment.registry import BEFORE, Row
 from allotment.state import State, Stateful
 from allotment.types import FloatArray, Plan, PromptId

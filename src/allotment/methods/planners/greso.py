@@ -14,7 +14,7 @@ from allotment.methods.planners.dapo import CONTRACT, DAPO, mixed_groups, succes
 from allotment.planning.contract import PlannerEntry
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common
-from allotment.prompts.table import PromptTable
+from allotment.prompts.ids import PromptTable
 from allotment.registry import Row
 from allotment.state import State, Stateful, check_state
 from allotment.types import FloatArray, IntArray, PromptId

@@ -14,7 +14,7 @@ from allotment.planning.contract import PlannerEntry
 from allotment.planning.outcome import Outcome
 from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import LastValue, Predictor
-from allotment.prompts.table import PromptTable
+from allotment.prompts.ids import PromptTable
 from allotment.registry import ALIKE, BEFORE, EXACT, Row
 from allotment.state import State, Stateful
 from allotment.types import Allocation, FloatArray, IntArray, Posterior, PromptId

@@ -7,7 +7,7 @@ from typing import Literal, Unpack
 import numpy as np
 import numpy.typing as npt
 
-from allotment.allocation.bounds import check_bounds
+from allotment.allocation.exact import check_bounds
 from allotment.checks import check_choice, check_setting, check_whole
 from allotment.methods.selectors.pseudo_labels import PseudoLabels, Tally, needed_answers
 from allotment.planning.contract import Contract, PlannerEntry

@@ -8,7 +8,7 @@ from typing import Literal, Unpack
 import numpy as np
 
 from allotment.allocation import allocate_exact, uniform
-from allotment.allocation.bounds import check_bounds
+from allotment.allocation.exact import check_bounds
 from allotment.checks import check_choice, check_setting, check_whole
 from allotment.errors import InfeasibleBudgetError
 from allotment.methods.selectors.balanced import BalancedDownSampling, Baseline, Subset
