@@ -73,12 +73,6 @@ class Posterior:
         cdf_Q = self._expect(lambda g: np.asarray(bdtr(some_Q1, trials_Q1, expit(g)), dtype=np.float64))
         return np.asarray(np.where(counts < 0, 0.0, np.minimum(cdf_Q, 1.0)), dtype=np.float64)
 
-    def updated(self, successes: IntArray, trials: IntArray) -> Posterior:
-        """The belief after ``successes`` of ``trials`` further rollouts of each prompt, both [Q], by Bayes' rule."""
-        from allotment.prediction.posteriors import GridPosterior  # which is a Posterior itself
-
-        return GridPosterior.of_normal(self.mean, self.variance).updated(successes, trials)
-
     def _expect(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
         nodes, weights = gauss_hermite(QUADRATURE_NODES)
         logits = self.mean[:, None] + np.sqrt(self.variance)[:, None] * nodes

@@ -9,7 +9,7 @@ from scipy.stats import beta
 
 from allotment.errors import InfeasibleBudgetError, InvalidInputError, StateError
 from allotment.methods.planners.mopps import BetaCounts, MoPPS, thompson_draws
-from allotment.prediction.posteriors import BetaPosterior
+from allotment.prediction.posteriors import BetaPosterior, updated
 from allotment.types import Posterior
 
 POOL = list(range(64))
@@ -43,8 +43,8 @@ def test_the_belief_is_the_recursion_of_the_paper(visits, forgetting, prior):
 BELIEFS = {
     "beta": BetaPosterior.from_counts(np.array([1.0, 3.0, 20.0]), np.array([1.0, 9.0, 2.0])),
     "normal": Posterior(np.array([-2.0, 0.0, 1.0]), np.array([0.5, 4.0, 0.0])),
-    "grid": Posterior(np.array([-2.0, 0.0, 1.0]), np.array([0.5, 4.0, 1.0])).updated(
-        np.array([1, 2, 3]), np.full(3, 4)
+    "grid": updated(
+        Posterior(np.array([-2.0, 0.0, 1.0]), np.array([0.5, 4.0, 1.0])), np.array([1, 2, 3]), np.full(3, 4)
     ),
 }
 

@@ -9,7 +9,7 @@ from scipy.special import expit
 from scipy.stats import norm
 
 from allotment.allocation import allocate_exact
-from allotment.prediction.posteriors import BetaPosterior, GridPosterior, ScoreMoments
+from allotment.prediction.posteriors import BetaPosterior, GridPosterior, ScoreMoments, updated
 from allotment.pricing import gradient_moments_price, posterior_weights
 from allotment.types import Posterior
 
@@ -48,7 +48,7 @@ def test_it_is_the_variance_of_the_gradient(p, n):
 BELIEFS = {
     "normal": Posterior(np.linspace(-4, 4, 6), np.linspace(0.1, 5, 6)),
     "beta": BetaPosterior.from_counts(np.linspace(0.3, 20, 6), np.linspace(9, 0.4, 6)),
-    "grid": Posterior(np.linspace(-4, 4, 6), np.full(6, 2.0)).updated(np.arange(6), np.full(6, 8)),
+    "grid": updated(Posterior(np.linspace(-4, 4, 6), np.full(6, 2.0)), np.arange(6), np.full(6, 8)),
 }
 
 

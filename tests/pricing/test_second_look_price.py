@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allotment.allocation import allocate_exact
-from allotment.prediction.posteriors import BetaPosterior
+from allotment.prediction.posteriors import BetaPosterior, updated
 from allotment.pricing import SecondLookPrice
 from allotment.types import Posterior
 
@@ -82,7 +82,7 @@ def test_allocates_by_what_came_back():
     """A mixed first round earns more rollouts than one of failures alone; a prompt that expects one may get one."""
     belief = BetaPosterior.from_counts(np.full(3, 0.5), np.full(3, 0.5))
     successes, trials, expected = np.array([2, 0, 0]), np.array([4, 4, 4]), np.array([4, 4, 1])
-    exact = SecondLookPrice.of(belief.updated(successes, trials), successes, trials, expected)
+    exact = SecondLookPrice.of(updated(belief, successes, trials), successes, trials, expected)
     result = allocate_exact(exact, 9, lower=np.array([2, 2, 1]), upper=28)
     assert result.counts[0] > result.counts[1] >= 2
     assert result.counts[2] == 1

@@ -7,7 +7,7 @@ from allotment.audit.predictors import Prompts, predictor_for
 from allotment.audit.summary import summarise
 from allotment.lab.config import TrainConfig
 from allotment.registry import PREDICTORS
-from allotment.report.audit_page import Audited
+from allotment.report.audit_figures import Audited
 
 
 def evaluation(step, pool, held_out, rollouts=None, tokens=None, **more):

@@ -27,7 +27,8 @@ from allotment.config import EstimatorName, by_name
 from allotment.errors import AllotmentError, InvalidInputError, MissingExtraError
 from allotment.prediction import distinct_parts, text_features
 from allotment.registry import LOG_FORMATS, PREDICTORS, TRAINERS
-from allotment.report.audit_page import Audited, write_audit
+from allotment.report.audit_figures import Audited
+from allotment.report.audit_page import write_audit
 from allotment.run_logs.directory import saved_config
 from allotment.trainers import trainer_name
 

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from allotment.allocation import allocate_exact
 from allotment.errors import InvalidInputError
 from allotment.planning.rounds import Step
+from allotment.prediction.posteriors import updated
 from allotment.pricing import SecondLookPrice
 from allotment.types import Plan, Posterior
 
@@ -55,7 +56,7 @@ def second_round(
     if first is None or expected_Q is None or step.round > 0 or not expected_Q.any():
         return None
     successes_Q, trials_Q = first.successes(threshold), first.received
-    posterior = prior.updated(successes_Q, trials_Q)
+    posterior = updated(prior, successes_Q, trials_Q)
     price = SecondLookPrice.of(posterior, successes_Q, trials_Q, expected_Q)
     live_Q = expected_Q > 0
     lower_Q = np.maximum(bounds[0] - first.planned, np.minimum(expected_Q, LEAST_SECOND))

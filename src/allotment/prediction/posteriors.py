@@ -97,6 +97,13 @@ class GridPosterior(Posterior):
         return np.asarray((function(self.logits) * self.weights).sum(axis=1), dtype=np.float64)
 
 
+def updated(posterior: Posterior, successes: IntArray, trials: IntArray) -> Posterior:
+    """The belief after ``successes`` of ``trials`` further rollouts of each prompt, both [Q], by Bayes' rule."""
+    if isinstance(posterior, BetaPosterior | GridPosterior):
+        return posterior.updated(successes, trials)
+    return GridPosterior.of_normal(posterior.mean, posterior.variance).updated(successes, trials)
+
+
 @dataclass(frozen=True, eq=False)
 class ScoreMoments:
     """Belief about the scores of Q prompts' rollouts; unit of all: score squared, on any common scale."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,19 +12,6 @@ from allotment.errors import needs_extra
 if TYPE_CHECKING:
     from allotment.audit.bootstrap import Interval
     from allotment.audit.summary import Summary
-
-
-@dataclass(frozen=True)
-class Audited:
-    """The audit of one run."""
-
-    source: str
-    """Where the log lies."""
-    predictor: str
-    """Whose predictions the summary is of."""
-    summary: Summary
-    notes: tuple[str, ...]
-    """What a reader should know of the file."""
 
 
 def write_audit(audited: Sequence[Audited], out: Path) -> Path:
