@@ -15,7 +15,7 @@ from allotment.allocation import (
     inverse_variance,
     uniform,
 )
-from allotment.allocation.heuristics import EPSILON
+from allotment.allocation.splits import EPSILON
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -6,17 +6,24 @@ from allotment.allocation.exact import Limits, Problem, allocate_exact
 from allotment.lazy import lazily
 
 if TYPE_CHECKING:
-    from allotment.allocation.dispatch import METHODS, Method, allocate
-    from allotment.allocation.heuristics import inverse_accuracy, inverse_variance, uniform
-    from allotment.allocation.relaxed import RelaxedCounts, allocate_relaxed, relaxed_counts, round_down_and_fill
+    from allotment.allocation.splits import (
+        METHODS,
+        Method,
+        RelaxedCounts,
+        allocate,
+        allocate_relaxed,
+        inverse_accuracy,
+        inverse_variance,
+        relaxed_counts,
+        uniform,
+    )
     from allotment.allocation.tokens import TokenAllocation, allocate_tokens
 
 __getattr__ = lazily(
     __name__,
     {
-        "dispatch": "METHODS Method allocate",
-        "heuristics": "inverse_accuracy inverse_variance uniform",
-        "relaxed": "RelaxedCounts allocate_relaxed relaxed_counts round_down_and_fill",
+        "splits": "METHODS Method RelaxedCounts allocate allocate_relaxed inverse_accuracy inverse_variance "
+        "relaxed_counts uniform",
         "tokens": "TokenAllocation allocate_tokens",
     },
 )
@@ -35,6 +42,5 @@ __all__ = [
     "inverse_accuracy",
     "inverse_variance",
     "relaxed_counts",
-    "round_down_and_fill",
     "uniform",
 ]
