@@ -8,10 +8,14 @@ from selection_cases import bits, joined, permuted, random_scored, scored
 from sklearn.neural_network import MLPRegressor
 
 from allotment.errors import InvalidInputError, StateError
-from allotment.methods.selectors.arm_reward import Level, arm_reward
-from allotment.methods.selectors.contextual_bandit import ContextualBandit
-from allotment.methods.selectors.perceptron import Perceptron
-from allotment.methods.selectors.rollout_features import FEATURES, rollout_features
+from allotment.methods.selectors.bandit_learning import Perceptron
+from allotment.methods.selectors.contextual_bandit import (
+    FEATURES,
+    ContextualBandit,
+    Level,
+    arm_reward,
+    rollout_features,
+)
 from allotment.selection.base import Selector, check_selection, emptied_groups
 from allotment.state import load_state, save_state
 

@@ -9,10 +9,7 @@ import numpy as np
 
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError, StateError
-from allotment.methods.selectors.arm_reward import Level, arm_reward, level_of
-from allotment.methods.selectors.gain_regressor import ARMS, GainRegressor
-from allotment.methods.selectors.rollout_buffer import RolloutBuffer
-from allotment.methods.selectors.rollout_features import FEATURES, rollout_features
+from allotment.methods.selectors.bandit_learning import ARMS, GainRegressor, RolloutBuffer
 from allotment.methods.selectors.subsets import BoolArray, ceil_share, first_of_groups
 from allotment.registry import AFTER, Row
 from allotment.selection.base import Scored, Selection, SelectorEntry, SelectorNeeds, draws
@@ -20,6 +17,20 @@ from allotment.state import State, array_from_state, check_state
 from allotment.types import FloatArray, IntArray
 
 Mode = Literal["intra", "global"]
+NAMED_FEATURES = ("reward", "entropy", "clip_fraction", "log_length", "truncated", "age", "uses")
+"""Those that the paper names; taking log(1 + tokens) as length is a reconstruction."""
+FEATURES = (*NAMED_FEATURES, "advantage", "group_reward", "progress")
+"""[F] With three more, a reconstruction: advantage, mean reward of the group, progress of training."""
+
+
+@dataclass(frozen=True)
+class Level:
+    """How good and how random the policy of a step is."""
+
+    reward: float
+    """V: mean over the step's groups of their mean reward."""
+    entropy: float
+    """E: the same of the mean entropy, in nats."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,8 +53,7 @@ class ContextualBandit:
     There are no importance weights, neither for the selection nor for old rollouts: the objective is not the mean of p,
     and has no closed form, because what is selected is learnt. Read from the paper: the two modes, the arm reward,
     seven features, a small perceptron trained online. Reconstruction: everything else here, defaults, exploration,
-    three features and the whole of the regression (:class:`~allotment.methods.selectors.gain_regressor.GainRegressor`).
-    V and E are means over groups, so that a prompt with many rollouts weighs no more; for equal groups that is the
+    three features and all of :class:`~allotment.methods.selectors.bandit_learning.GainRegressor`. V and E are means over groups, so that a prompt with many rollouts weighs no more; for equal groups that is the
     paper's mean.
 
     Args:
@@ -212,6 +222,60 @@ class ContextualBandit:
             )
 
 
+def level_of(scored: Scored) -> Level | None:
+    """The level at the rollouts of this step; None if there are none."""
+    is_new_N = scored.ages_Q[scored.rows_N] == 0
+    if not is_new_N.any():
+        return None
+    rows_N = scored.rows_N[is_new_N]
+    return Level(*(_mean_of_means(column_N[is_new_N], rows_N) for column_N in (scored.rewards_N, scored.entropies_N)))
+
+
+def _mean_of_means(values_N: FloatArray, rows_N: IntArray) -> float:
+    """Mean over groups; sorted, so that no bit depends on their order."""
+    sizes_Q = np.bincount(rows_N)
+    means_Q = np.bincount(rows_N, values_N)[sizes_Q > 0] / sizes_Q[sizes_Q > 0]
+    return float(np.sort(means_Q).mean())
+
+
+def arm_reward(before: Level, after: Level, *, entropy_weight: float, entropy_floor: float) -> float:
+    """What a step brought: ``V' - V - entropy_weight 1[E > entropy_floor] (E' - E)``."""
+    penalty = entropy_weight * (after.entropy - before.entropy) if before.entropy > entropy_floor else 0.0
+    return after.reward - before.reward - penalty
+
+
+def rollout_features(scored: Scored, uses_N: IntArray) -> FloatArray:
+    """[N, F] of each rollout, in the order of :data:`FEATURES`; ``uses_N`` counts how often it was trained on.
+
+    Raises:
+        InvalidInputError: a number is not finite.
+    """
+    sizes_Q = np.bincount(scored.rows_N, minlength=len(scored.prompt_ids))
+    sums_Q = np.bincount(scored.rows_N, scored.rewards_N, minlength=len(scored.prompt_ids))
+    columns: dict[str, FloatArray | IntArray] = {
+        "reward": scored.rewards_N,
+        "entropy": scored.entropies_N,
+        "clip_fraction": scored.clip_fractions_N,
+        "log_length": np.log1p(scored.lengths_N),
+        "truncated": scored.truncated_N.astype(np.float64),
+        "age": scored.ages_Q[scored.rows_N],
+        "uses": uses_N,
+        "advantage": scored.advantages_N,
+        "group_reward": (sums_Q / np.maximum(sizes_Q, 1))[scored.rows_N],
+        "progress": np.full(len(scored), scored.progress),
+    }
+    features_NF = np.stack([columns[name] for name in FEATURES], axis=1).astype(np.float64)
+    wrong = np.flatnonzero(~np.isfinite(features_NF).all(axis=0)).tolist()
+    if wrong:
+        raise InvalidInputError(
+            "a feature of a rollout is not a finite number",
+            got=", ".join(FEATURES[i] for i in wrong),
+            allowed="finite numbers",
+            fix="pass 0 where something was not measured",
+        )
+    return features_NF
+
+
 def _taken(scored: Scored, chosen: IntArray) -> Scored:
     """These rollouts of all groups, in this order, without their answers."""
     arrays = [field.name for field in fields(Scored) if field.name.endswith("_N") and field.name != "answers_N"]
@@ -220,11 +284,10 @@ def _taken(scored: Scored, chosen: IntArray) -> Scored:
 
 def _check_numbers(numbers_N: IntArray) -> None:
     """Raise unless ascending numbers are distinct."""
-    if (np.diff(numbers_N) == 0).any():
-        twice = int(numbers_N[:-1][np.diff(numbers_N) == 0][0])
-        raise InvalidInputError(
-            "a rollout stands twice", got=f"number {twice}", allowed="each once", fix="number rollouts anew"
-        )
+    twice = np.flatnonzero(np.diff(numbers_N) == 0)
+    if len(twice):
+        got = f"number {numbers_N[twice[0]]}"
+        raise InvalidInputError("a rollout stands twice", got=got, allowed="each once", fix="number rollouts anew")
 
 
 def _pulled_from_state(state: State) -> Pulled | None:
