@@ -18,18 +18,9 @@ from allotment.pricing.price import (
 )
 
 if TYPE_CHECKING:
-    from allotment.pricing.gradient_moments import gradient_moments_price
-    from allotment.pricing.second_look import SecondLookPrice
-    from allotment.pricing.table import TablePrice
+    from allotment.pricing.prices import SecondLookPrice, TablePrice, gradient_moments_price
 
-__getattr__ = lazily(
-    __name__,
-    {
-        "gradient_moments": "gradient_moments_price",
-        "second_look": "SecondLookPrice",
-        "table": "TablePrice",
-    },
-)
+__getattr__ = lazily(__name__, {"prices": "SecondLookPrice TablePrice gradient_moments_price"})
 
 __all__ = [
     "DR_GRPO",
