@@ -205,17 +205,17 @@ OBJECTIVES: Registry[ObjectiveEntry] = Registry(
 LOG_FORMATS: Registry[LogFormat] = Registry(
     "log format",
     {
-        "counts": "allotment.audit.formats.counts:FORMAT",
-        "run": "allotment.audit.formats.runs:FORMAT",
-        "verl": "allotment.audit.formats.verl:FORMAT",
-        "trl": "allotment.audit.formats.trl:FORMAT",
-        "columns": "allotment.audit.formats.named:FORMAT",
+        "counts": "allotment.audit.formats.counts:COUNTS",
+        "run": "allotment.audit.formats.counts:COUNTS",
+        "verl": "allotment.audit.formats.rollouts:FORMAT",
+        "trl": "allotment.audit.formats.rollouts:FORMAT",
+        "columns": "allotment.audit.formats.rollouts:FORMAT",
     },
 )
 TRAINERS: Registry[TrainerEntry] = Registry(
     "trainer",
     {
-        "lab": "allotment.lab.config:TRAINER",
-        "trl": "allotment.trainers.trl.config:TRAINER",
+        "lab": "allotment.lab.trainer:TRAINER",
+        "trl": "allotment.trainers.trl.trainer:TRAINER",
     },
 )

@@ -4,10 +4,9 @@ import json
 
 from allotment.audit import Settings, read_log, replay
 from allotment.audit.predictors import Prompts, predictor_for
-from allotment.audit.summary import summarise
+from allotment.audit.summary import Audited, summarise
 from allotment.lab.config import TrainConfig
 from allotment.registry import PREDICTORS
-from allotment.report.audit_figures import Audited
 
 
 def evaluation(step, pool, held_out, rollouts=None, tokens=None, **more):

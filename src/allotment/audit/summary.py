@@ -125,6 +125,19 @@ class Summary:
     """What follows, with its conditions."""
 
 
+@dataclass(frozen=True)
+class Audited:
+    """The audit of one run."""
+
+    source: str
+    """Where the log lies."""
+    predictor: str
+    """Whose predictions the summary is of."""
+    summary: Summary
+    notes: tuple[str, ...]
+    """What a reader should know of the file."""
+
+
 def summarise(replay: Replay, seed: int = 0) -> Summary:
     """The summary of a replay; ``seed`` fixes the bootstrap's draws."""
     log, budget = replay.log, replay.settings.budget_per_prompt

@@ -1,9 +1,8 @@
-"""Configurations of the lab, and its declaration as a trainer. Importing this loads no torch."""
+"""Configurations of the lab, and what it can carry out. Importing this loads no torch."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import tyro
 from pydantic import AfterValidator, Field, model_validator
@@ -16,10 +15,9 @@ from allotment.config import (
     by_name,
     check_bounds,
 )
-from allotment.errors import needs_extra
+from allotment.errors import ConfigError
 from allotment.planning.contract import Capability, check_planner_name
 from allotment.registry import PLANNERS
-from allotment.trainers import TrainerEntry
 
 RegimeName = Literal["scratchpad", "short", "countdown"]
 RewardName = Literal["correctness", "format", "length"]
@@ -47,11 +45,16 @@ MEASUREMENT = Capability(
     offers=frozenset({"embeddings", "success_probability"}),
 )
 """The variance of one round of exact counts, every prompt among them."""
-MeasuredName = Annotated[
-    str,
-    AfterValidator(lambda name: name if name in YARDSTICKS else check_planner_name(name, MEASUREMENT)),
-    by_name(PLANNERS),
-]
+
+
+def _measured(name: str) -> str:
+    try:
+        return name if name in YARDSTICKS else check_planner_name(name, MEASUREMENT)
+    except ConfigError as error:
+        raise ConfigError(f"{error}; {' and '.join(YARDSTICKS)} are measured too") from None
+
+
+MeasuredName = Annotated[str, AfterValidator(_measured), by_name(PLANNERS)]
 
 
 class TrainConfig(RunConfig):
@@ -152,26 +155,3 @@ class GradientVarianceConfig(Config):
         if len(set(self.planners)) < len(self.planners):
             raise ValueError(f"each planner once, got {', '.join(self.planners)}")
         return self
-
-
-def _make(config: TrainConfig, path: Path) -> Any:
-    with needs_extra("train"):
-        from allotment.lab.train import Trainer
-    return Trainer(config)
-
-
-def _texts(config: TrainConfig) -> dict[str, str]:
-    with needs_extra("train"):
-        from allotment.tasks.countdown import questions_of
-    return questions_of(config.regime)
-
-
-TRAINER = TrainerEntry(
-    TrainConfig,
-    _make,
-    CAPABILITY,
-    "the lab's language model of 0.1 M parameters",
-    _texts,
-    measured="computed exactly on every prompt",
-    has_oracle=True,
-)

@@ -2,30 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 import plotly.graph_objects as go
 
-from allotment.audit.summary import Summary
+from allotment.audit.summary import Audited, Summary
 from allotment.report.figures import PROBABILITIES, TO_ZERO, diagonal, finish, mark, safe
 from allotment.report.panel import Panel
 from allotment.report.style import PLANNERS
 from allotment.report.tables import Cell, Table
-
-
-@dataclass(frozen=True)
-class Audited:
-    """The audit of one run."""
-
-    source: str
-    """Where the log lies."""
-    predictor: str
-    """Whose predictions the summary is of."""
-    summary: Summary
-    notes: tuple[str, ...]
-    """What a reader should know of the file."""
-
 
 MOST_PROMPTS = 2000
 """Prompts drawn, evenly spaced in the log's order."""

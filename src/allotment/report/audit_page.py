@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 from allotment.errors import needs_extra
 
 if TYPE_CHECKING:
-    from allotment.audit.bootstrap import Interval
-    from allotment.audit.summary import Summary
+    from allotment.audit.equivalence import Interval
+    from allotment.audit.summary import Audited, Summary
 
 
 def write_audit(audited: Sequence[Audited], out: Path) -> Path:
@@ -28,7 +28,7 @@ def write_audit(audited: Sequence[Audited], out: Path) -> Path:
         import jinja2  # noqa: F401
         import plotly  # noqa: F401
     from allotment.report.audit_figures import figures
-    from allotment.report.template import fill, write_page
+    from allotment.report.page import fill, write_page
 
     runs = [(each, facts(each.summary), figures(each)) for each in audited]
     return write_page(fill("audit.html.j2", {"interval": interval}, runs=runs), out, "audit.html")

@@ -1,20 +1,18 @@
-"""The configuration of ``allotment train trl``, and TRL's declaration as a trainer. Importing this loads no torch."""
+"""The configuration of ``allotment train trl``. Importing this loads no torch."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Literal, Self
 
 import tyro
 from pydantic import Field, model_validator
 
 from allotment.config import EstimatorName, JSONObject, ObjectiveName, RunConfig
-from allotment.errors import needs_extra
 from allotment.integrations.capabilities import TRL as CAPABILITY
 from allotment.planning.contract import check_objective_names, check_planner_name, check_selector_name
 from allotment.tasks.extraction import Rule
 from allotment.tasks.rewards import Verifier
-from allotment.trainers import TrainerEntry
 
 
 class TRLTrainConfig(RunConfig):
@@ -100,38 +98,3 @@ class TRLTrainConfig(RunConfig):
     def data(self) -> str:
         """The data set."""
         return self.dataset
-
-
-def _make(config: TRLTrainConfig, path: Path) -> Any:
-    with needs_extra("trl"):
-        from allotment.trainers.trl.run import TRLRun
-    return TRLRun(config, path)
-
-
-def _texts(config: TRLTrainConfig) -> dict[str, str]:
-    from allotment.tasks.datasets import load_rows
-
-    rows = load_rows(
-        config.dataset,
-        size=config.dataset_size,
-        options=config.dataset_options,
-        prompt_column=config.prompt_column,
-        answer_column=config.answer_column,
-        id_column=config.prompt_id_column,
-    )
-    return {str(row["prompt_id"]): _plain(row["prompt"]) for row in rows}
-
-
-def _plain(prompt: Any) -> str:
-    """A prompt's text; that of a conversation is its messages' contents."""
-    return prompt if isinstance(prompt, str) else "\n".join(str(message.get("content", "")) for message in prompt)
-
-
-TRAINER = TrainerEntry(
-    TRLTrainConfig,
-    _make,
-    CAPABILITY,
-    "a Hugging Face model with TRL",
-    _texts,
-    measured="estimated from one sampled completion a prompt",
-)
