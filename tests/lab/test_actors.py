@@ -3,9 +3,9 @@ import json
 import pytest
 import torch
 
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.actors import rounded
+from allotment.lab.config import TrainConfig
 from allotment.lab.train import Trainer
 from allotment.run_logs.directory import RunDirectory
 

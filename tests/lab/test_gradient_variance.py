@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from allotment.config import GradientVarianceConfig
 from allotment.errors import ConfigError
+from allotment.lab.config import GradientVarianceConfig
 from allotment.lab.gradient_variance import Moments, measure
 
 
@@ -87,8 +87,8 @@ def test_more_prompts_than_the_pool_are_refused():
         ({"planners": ("magic",)}, "uniform-2x"),
         ({"planners": ()}, "at least 1"),
         ({"planners": ("vip", "vip")}, "each planner once"),
-        ({"upper": 7}, "lower <= rollouts_per_prompt <= upper"),
-        ({"lower": 9}, "lower <= rollouts_per_prompt <= upper"),
+        ({"bounds": (3, 7)}, "lower <= rollouts_per_prompt <= upper"),
+        ({"bounds": (9, 32)}, "lower <= rollouts_per_prompt <= upper"),
         ({"sketch": "magic"}, "last-layer"),
         ({"sketches": 17}, "16"),
     ],

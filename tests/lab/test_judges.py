@@ -2,9 +2,9 @@
 
 import pytest
 
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.combinations import check_combination, trains_on_preferences
+from allotment.lab.config import TrainConfig
 from allotment.lab.judges import Judged
 from allotment.lab.objectives import judge_settings, make_objective
 from allotment.lab.train import Trainer

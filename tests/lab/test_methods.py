@@ -1,26 +1,27 @@
 """The methods of docs/methods.md through the lab's real loop: they train, resume bit for bit, refuse what is wrong."""
 
 from collections import Counter
-from typing import get_args
 
 import pytest
 from lab_runs import run
 
-from allotment.config import CHOOSE_PROMPTS, MethodName, TrainConfig
 from allotment.errors import ConfigError
+from allotment.lab.config import TrainConfig
 from allotment.lab.train import Trainer
+from allotment.registry import PLANNERS, SELECTORS
 from allotment.run_logs.files import read_log
-from allotment.selection.named import NAMES as SELECTORS
 from allotment.tasks.mixture import Mixture
 
+METHODS = ("dynamic-pruning", "optpo", "reinforce-ada", "reinforce-ada-est", "dapo", "greso", "mopps")
+CHOOSE_PROMPTS = [name for name, entry in PLANNERS if entry.candidates > 1]
 SAME_BYTES = ("metrics.jsonl", "rollouts.jsonl", "checkpoint.safetensors")
 GLOBAL = {"select_settings": {"mode": "global", "window": 3, "keep": 40}}
 ARMS = [
-    *({"planner": name} for name in (*get_args(MethodName), "coba-rl", "knapsack", "gvm")),
-    *({"planner": "vip", "select": name} for name in SELECTORS),
+    *({"planner": name} for name in (*METHODS, "coba-rl", "knapsack", "gvm")),
+    *({"planner": "vip", "select": name} for name in SELECTORS.names),
     {"planner": "dynamic-pruning", "select": "completion-pruning"},
     {"planner": "dynamic-pruning", "select": "pods"},
-    {"planner": "reinforce-ada", "planner_settings": {"predictor": "vip", "exit": "positive"}},
+    {"planner": "reinforce-ada", "planner_settings": {"predictor": "hierarchical", "exit": "positive"}},
     {"planner": "vip", "select": "contextual-bandit", **GLOBAL},
 ]
 
@@ -51,7 +52,7 @@ def test_a_method_trains_and_resumes_bit_for_bit(tmp_path, small, arm):
 
 @pytest.mark.parametrize("planner", CHOOSE_PROMPTS)
 def test_who_chooses_among_prompts_is_offered_more_than_it_takes(tmp_path, small, planner):
-    settings = config(planner=planner, candidates=3)
+    settings = config(planner=planner, candidate_prompts=24)
     run(tmp_path / "run", settings, small)
     per_step = Counter(row["step"] for row in read_log(tmp_path / "run" / "rollouts.jsonl"))
     assert settings.asked_prompts == 24
@@ -80,7 +81,10 @@ def test_dapo_trains_on_mixed_groups_alone(tmp_path, small):
         ({"planner": "dynamic-pruning", "select": "contextual-bandit", **GLOBAL}, "says itself"),
         ({"planner": "coba-rl", "planner_settings": {"kapa": 3}}, "kapa"),
         ({"select": "pods", "select_settings": {"kep": 3}}, "kep"),
-        ({"planner": "reinforce-ada", "planner_settings": {"predictor": "tarot"}}, "vip, counts"),
+        (
+            {"planner": "reinforce-ada", "planner_settings": {"predictor": "tarot"}},
+            "hierarchical, .*discounted-counts",
+        ),
     ],
 )
 def test_what_is_refused_before_anything_is_generated(small, arm, said):

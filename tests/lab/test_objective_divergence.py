@@ -2,9 +2,9 @@ import pytest
 import torch
 from lab_runs import run
 
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
+from allotment.lab.config import TrainConfig
 from allotment.lab.train import Trainer
 
 

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from allotment.cli.main import main
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
+from allotment.lab.config import TrainConfig
 from allotment.lab.generation import seeded_generator
 from allotment.lab.objectives import make_objective
 from allotment.lab.solutions import expected_distinct, solution_chances

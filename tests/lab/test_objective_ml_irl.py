@@ -8,9 +8,9 @@ import torch
 from lab_runs import run
 
 from allotment.cli.main import main
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError, InvalidInputError, StateError
 from allotment.lab.checkpoint import load_lab
+from allotment.lab.config import TrainConfig
 from allotment.lab.demonstrations import as_rollouts, written_demonstrations
 from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.ml_irl import MaximumLikelihoodIRL

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
+from allotment.lab.config import TrainConfig
 from allotment.lab.rewards import named_rewards
 from allotment.lab.train import Trainer
 from allotment.learning import grpo_advantages
@@ -89,7 +89,7 @@ class _Watched:
 
 
 @pytest.mark.parametrize("updates", [1, 3])
-@pytest.mark.parametrize(("estimator", "name"), [("rloo", "rloo"), ("dr_grpo", "dr-grpo")])
+@pytest.mark.parametrize(("estimator", "name"), [("rloo", "rloo"), ("dr_grpo", "dr_grpo")])
 def test_the_estimators_own_name_is_no_objective(tmp_path, small, estimator, name, updates):
     changes = {"estimator": estimator, "updates": updates, "planner": "vip"}
     plain = run(tmp_path / "plain", config(**changes), small)
@@ -101,11 +101,11 @@ def test_the_estimators_own_name_is_no_objective(tmp_path, small, estimator, nam
 
 def test_dr_grpo_is_rloo_short_of_a_rollout(small):
     """With n = 8 everywhere: 7/8 of its gradient."""
-    norms = [new_trainer(small, objective=(name,)).step(1)[0]["gradient_norm"] for name in ("rloo", "dr-grpo")]
+    norms = [new_trainer(small, objective=(name,)).step(1)[0]["gradient_norm"] for name in ("rloo", "dr_grpo")]
     assert norms[1] == pytest.approx(norms[0] * 7 / 8, rel=1e-5)
 
 
-@pytest.mark.parametrize("name", ["grpo", "dr-grpo", "gdpo"])
+@pytest.mark.parametrize("name", ["grpo", "dr_grpo", "gdpo"])
 def test_the_step_follows_the_named_advantages(small, name):
     """The gradient is that of advantage times log-probability, summed over tokens, by 1 / (Q n_q)."""
     trainer = new_trainer(small, **GDPO_RUN | {"objective": (name,), "planner": "vip"})
@@ -115,7 +115,7 @@ def test_the_step_follows_the_named_advantages(small, name):
     total_N = sum(rewards.values())
     advantages_N = {
         "grpo": grpo_advantages(total_N, group_N),
-        "dr-grpo": torch.cat([total_N[group_N == q] - total_N[group_N == q].mean() for q in range(8)]),
+        "dr_grpo": torch.cat([total_N[group_N == q] - total_N[group_N == q].mean() for q in range(8)]),
         "gdpo": GDPO().advantages(rewards, group_N),
     }[name]
     log_probs_NT = trainer.lab.log_probs(problems, group_N, rollouts.tokens_NT, rollouts.mask_NT)
@@ -220,7 +220,7 @@ def test_settings_that_are_of_no_part_are_refused(small, objective, settings, sa
         ({"select": "random", "select_settings": {"keep": 4}}, True),
         ({"select": "completion-pruning"}, False),
         ({"select": "contextual-bandit"}, False),
-        ({"planner": "dapo", "candidates": 2}, False),
+        ({"planner": "dapo", "candidate_prompts": 16}, False),
         ({"planner": "dynamic-pruning", "select": "completion-pruning"}, False),
     ],
 )
@@ -277,7 +277,7 @@ FAMILIES = [
 
 @pytest.mark.parametrize("planner", FAMILIES)
 def test_gdpo_beside_every_planner(small, planner):
-    trainer = new_trainer(small, **GDPO_RUN | {"planner": planner, "candidates": 1})
+    trainer = new_trainer(small, **GDPO_RUN | {"planner": planner, "candidate_prompts": 8})
     seen = Seen.of(trainer)
     for step in (1, 2):
         row, rows = trainer.step(step)

@@ -8,9 +8,9 @@ import torch
 from lab_runs import run
 
 from allotment.cli.main import main
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
+from allotment.lab.config import TrainConfig
 from allotment.lab.objectives import make_objective
 from allotment.lab.train import Trainer
 from allotment.run_logs.files import read_log

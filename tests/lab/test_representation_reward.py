@@ -10,9 +10,9 @@ from lab_runs import run
 from torch.nn.functional import pad
 
 from allotment.cli.main import main
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError, InvalidInputError, StateError
 from allotment.lab.checkpoint import load_lab
+from allotment.lab.config import TrainConfig
 from allotment.lab.generation import seeded_generator
 from allotment.lab.labelled import Labelled, balanced, labelled_pairs, labelled_rollouts
 from allotment.lab.representation_reward import RepresentationReward, fitted_probe

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 import torch
 
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError, InvalidInputError
+from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Rollouts
 from allotment.lab.rewards import named_rewards
 from allotment.lab.train import Trainer
@@ -74,7 +74,7 @@ def test_a_single_reward_adds_nothing_to_the_log(small, name):
 
 
 def test_without_gdpo_rewards_are_added_up(small):
-    trainer = Trainer(config(rewards=ALL, length_target=3, objective=("dr-grpo",)), mixture=small)
+    trainer = Trainer(config(rewards=ALL, length_target=3, objective=("dr_grpo",)), mixture=small)
     rollouts = trainer.generate(trainer.batch(1), [6] * 8, torch.Generator().manual_seed(0))
     made = named_rewards(ALL, trainer.lab, rollouts, 3)
     for q in range(8):

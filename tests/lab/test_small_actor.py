@@ -3,10 +3,10 @@ import math
 import pytest
 import torch
 
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError
 from allotment.lab.actors import Learnt
 from allotment.lab.checkpoint import load_lab, shipped_policy
+from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab
 from allotment.lab.regime import REGIMES
 from allotment.lab.small_actor import SmallActor

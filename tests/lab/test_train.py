@@ -6,8 +6,8 @@ import pytest
 import torch
 from lab_runs import run
 
-from allotment.config import TrainConfig
 from allotment.errors import ConfigError, RunDirectoryError
+from allotment.lab.config import TrainConfig
 from allotment.lab.recent import Visit
 from allotment.lab.train import Trainer
 from allotment.learning import second_look_advantages

@@ -32,7 +32,7 @@ def check_combination(config: TrainConfig) -> None:
         ConfigError: two objectives fill one place, or contradict each other, the planner or the selector.
     """
     for place, what in _PLACES.items():
-        if len(both := list(declared(config, place))) > 1:
+        if len(both := [name for name in config.objective if OBJECTIVES[name].place == place]) > 1:
             raise refused(config, f"{' and '.join(both)} both say {what}", "choose one of them")
     advantages = list(declared(config, "advantages"))
     judges, gates = list(declared(config, "reward")), list(declared(config, "gate"))

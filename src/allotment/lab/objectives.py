@@ -137,7 +137,7 @@ def made(name: str, make: Any, settings: Mapping[str, dict[str, Any]], **offered
     own = settings.get(name, {})
     taken = parameters(make)
     try:
-        return make(**{key: value for key, value in offered.items() if key in taken and key not in own}, **own)
+        return make(**{key: value for key, value in offered.items() if key in taken}, **own)
     except (TypeError, AttributeError) as error:
         raise ConfigError(
             f"the objective {name!r} cannot be made with these settings",

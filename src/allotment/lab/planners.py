@@ -71,7 +71,7 @@ def make_training_selector(planner: Planner, config: TrainConfig) -> Selector | 
     elif planner.selector is not None:
         reason = f"{config.planner} says itself which rollouts are trained on and how they count"
     elif planner.contract.weights and SELECTORS[config.select].needs.looks_back:
-        reason = "the weights of a step's prompts are not those of the steps before"
+        reason = f"{config.planner} says itself how the prompts of a step count, not those of the steps before"
     else:
         entry = check_selector_name(config.select, CAPABILITY)
         return make_selector(entry, config.select, **{"seed": config.seed, **config.select_settings})

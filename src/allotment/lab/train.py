@@ -7,7 +7,7 @@ different planners are paired: same prompts in the same order.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,6 +15,7 @@ import torch
 
 from allotment.errors import ConfigError
 from allotment.lab.actors import Learnt, make_actor
+from allotment.lab.beliefs import NO_BELIEFS, Beliefs, second_look
 from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
 from allotment.lab.config import CAPABILITY, TrainConfig
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
@@ -42,7 +43,7 @@ from allotment.selection import Selection, check_selection, emptied_groups
 from allotment.state import State
 from allotment.tasks.countdown import mixture_of
 from allotment.tasks.mixture import Mixture, Problem
-from allotment.types import FloatArray, IntArray, Plan
+from allotment.types import IntArray, Plan
 
 
 @dataclass
@@ -137,7 +138,7 @@ class Trainer:
                 break
         rollouts = Rollouts.concatenate(parts)
         if self.planner.contract.own_advantages == "second_look":
-            look = _second_look(plans, parts, row_of)
+            look = second_look(plans, parts, row_of)
             advantages_N = second_look_advantages(self.rewards(rollouts), rollouts.group_N, *look)
             learning = self.update(problems, rollouts, advantages_N, self.loss_weights(rollouts))
         else:
@@ -193,7 +194,7 @@ class Trainer:
         weights_NT = beliefs.weighted(weights_NT)
         return {**metrics, **self.update(problems, rollouts.take(kept_N), advantages_N[kept_N], weights_NT[kept_N])}
 
-    def advantages(self, rollouts: Rollouts, beliefs: Beliefs) -> torch.Tensor:
+    def advantages(self, rollouts: Rollouts, beliefs: Beliefs = NO_BELIEFS) -> torch.Tensor:
         """[N] advantages within whole groups, by the objective of the run or against the plan's baselines."""
         objective = self.learner.objective
         if beliefs.baseline_N is not None and beliefs.share_N is not None:
@@ -314,52 +315,3 @@ def _check_pool(pool_size: int, config: TrainConfig) -> None:
             allowed=f"at most {pool_size}",
             fix="lower --prompts-per-step or --candidates",
         )
-
-
-@dataclass(frozen=True)
-class Beliefs:
-    """What a plan says of each rollout's prompt beside its count; None where it says nothing."""
-
-    factor_N: torch.Tensor | None = None
-    """[N] factor in the loss."""
-    baseline_N: torch.Tensor | None = None
-    """[N] mean reward believed before the step."""
-    share_N: torch.Tensor | None = None
-    """[N] weight of that against the other rollouts."""
-
-    @classmethod
-    def of(cls, plan: Plan, row_of: Mapping[str, int], group_N: torch.Tensor) -> Beliefs:
-        """Those of a plan; ``group_N`` are rows of the batch."""
-
-        def spread(values_Q: FloatArray | None) -> torch.Tensor | None:
-            if values_Q is None:
-                return None
-            by_row = torch.zeros(len(row_of), dtype=torch.float64)
-            by_row[[row_of[str(i)] for i in plan.prompt_ids]] = torch.from_numpy(values_Q)
-            return by_row[group_N].float()
-
-        shares_Q = plan.baseline_shares
-        if plan.baselines is not None and shares_Q is None:
-            shares_Q = np.ones(len(plan.prompt_ids))
-        factors_Q = None if plan.weights is None else plan.loss_factors(len(group(group_N)))
-        return cls(spread(factors_Q), spread(plan.baselines), spread(shares_Q))
-
-    def take(self, rows_N: torch.Tensor) -> Beliefs:
-        """Those of some rollouts."""
-        return Beliefs(*(None if v is None else v[rows_N] for v in (self.factor_N, self.baseline_N, self.share_N)))
-
-    def weighted(self, weights_NT: torch.Tensor) -> torch.Tensor:
-        """[N, T] weights of tokens in the loss, times each prompt's factor."""
-        return weights_NT if self.factor_N is None else weights_NT * self.factor_N[:, None]
-
-
-def _second_look(
-    plans: list[Plan], parts: list[Rollouts], row_of: Mapping[str, int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Round and expected later rollouts of each rollout, both [N]."""
-    expected_Q = plans[0].expected_later
-    assert expected_Q is not None
-    by_row_Q = torch.zeros(len(row_of))
-    by_row_Q[[row_of[str(i)] for i in plans[0].prompt_ids]] = torch.from_numpy(expected_Q).float()
-    rounds_N = torch.cat([torch.full_like(p.group_N, plan.round) for plan, p in zip(plans, parts, strict=True)])
-    return rounds_N, by_row_Q[torch.cat([part.group_N for part in parts])]
