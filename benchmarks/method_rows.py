@@ -21,8 +21,7 @@ from allotment.methods.planners.reinforce_ada import ReinforceAda
 from allotment.methods.planners.reinforce_ada_est import ReinforceAdaEst
 from allotment.methods.selectors.completion_pruning import CompletionPruning
 from allotment.methods.selectors.contextual_bandit import ContextualBandit
-from allotment.methods.selectors.pods import PODS
-from allotment.methods.selectors.subsets import MaxReward, RandomSubset
+from allotment.methods.selectors.subsets import PODS, MaxReward, RandomSubset
 from allotment.planning import InverseAccuracy, InverseVariance, Planner, RewardVarianceVIP, RidgeVIP
 from allotment.prediction import DiscountedCounts, LengthPredictor
 from allotment.registry import PLANNERS, SELECTORS

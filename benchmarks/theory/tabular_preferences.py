@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from allotment.errors import InvalidInputError
-from allotment.methods.objectives.coverage import coverage_number
-from allotment.methods.objectives.optimal_design import preferential_design
+from allotment.methods.objectives.optimal_design import coverage_number, preferential_design
 from allotment.types import FloatArray, IntArray
 from theory.preference_bandit import PreferenceBandit, fit_distillation, fit_dpo
 

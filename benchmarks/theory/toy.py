@@ -16,9 +16,8 @@ import numpy.typing as npt
 import torch
 
 from allotment.errors import InvalidInputError
-from allotment.learning.advantages import AdvantageName, advantage_estimator
+from allotment.learning.advantages import AdvantageName, advantage_estimator, second_look_advantages
 from allotment.learning.aggregation import Aggregation
-from allotment.learning.second_look import second_look_advantages
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.planning.planner import Planner
 from allotment.selection.base import Scored, Selection, Selector, check_selection

@@ -166,7 +166,7 @@ PLANNERS: Registry[PlannerEntry] = Registry(
 SELECTORS: Registry[SelectorEntry] = Registry(
     "selector",
     {
-        "pods": f"{_METHODS}.selectors.pods:ENTRY",
+        "pods": f"{_METHODS}.selectors.subsets:PODS_ENTRY",
         "max-reward": f"{_METHODS}.selectors.subsets:MAX_REWARD",
         "random": f"{_METHODS}.selectors.subsets:RANDOM",
         "completion-pruning": f"{_METHODS}.selectors.completion_pruning:ENTRY",

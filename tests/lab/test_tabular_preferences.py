@@ -8,7 +8,7 @@ from scipy.optimize import check_grad
 from scipy.special import expit
 
 from allotment.errors import InvalidInputError
-from allotment.methods.objectives.coverage import coverage_number
+from allotment.methods.objectives.optimal_design import coverage_number
 from theory.preference_bandit import (
     PreferenceBandit,
     distillation_loss,

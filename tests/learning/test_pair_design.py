@@ -12,7 +12,7 @@ from allotment.learning import rloo_advantages, rollout_weights
 from allotment.learning.advantages import dr_grpo_advantages
 from allotment.learning.record import TokenRecord
 from allotment.methods.objectives.optimal_design import leverages
-from allotment.methods.objectives.pair_design import (
+from allotment.methods.objectives.pairs import (
     MOST_CANDIDATES,
     TOLERANCE,
     coverage_metrics,

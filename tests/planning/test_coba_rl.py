@@ -6,8 +6,7 @@ from planning_cases import Known, assert_same, rewards_for
 
 from allotment.allocation import allocate_exact
 from allotment.errors import InvalidInputError, StateError
-from allotment.methods.planners.coba_price import coba_price
-from allotment.methods.planners.coba_rl import CoBARL
+from allotment.methods.planners.coba_rl import CoBARL, coba_price
 
 P = np.arange(1, 16) / 16
 IDS = list(range(15))

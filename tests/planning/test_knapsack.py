@@ -8,8 +8,7 @@ from planning_cases import Known, assert_same
 
 from allotment.allocation import allocate_exact
 from allotment.errors import InfeasibleBudgetError, InvalidInputError, StateError
-from allotment.methods.planners.knapsack import Knapsack
-from allotment.methods.planners.knapsack_price import KnapsackPrice
+from allotment.methods.planners.knapsack import Knapsack, KnapsackPrice
 
 
 def value(n, p):

@@ -10,7 +10,7 @@ from scipy.stats import beta
 
 from allotment.allocation import allocate_exact
 from allotment.errors import InfeasibleBudgetError
-from allotment.methods.planners.coba_price import capability_shape, coba_price, failure_score
+from allotment.methods.planners.coba_rl import capability_shape, coba_price, failure_score
 
 KAPPA = 11.0
 SIXTEENTHS = np.arange(1, 16) / 16

@@ -13,7 +13,7 @@ from selection_cases import kept_of, permuted, random_scored, scored
 from allotment.errors import InvalidInputError
 from allotment.learning.advantages import grpo_advantages
 from allotment.learning.selected import selected_advantages_and_weights
-from allotment.methods.selectors.pods import PODS, max_variance_subset
+from allotment.methods.selectors.subsets import PODS, max_variance_subset
 from allotment.selection.base import check_selection
 
 PAPER = [0.1, 0.9, 0.5, 0.4, 0.6, 1.0]

@@ -22,17 +22,18 @@ with needs_extra("train"):
 from allotment.learning.advantages import (
     AdvantageFunction,
     AdvantageName,
+    SecondLookName,
     advantage_estimator,
     baseline_advantages,
     dr_grpo_advantages,
     grpo_advantages,
     rloo_advantages,
+    second_look_advantages,
 )
 from allotment.learning.aggregation import Aggregation, Length, aggregate, rollout_weights
 from allotment.learning.effective import effective_weights
 from allotment.learning.groups import Groups, group
 from allotment.learning.losses import TokenLoss, clipped_surrogate
-from allotment.learning.second_look import SecondLookName, second_look_advantages
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.learning.sketches import SketchDirections, last_layer_scores, layer_scores
 

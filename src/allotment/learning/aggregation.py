@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import ConfigError, InvalidInputError
-from allotment.learning.checks import checked_mask
-from allotment.learning.groups import group
+from allotment.learning.groups import checked_mask, group
 
 Aggregation = Literal["prompt_mean", "sequence_mean", "token_mean"]
 Length = Literal["mean", "sum"] | float

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import InvalidInputError
-from allotment.learning.checks import check_finite, checked_mask
+from allotment.learning.groups import check_finite, checked_mask
 
 
 @dataclass(frozen=True)

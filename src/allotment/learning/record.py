@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import InvalidInputError
-from allotment.learning.checks import checked_mask
+from allotment.learning.groups import checked_mask
 from allotment.learning.losses import TokenLoss
 
 Need = Literal["rollout", "reference", "distributions", "uniforms", "hidden", "prompt_hidden", "head_moments"]

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import InvalidInputError
-from allotment.learning.checks import checked_mask
+from allotment.learning.groups import checked_mask
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import InvalidInputError
-from allotment.learning.checks import check_finite
+from allotment.learning.groups import check_finite
 from allotment.learning.losses import TokenLoss, masked_mean
 from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
 from allotment.learning.record import Need, TokenRecord, require

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from allotment.learning.checks import check_finite
+from allotment.learning.groups import check_finite
 from allotment.learning.losses import TokenLoss, masked_mean
 from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
 from allotment.learning.record import Need, TokenRecord, require

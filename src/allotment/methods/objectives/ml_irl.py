@@ -29,8 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from allotment.errors import ConfigError, InvalidInputError
-from allotment.learning.checks import check_finite
-from allotment.learning.groups import Groups, group
+from allotment.learning.groups import Groups, check_finite, group
 
 _FIX = "check the policy the features come from, and lower the reward's learning rate"
 

@@ -14,8 +14,14 @@ from allotment.learning.groups import group
 from allotment.learning.losses import TokenLoss
 from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
 from allotment.learning.record import Need, TokenRecord, require
-from allotment.methods.objectives.pair_design import coverage_metrics, design_shares, mean_hidden
-from allotment.methods.objectives.pairs import Pairs, PairsName, preference_pairs
+from allotment.methods.objectives.pairs import (
+    Pairs,
+    PairsName,
+    coverage_metrics,
+    design_shares,
+    mean_hidden,
+    preference_pairs,
+)
 from allotment.methods.objectives.settings import check_choices, check_settings
 
 PreferenceLoss = Literal["dpo", "distillation"]
@@ -76,7 +82,7 @@ class Preference:
     design: float = 0.0
     """Share of a preferential G-optimal design in the weights of comparisons, from 0 (all of a prompt alike, prompts
     alike) to 1. It is made over all comparisons of the batch before rewards are looked at, from mean hidden states and
-    the policy's margins: :func:`~allotment.methods.objectives.pair_design.design_shares`."""
+    the policy's margins: :func:`~allotment.methods.objectives.pairs.design_shares`."""
     ridge: float = 0.1
     """Of the coverage number, as a share of the sampler's mean variance."""
     needs: ClassVar[tuple[Need, ...]] = ("reference", "hidden")
@@ -112,7 +118,7 @@ class Preference:
         Metrics: ``pairs`` (comparisons that are no ties), ``without_pair`` (share of prompts),
         ``preference_accuracy`` (share of pairs whose chosen rollout has the higher log-ratio to the reference),
         ``margin`` (mean ``beta D``), ``confidence``. Where the record has hidden states and what the policy that drew
-        logged, also those of :func:`~allotment.methods.objectives.pair_design.coverage_metrics`.
+        logged, also those of :func:`~allotment.methods.objectives.pairs.coverage_metrics`.
 
         Raises:
             InvalidInputError: the record lacks the reference, or with a design the hidden states, or an advantage is

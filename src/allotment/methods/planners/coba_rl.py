@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from dataclasses import dataclass
+from typing import ClassVar, Unpack
 
 import numpy as np
+import numpy.typing as npt
+from scipy.special import betaln, expit, xlog1py, xlogy
 
 from allotment.allocation import allocate_exact
 from allotment.checks import check_setting
-from allotment.methods.planners.coba_price import capability_shape, coba_price
 from allotment.planning.contract import PlannerEntry
 from allotment.planning.outcome import Outcome
 from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import DiscountedCounts, Predictor
+from allotment.pricing.price import check_probabilities
 from allotment.registry import ALIKE, BEFORE, EXACT, Row
 from allotment.state import State, Stateful, array_from_state, check_state
-from allotment.types import Allocation, FloatArray, Posterior, PromptId
+from allotment.types import Allocation, FloatArray, IntArray, Posterior, PromptId
 
 NEAR = 4
 """Times the mean room above the lower bound, up to which counts are looked for first."""
@@ -24,16 +27,13 @@ NEAR = 4
 class CoBARL(SuccessPlanner):
     """Most value for the budget, where what is of value depends on how able the policy is.
 
-    Maximises ``sum_q V(n_q, p_q)`` exactly (the paper's allocation; see
-    :mod:`allotment.methods.planners.coba_price`). While the policy fails often, easy prompts are of value; as it
-    learns, hard ones. Predicts each prompt's success probability, and takes its mean; decides before anything is
-    generated; spends the budget exactly. With advantages by RLOO and a prompt's weight independent of its count it
-    optimises the mean success probability, as uniform allocation does; V moves the variance only.
+    Maximises ``sum_q V(n_q, p_q)`` exactly (:class:`CoBAPrice`). While the policy fails often, easy prompts are of
+    value; as it learns, hard ones. Predicts each prompt's success probability, and takes its mean; decides before
+    anything is generated; spends the budget exactly. With advantages by RLOO and a prompt's weight independent of its
+    count it optimises the mean success probability, as uniform allocation does; V moves the variance only.
 
-    Deviations. The paper does not disclose ``alpha_bounds``, ``slope``, ``tau`` and ``window``, nor where p comes from:
-    the defaults of these are a reconstruction. The failure rate of a step is the mean over prompts of what its rollouts
-    showed; before the first, that of the prediction. Equal gains are taken in an order drawn at each step, not
-    by position. The paper's heap greedy and this allocator give the same counts.
+    The failure rate of a step is the mean over prompts of what its rollouts showed; before the first, that of the
+    prediction. Equal gains are taken in an order drawn at each step.
 
     Args:
         predictor: the belief; if None :class:`~allotment.prediction.DiscountedCounts` with a prior of two rollouts at
@@ -44,10 +44,6 @@ class CoBARL(SuccessPlanner):
         slope: lambda: alpha is the least plus this times the score; the difference of ``alpha_bounds`` if None.
         tau: the larger, the later a prompt's value saturates.
         window: k, steps over which the failure rate is averaged.
-        common: as :class:`SuccessPlanner`.
-
-    Raises:
-        InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
     """
 
     BOUNDS = (2, 128)
@@ -104,9 +100,9 @@ class CoBARL(SuccessPlanner):
 
     def _observe(self, outcome: Outcome) -> None:
         super()._observe(outcome)
-        told = outcome.received > 0
-        if told.any():
-            self.failure.observe(1.0 - outcome.successes(self.success_threshold)[told] / outcome.received[told])
+        _, rows_B = outcome.told()
+        if len(rows_B):
+            self.failure.observe(1.0 - outcome.successes(self.success_threshold)[rows_B] / outcome.received[rows_B])
 
     def _settings(self) -> State:
         own = {name: getattr(self, name) for name in ("kappa", "gamma", "slope", "tau")}
@@ -139,14 +135,82 @@ class FailureRate:
         return {"kind": self.KIND, "rates": self._rates.copy()}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over the rates from a :meth:`state_dict` of the same window.
-
-        Raises:
-            StateError: of another kind, keys missing, or values that do not fit.
-        """
+        """Take over the rates from a :meth:`state_dict` of the same window."""
         check_state(state, self.KIND, ("rates",))
         length = min(len(np.atleast_1d(state["rates"])), self.window)
         self._rates = array_from_state(state, "rates", (length,))
+
+
+@dataclass(frozen=True)
+class CoBAPrice:
+    """``D exp(-k n)``, what saturation leaves of a prompt's value: a :class:`~allotment.pricing.Price`.
+
+    The value of n rollouts is ``V(n, p) = (1 - exp(-n p (1 - p) / tau)) Beta_pdf(p; alpha, beta)``. Its gains are
+    geometric, so V is concave from n = 0 on, and the largest gains are the optimum. Make it with :func:`coba_price`.
+    """
+
+    density: FloatArray
+    """[Q] D, the density of the Beta distribution at p, finite, >= 0; 0 where p is 0 or 1."""
+    rate: FloatArray
+    """[Q] k, ``p (1 - p) / tau``, >= 0."""
+    minimum_count: ClassVar[int] = 0
+    """Concave from no rollout on."""
+
+    def __len__(self) -> int:
+        return len(self.density)
+
+    def gains(self, grid_K: IntArray) -> FloatArray:
+        """``V(n + 1) - V(n)``, [Q, K]."""
+        first_Q = self.density * -np.expm1(-self.rate)
+        return first_Q[:, None] * np.exp(-self.rate[:, None] * grid_K)
+
+    def cost(self, counts_Q: IntArray) -> FloatArray:
+        """``D - V(n)``, [Q]."""
+        return self.density * np.exp(-self.rate * counts_Q)
+
+
+def coba_price(success_probabilities: npt.ArrayLike, alpha: float, beta: float, *, tau: float) -> CoBAPrice:
+    """The price of Q prompts.
+
+    Args:
+        success_probabilities: [Q] in [0, 1].
+        alpha: first shape of the density of value over success probabilities, > 0.
+        beta: its second shape, > 0.
+        tau: rollouts, in units of ``1 / (p (1 - p))``, after which a prompt's value is down to 1/e; > 0.
+
+    Raises:
+        InvalidInputError: a probability is NaN or outside [0, 1].
+    """
+    p_Q = check_probabilities(success_probabilities)
+    variance_Q = p_Q * (1.0 - p_Q)
+    inside_Q = np.where(variance_Q > 0, p_Q, 0.5)  # the density may be infinite at 0 and 1, where V is 0 anyway
+    log_density_Q = xlogy(alpha - 1, inside_Q) + xlog1py(beta - 1, -inside_Q) - betaln(alpha, beta)
+    return CoBAPrice(np.where(variance_Q > 0, np.exp(log_density_Q), 0.0), variance_Q / tau)
+
+
+def failure_score(failure: float, *, gamma: float) -> float:
+    """Psi: the failure rate F itself above 1/2, ``sigmoid(gamma (F - 1/2))`` below; in [0, 1], rising, continuous."""
+    return failure if failure > 0.5 else float(expit(gamma * (failure - 0.5)))
+
+
+def capability_shape(
+    failure: float, *, kappa: float, gamma: float, alpha_bounds: tuple[float, float], slope: float
+) -> tuple[float, float]:
+    """The shapes (alpha, beta) of the density of value for a policy that fails at this rate.
+
+    The more failures, the larger alpha: the peak, ``(alpha - 1) / (kappa - 2)``, then lies at easy prompts, and moves
+    to hard ones as the policy learns.
+
+    Args:
+        failure: F, moving average of the failure rate over prompts, in [0, 1].
+        kappa: alpha + beta.
+        gamma: see :func:`failure_score`.
+        alpha_bounds: least and largest alpha; 0 < least <= largest < kappa.
+        slope: lambda, how much alpha rises from the least per unit of the score.
+    """
+    least, largest = alpha_bounds
+    alpha = min(least + slope * failure_score(failure, gamma=gamma), largest)
+    return alpha, kappa - alpha
 
 
 ENTRY = PlannerEntry(

@@ -20,6 +20,32 @@ from allotment.state import State, Stateful
 from allotment.types import FloatArray, IntArray, Plan, PromptId
 
 
+class MixedGroups(Stateless):
+    """Keeps whole groups that hold successes and failures, at most ``limit``, drawn at random where there are more.
+
+    The loss averages over what is kept. Where no group is mixed nothing is kept.
+
+    Args:
+        limit: most groups; no limit if None.
+        success_threshold: a reward of at least this counts as a success.
+        seed: of the draws, which are a function of seed, step and group.
+    """
+
+    def __init__(self, *, limit: int | None = None, success_threshold: float = 0.5, seed: int = 0) -> None:
+        self.limit, self.success_threshold, self.seed = limit, success_threshold, seed
+
+    def select(self, scored: Scored) -> Selection:
+        """The mixed groups."""
+        is_kept_Q = mixed_groups(scored, self.success_threshold)
+        mixed = np.flatnonzero(is_kept_Q)
+        if self.limit is not None and len(mixed) > self.limit:
+            first_Q = np.full(len(is_kept_Q), np.iinfo(np.int64).max)
+            np.minimum.at(first_Q, scored.rows_N, scored.numbers_N)
+            draws_L = draws(self.seed, scored.step, first_Q[mixed], "surplus")
+            is_kept_Q[mixed[np.argsort(draws_L)[self.limit :]]] = False
+        return Selection(is_kept_Q[scored.rows_N].astype(np.float64), denominator="kept")
+
+
 class DAPO(Planner):
     """Draws candidates until ``trained_prompts`` groups hold successes and failures; each draw gets C / B rollouts.
 
@@ -43,11 +69,9 @@ class DAPO(Planner):
         budget: C, rollouts that are trained on if B groups are found.
         trained_prompts: B, groups wanted; all prompts asked if None or if fewer are asked.
         draw: candidates of a round; B if None.
-        common: as :class:`Planner`.
-
-    Raises:
-        InvalidInputError: as :class:`Planner`; ``trained_prompts`` or ``draw`` below 1.
     """
+
+    contract = Contract(several_rounds=True, spends=(0.0, float("inf")), leaves_out=True, selects=MixedGroups.NEEDS)
 
     def __init__(
         self,
@@ -64,11 +88,6 @@ class DAPO(Planner):
             check_setting(name, value, is_count, "a whole number >= 1, or None")
         self.success_threshold = float(success_threshold)
         self.trained_prompts, self.draw = trained_prompts, draw
-
-    @property
-    def contract(self) -> Contract:
-        """See :data:`CONTRACT`."""
-        return CONTRACT
 
     @property
     def selector(self) -> MixedGroups:
@@ -121,32 +140,6 @@ class DAPO(Planner):
         return {**super()._settings(), **own}
 
 
-class MixedGroups(Stateless):
-    """Keeps whole groups that hold successes and failures, at most ``limit``, drawn at random where there are more.
-
-    The loss averages over what is kept. Where no group is mixed nothing is kept.
-
-    Args:
-        limit: most groups; no limit if None.
-        success_threshold: a reward of at least this counts as a success.
-        seed: of the draws, which are a function of seed, step and group.
-    """
-
-    def __init__(self, *, limit: int | None = None, success_threshold: float = 0.5, seed: int = 0) -> None:
-        self.limit, self.success_threshold, self.seed = limit, success_threshold, seed
-
-    def select(self, scored: Scored) -> Selection:
-        """The mixed groups."""
-        is_kept_Q = mixed_groups(scored, self.success_threshold)
-        mixed = np.flatnonzero(is_kept_Q)
-        if self.limit is not None and len(mixed) > self.limit:
-            first_Q = np.full(len(is_kept_Q), np.iinfo(np.int64).max)
-            np.minimum.at(first_Q, scored.rows_N, scored.numbers_N)
-            draws_L = draws(self.seed, scored.step, first_Q[mixed], "surplus")
-            is_kept_Q[mixed[np.argsort(draws_L)[self.limit :]]] = False
-        return Selection(is_kept_Q[scored.rows_N].astype(np.float64), denominator="kept")
-
-
 def mixed_groups(rollouts: Outcome | Scored, threshold: float) -> npt.NDArray[np.bool_]:
     """[Q] whether a group holds both rewards of at least ``threshold`` and others."""
     shares_Q = success_shares(rollouts, threshold)
@@ -169,11 +162,9 @@ def _even(rows: IntArray, rollouts: int, asked: int) -> IntArray:
     return counts_Q
 
 
-CONTRACT = Contract(several_rounds=True, spends=(0.0, float("inf")), leaves_out=True, selects=MixedGroups.NEEDS)
-"""What its plans take."""
 ENTRY = PlannerEntry(
     DAPO,
-    CONTRACT,
+    DAPO.contract,
     candidates=4,
     row=Row(
         "nothing",

@@ -40,11 +40,9 @@ class DynamicPruning(Planner):
         budget: rollouts of a step if no prompt is pruned.
         rate: probability of leaving out a prompt at risk, in [0, 1).
         random: False drops the ``floor(rate n)`` smallest of the n at risk, with the same weights for the rest.
-        common: as :class:`Planner`.
-
-    Raises:
-        InvalidInputError: as :class:`Planner`; or the rate is outside [0, 1).
     """
+
+    contract = Contract(spends=(0.0, 1.0), leaves_out=True, weights=True)
 
     def __init__(
         self,
@@ -56,11 +54,6 @@ class DynamicPruning(Planner):
         super().__init__(**common)
         self.rate, self.random = check_rate(rate), random
         self._record = PromptTable()
-
-    @property
-    def contract(self) -> Contract:
-        """See :data:`CONTRACT`."""
-        return CONTRACT
 
     def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
         lower, upper = self.bounds
@@ -102,11 +95,9 @@ def mean_absolute_advantage(outcome: Outcome, estimator: str) -> FloatArray:
     return np.where(count_Q >= 2, sums_Q / np.maximum(others_Q, 1), np.nan)
 
 
-CONTRACT = Contract(spends=(0.0, 1.0), leaves_out=True, weights=True)
-"""What its plans take."""
 ENTRY = PlannerEntry(
     DynamicPruning,
-    CONTRACT,
+    DynamicPruning.contract,
     row=Row(
         "mean absolute advantage of a prompt's last group",
         BEFORE,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from allotment.checks import check_setting
 from allotment.errors import StateError
-from allotment.methods.planners.dapo import CONTRACT, DAPO, mixed_groups, success_shares
+from allotment.methods.planners.dapo import DAPO, mixed_groups, success_shares
 from allotment.planning.contract import PlannerEntry
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common
@@ -56,10 +56,6 @@ class GRESO(DAPO):
         adjustment: by which they move; 0 fixes them.
         zero_variance: target share of zero-variance groups.
         floor: least probability to let a prompt through, in (0, 1].
-        common: as :class:`Planner`.
-
-    Raises:
-        InvalidInputError: as :class:`DAPO`; or a setting is out of its range.
     """
 
     def __init__(
@@ -187,7 +183,7 @@ def visit_rate(
 
 ENTRY = PlannerEntry(
     GRESO,
-    CONTRACT,
+    GRESO.contract,
     candidates=2,
     row=Row(
         "whether a group will have zero variance, from its last visits",

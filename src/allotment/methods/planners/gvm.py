@@ -58,12 +58,9 @@ class GVM(SuccessPlanner):
         alpha: the paper's regularisation, > 0.
         beta: its exponent, >= 1; at 2 the largest count is at p = ``sqrt(alpha)``.
         moments: the belief about scores; a new one if None.
-        common: as :class:`SuccessPlanner`.
-
-    Raises:
-        InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
     """
 
+    contract = Contract(told=frozenset({"scores"}))
     moments: GradientMoments
 
     def __init__(
@@ -82,11 +79,6 @@ class GVM(SuccessPlanner):
 
     def _usual_predictor(self) -> Predictor:
         return DiscountedCounts()
-
-    @property
-    def contract(self) -> Contract:
-        """It must be told scores."""
-        return CONTRACT
 
     @property
     def _parts(self) -> dict[str, Stateful]:
@@ -115,11 +107,9 @@ def inverse_acceptance(p_Q: FloatArray, alpha: float, beta: float) -> FloatArray
     return np.where(p_Q > 0, p_Q ** (beta - 1) / (p_Q**beta + alpha), 0.0)
 
 
-CONTRACT = Contract(told=frozenset({"scores"}))
-"""What its plans take."""
 ENTRY = PlannerEntry(
     GVM,
-    CONTRACT,
+    GVM.contract,
     row=Row(
         "success probability and gradient norm",
         BEFORE,

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Unpack
+from dataclasses import dataclass
+from typing import ClassVar, Unpack
 
 import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact, uniform
 from allotment.checks import check_setting
-from allotment.methods.planners.knapsack_price import KnapsackPrice
 from allotment.planning.contract import PlannerEntry
 from allotment.planning.outcome import Outcome
 from allotment.planning.success import SuccessPlanner, SuccessSettings
@@ -25,7 +25,7 @@ class Knapsack(SuccessPlanner):
 
     Predicts each prompt's success probability, by default the rate of its last visit, and takes its mean; decides
     before anything is generated; spends the budget exactly. The knapsack is solved exactly without dynamic programming,
-    since its values are concave (:mod:`allotment.methods.planners.knapsack_price`). With advantages by RLOO and a
+    since its values are concave (:class:`KnapsackPrice`). With advantages by RLOO and a
     prompt's weight independent of its count it optimises the mean success probability, as uniform allocation does.
 
     The value is 0 at p = 0 and p = 1, so the paper adds rules, which do much of the work: a prompt that always
@@ -34,17 +34,11 @@ class Knapsack(SuccessPlanner):
     even share, and the others share the rest (a reconstruction for batches of both kinds). Only where all others are
     at their upper bounds do prompts that always succeed get more than the least.
 
-    Source: secondary sources; there is no official code.
-
     Args:
         predictor: the belief; the rate of the last visit if None.
         certain: a predicted probability below this counts as 0, one above 1 minus this as 1; in [0, 1/2). The default
             suits the default predictor, whose rates are 0 and 1 but for 1e-9 of a rollout. One that shrinks, such as
             VIP's, never says 0 or 1: raise it, or have no use of the two rules.
-        common: as :class:`SuccessPlanner`.
-
-    Raises:
-        InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
     """
 
     BOUNDS = (2, 128)
@@ -79,9 +73,8 @@ class Knapsack(SuccessPlanner):
 
     def _observe(self, outcome: Outcome) -> None:
         super()._observe(outcome)
-        told = outcome.received > 0
-        ids = [prompt for prompt, some in zip(outcome.prompt_ids, told, strict=True) if some]
-        self._rates.set(ids, outcome.successes(self.success_threshold)[told] / outcome.received[told])
+        ids, rows_B = outcome.told()
+        self._rates.set(ids, outcome.successes(self.success_threshold)[rows_B] / outcome.received[rows_B])
 
     def _settings(self) -> State:
         return {**super()._settings(), "certain": self.certain}
@@ -99,6 +92,37 @@ def _limits(
     if int(without_easy_Q.sum()) >= budget:
         return lower_Q, without_easy_Q
     return without_easy_Q, upper_Q
+
+
+@dataclass(frozen=True)
+class KnapsackPrice:
+    """What is missing to the value of an endless group: a :class:`~allotment.pricing.Price`.
+
+    ``V(N, p) = (1 - p^N - (1 - p)^N) p (1 - p)^2``: the probability that N rewards are not all equal, times the paper's
+    information gain. The next rollout is worth ``p (1 - p)^2 (p^N (1 - p) + (1 - p)^N p)``, a sum of two geometric
+    sequences that fall with N; so V is concave from N = 1 on, and the largest gains are the optimum of the knapsack.
+    """
+
+    probability: FloatArray
+    """[Q] success probability, in [0, 1]."""
+    minimum_count: ClassVar[int] = 1
+    """From there on V is concave."""
+
+    def __len__(self) -> int:
+        return len(self.probability)
+
+    def information(self) -> FloatArray:
+        """[Q] ``p (1 - p)^2``; largest at p = 1/3, 0 at 0 and 1."""
+        return self.probability * (1 - self.probability) ** 2
+
+    def gains(self, grid_K: IntArray) -> FloatArray:
+        """``V(n + 1) - V(n)``, [Q, K]."""
+        p_Q1 = self.probability[:, None]
+        return self.information()[:, None] * (p_Q1**grid_K * (1 - p_Q1) + (1 - p_Q1) ** grid_K * p_Q1)
+
+    def cost(self, counts_Q: IntArray) -> FloatArray:
+        """``p (1 - p)^2 - V(n)``, [Q]."""
+        return self.information() * (self.probability**counts_Q + (1 - self.probability) ** counts_Q)
 
 
 ENTRY = PlannerEntry(

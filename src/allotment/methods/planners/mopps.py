@@ -43,11 +43,9 @@ class MoPPS(SuccessPlanner):
         trained_prompts: how many of the prompts asked get rollouts; all if None or if fewer are asked.
         band: success probabilities that are equally welcome; of draws outside, the nearest are taken. The paper's
             alternative is (0.3, 0.7).
-        common: as :class:`SuccessPlanner`.
-
-    Raises:
-        InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
     """
+
+    contract = Contract(leaves_out=True)
 
     def __init__(
         self,
@@ -62,11 +60,6 @@ class MoPPS(SuccessPlanner):
         check_setting("trained_prompts", trained_prompts, is_count, "a whole number >= 1, or None")
         check_setting("band", band, 0 <= low <= high <= 1, "0 <= low <= high <= 1")
         self.trained_prompts, self.band = trained_prompts, (float(low), float(high))
-
-    @property
-    def contract(self) -> Contract:
-        """See :data:`CONTRACT`."""
-        return CONTRACT
 
     def _usual_predictor(self) -> Predictor:
         return BetaCounts()
@@ -116,9 +109,6 @@ class BetaCounts(DiscountedCounts):
     Args:
         forgetting: lambda, in (0, 1]; the paper has 1 (MATH) and 0.5 (Countdown).
         prior: a0 and b0, > 0.
-
-    Raises:
-        InvalidInputError: a setting is out of its range.
     """
 
     KIND = "BetaCounts"
@@ -136,11 +126,7 @@ class BetaCounts(DiscountedCounts):
         return {**super().state_dict(), "prior_successes": self.prior[0], "prior_failures": self.prior[1]}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over everything from a :meth:`state_dict`, settings included.
-
-        Raises:
-            StateError: of another kind, keys missing, or values that do not fit.
-        """
+        """Take over everything from a :meth:`state_dict`, settings included."""
         check_state(state, self.KIND, ("prior_successes", "prior_failures"))
         prior = from_state(lambda: _prior(state["prior_successes"], state["prior_failures"]))
         super().load_state_dict(state)
@@ -153,11 +139,9 @@ def _prior(successes: float, failures: float) -> tuple[float, float]:
     return float(successes), float(failures)
 
 
-CONTRACT = Contract(leaves_out=True)
-"""What its plans take."""
 ENTRY = PlannerEntry(
     MoPPS,
-    CONTRACT,
+    MoPPS.contract,
     candidates=4,
     row=Row(
         "success probability: discounted Beta counts, one draw from each",

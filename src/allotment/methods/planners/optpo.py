@@ -58,12 +58,9 @@ class OptPO(Planner):
         evidence: ``"bayes_factor"`` or ``"posterior"``.
         votes: rollouts of an open prompt in a round; 1 is the test after every vote, more means fewer rounds.
         retained: ``"all"`` or ``"first"``.
-        common: as :class:`Planner`.
-
-    Raises:
-        InvalidInputError: as :class:`Planner`; or a setting is out of its range.
     """
 
+    contract = Contract(several_rounds=True, spends=(0.0, 1.0), told=frozenset({"answers"}), selects=PseudoLabels.NEEDS)
     BOUNDS = (3, 64)
 
     def __init__(
@@ -88,11 +85,6 @@ class OptPO(Planner):
         check_choice("retained", retained, Retained)
         self.threshold, self.p0, self.classes, self.evidence = float(threshold), float(p0), classes, evidence
         self.votes, self.retained = votes, retained
-
-    @property
-    def contract(self) -> Contract:
-        """See :data:`CONTRACT`."""
-        return CONTRACT
 
     @property
     def selector(self) -> PseudoLabels:
@@ -144,11 +136,9 @@ def is_sure(
     return np.asarray((seen_Q > 0) & (against_Q * threshold <= 1 + 1e-9), dtype=np.bool_)
 
 
-CONTRACT = Contract(several_rounds=True, spends=(0.0, 1.0), told=frozenset({"answers"}), selects=PseudoLabels.NEEDS)
-"""What its plans take."""
 ENTRY = PlannerEntry(
     OptPO,
-    CONTRACT,
+    OptPO.contract,
     row=Row(
         "the vote of a prompt, within a step",
         "after every vote",

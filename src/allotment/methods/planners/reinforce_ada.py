@@ -71,11 +71,9 @@ class ReinforceAda(Planner):
         negatives: wrong rollouts to leave with, for ``"balance"``; n - n // 2 if None.
         baseline: of the selector.
         subset: of the selector.
-        common: as :class:`Planner`.
-
-    Raises:
-        InvalidInputError: as :class:`Planner`; or a setting is out of its range.
     """
+
+    contract = Contract(several_rounds=True, spends=(1.0, float("inf")), selects=BalancedDownSampling.NEEDS)
 
     def __init__(
         self,
@@ -113,11 +111,6 @@ class ReinforceAda(Planner):
             success_threshold=self.success_threshold,
             seed=self.seed,
         )
-
-    @property
-    def contract(self) -> Contract:
-        """See :data:`CONTRACT`."""
-        return CONTRACT
 
     @property
     def selector(self) -> BalancedDownSampling:
@@ -238,11 +231,9 @@ class NoSignalPrice:
         return parts
 
 
-CONTRACT = Contract(several_rounds=True, spends=(1.0, float("inf")), selects=BalancedDownSampling.NEEDS)
-"""What its plans take."""
 ENTRY = PlannerEntry(
     ReinforceAda,
-    CONTRACT,
+    ReinforceAda.contract,
     row=Row(
         "nothing, or a belief to start from",
         "between rounds of a step",

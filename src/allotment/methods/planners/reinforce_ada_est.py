@@ -53,11 +53,9 @@ class ReinforceAdaEst(SuccessPlanner):
         epsilon: keeps counts and advantages finite; > 0.
         rule: as above.
         shares: of the selector.
-        common: as :class:`SuccessPlanner`.
-
-    Raises:
-        InvalidInputError: as :class:`SuccessPlanner`; or a setting is out of its range.
     """
+
+    contract = Contract(selects=RootWeighting.NEEDS)
 
     def __init__(
         self,
@@ -77,11 +75,6 @@ class ReinforceAdaEst(SuccessPlanner):
             shares=shares,
             success_threshold=self.success_threshold,
         )
-
-    @property
-    def contract(self) -> Contract:
-        """See :data:`CONTRACT`."""
-        return CONTRACT
 
     def _usual_predictor(self) -> Predictor:
         return BetaCounts(forgetting=0.9)
@@ -108,11 +101,9 @@ def squared_shares(p_Q: FloatArray, rule: Rule, epsilon: float) -> FloatArray:
     return (1.0 - p_Q if rule == "log" else 1.0) / (p_Q + epsilon)
 
 
-CONTRACT = Contract(selects=RootWeighting.NEEDS)
-"""What its plans take."""
 ENTRY = PlannerEntry(
     ReinforceAdaEst,
-    CONTRACT,
+    ReinforceAdaEst.contract,
     row=Row(
         "success probability: discounted Beta counts",
         BEFORE,

@@ -53,8 +53,8 @@ class ContextualBandit:
     There are no importance weights, neither for the selection nor for old rollouts: the objective is not the mean of p,
     and has no closed form, because what is selected is learnt. Read from the paper: the two modes, the arm reward,
     seven features, a small perceptron trained online. Reconstruction: everything else here, defaults, exploration,
-    three features and all of :class:`~allotment.methods.selectors.bandit_learning.GainRegressor`. V and E are means over groups, so that a prompt with many rollouts weighs no more; for equal groups that is the
-    paper's mean.
+    three features and all of :class:`~allotment.methods.selectors.bandit_learning.GainRegressor`. V and E are means
+    over groups, so that a prompt with many rollouts weighs no more; for equal groups that is the paper's mean.
 
     Args:
         mode: ``"intra"`` or ``"global"``.
