@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from allotment.errors import ConfigError, InvalidInputError, RewardMismatchError
 from allotment.integrations.generic import counts_of, expand, group_advantages, plan
-from allotment.planning import VIP
-from allotment.planning.planner import Planner
+from allotment.planning import VIP, Planner, make_planner
+from allotment.planning.contract import Contract
 
 
 class Ones(Planner):
@@ -24,6 +24,20 @@ class Ones(Planner):
     def _observe(self, outcome) -> None: ...
 
     _parts: ClassVar = {}
+
+
+class Believer(Ones):
+    """One rollout of the first prompt and three of the others, with weights and baselines."""
+
+    @property
+    def contract(self):
+        return Contract(weights=True, baselines=True)
+
+    def _open(self, ids, budget):
+        counts = np.array([1] + [3] * (len(ids) - 1))
+        place = np.arange(len(ids))
+        more = {"weights": 1.0 + place, "baselines": place / 4, "baseline_shares": place / 2, "candidates": 10}
+        return self._new_plan(ids, counts, **more)
 
 
 def test_from_prompts_to_advantages_and_back() -> None:
@@ -55,6 +69,42 @@ def test_a_group_of_one_is_refused_and_nothing_stays_open() -> None:
     planner = Ones(budget=4, bounds=(1, 1))
     with pytest.raises(RewardMismatchError, match="each count 0 or from 2 on"):
         plan(planner, range(4))
+    assert not planner.open_plans
+
+
+def test_weights_and_baselines_of_a_plan_by_hand() -> None:
+    """Three prompts of 10 candidates, 7 rollouts; the advantages in any order of rows."""
+    asked = plan(Believer(budget=7, bounds=(1, 3)), list("abc"))
+    rows = list("cbacbbc")
+    rewards = np.array([1.0, 0.0, 1.0, 0.0, 1.0, 0.5, 0.0])
+    b, c = [0.0, 1.0, 0.5], [1.0, 0.0, 0.0]
+    against = {
+        "a": [1.0 - 0.0],
+        "b": [r - 0.5 * 0.25 - 0.5 * (sum(b) - r) / 2 for r in b],
+        "c": [r - 0.5 for r in c],
+    }
+    found = group_advantages(rewards, rows, asked=asked)
+    for q, prompt in enumerate("abc"):
+        weight = (1 + q) * 3 / 10 * 7 / (3 * asked.counts[q])
+        own = [a for a, row in zip(found, rows, strict=True) if row == prompt]
+        np.testing.assert_allclose(own, weight * np.array(against[prompt]), atol=1e-12)
+    with pytest.raises(InvalidInputError, match="'d'"):
+        group_advantages([1.0], ["d"], asked=asked)
+
+
+@pytest.mark.parametrize("name", ["dynamic-pruning", "vip-tokens"])
+def test_a_planner_that_does_not_spend_a_budget_exactly_may_be_given_one(name) -> None:
+    planner = make_planner(name, budget=64 if name == "dynamic-pruning" else 2048, bounds=(3, 32))
+    for budget in (64, 48):
+        asked = plan(planner, range(8), budget=budget * (1 if name == "dynamic-pruning" else 32))
+        ids = [prompt for prompt in range(8) for _ in range(counts_of(asked, [prompt])[0])]
+        planner.tell(asked, [i % 2 for i in range(len(ids))], ids, lengths=[32] * len(ids))
+
+
+@pytest.mark.parametrize("planner", [VIP(budget=64, rounds=2), make_planner("reinforce-ada-est", budget=64)])
+def test_what_these_functions_cannot_carry_out_is_refused_by_name(planner) -> None:
+    with pytest.raises(ConfigError, match=rf"(?s){planner.name}.*mopps"):
+        plan(planner, range(8))
     assert not planner.open_plans
 
 

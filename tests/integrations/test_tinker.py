@@ -5,7 +5,7 @@ Skipped without the cookbook, which is part of no extra: pip install tinker-cook
 
 import asyncio
 import pickle
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
@@ -21,7 +21,8 @@ from tinker_cookbook.rl.types import Env, EnvGroupBuilder, RLDataset, StepResult
 
 from allotment.errors import ConfigError
 from allotment.integrations.tinker import AllotmentDataset
-from allotment.planning import VIP
+from allotment.planning import VIP, Uniform, make_planner
+from allotment.planning.contract import Contract
 
 random = np.random.default_rng(0)
 
@@ -93,6 +94,39 @@ def test_groups_that_never_come_close_a_batch_late() -> None:
     assert len(planner.open_plans) == 2
     assert planner.missing_rollouts == sum(builder.builder.num_envs for builder in late[5:])
     groups(late[5:])  # too late: passed over
+
+
+class Weigher(Uniform):
+    """Equal counts, the weight of a prompt its place in the batch."""
+
+    @property
+    def contract(self):
+        return Contract(weights=True)
+
+    def _open(self, ids, budget):
+        return replace(super()._open(ids, budget), weights=np.arange(len(ids), dtype=float))
+
+
+@pytest.mark.parametrize("weighting", ["prompt", "rollout"])
+def test_weights_of_prompts_scale_rewards(weighting) -> None:
+    came = groups(AllotmentDataset(Coins(), Weigher(budget=64), weighting=weighting).get_batch(0))
+    for place, (group, advantages) in enumerate(zip(came, compute_advantages(came), strict=True)):
+        wins = np.array([t.transitions[0].reward for t in group.trajectories_G])
+        np.testing.assert_allclose(advantages.numpy(), place * (wins - wins.mean()), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("planner", "reason"),
+    [
+        (VIP(budget=64, rounds=2), "rounds"),
+        (make_planner("reinforce-ada-est", budget=64), "selection"),
+        (make_planner("vip-tokens", budget=2048), "lengths"),
+        (type("Believer", (Weigher,), {"contract": Contract(baselines=True)})(budget=64), "baselines"),
+    ],
+)
+def test_what_the_cookbook_cannot_carry_out_is_refused_by_name(planner, reason) -> None:
+    with pytest.raises(ConfigError, match=rf"(?s)tinker.*{planner.name}.*{reason}.*uniform"):
+        AllotmentDataset(Coins(), planner)
 
 
 def test_a_pickled_builder_is_the_plain_one() -> None:

@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from verl_cases import KEYS, MEAN, PROMPTS, advantages_of, names, session_of
+from verl_cases import KEYS, MEAN, PROMPTS, advantages_of, config_of, names, session_of
 
 from allotment.errors import ConfigError
 from allotment.integrations.capabilities import VERL
+from allotment.integrations.verl import session as session_module
 from allotment.methods.selectors.completion_pruning import CompletionPruning
 from allotment.planning.contract import entry_obstacle, selection_obstacle, works_with
 from allotment.registry import OBJECTIVES, PLANNERS, SELECTORS
@@ -177,6 +178,22 @@ def test_the_hook_tells_before_and_the_advantages_are_the_same(tmp_path, monkeyp
         found.append(advantages_of(session, uids, rewards_of(uids), monkeypatch))
     np.testing.assert_array_equal(*found)
     assert (found[0] != 0).any()
+
+
+def test_a_run_is_started_with_its_selector_and_restored_with_it(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(session_module, "_current", None)
+    own = [f"trainer.default_local_dir={tmp_path}", "+allotment.select=random", "+allotment.select_kwargs.seed=3"]
+    first = session_module.start_session(config_of(*own))
+    uids, _ = planned(first)
+    found = [advantages_of(first, uids, rewards_of(uids), monkeypatch)]
+    (tmp_path / "global_step_1").mkdir()
+    (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
+    first.save(tmp_path / "global_step_1")
+    for session in (first, session_module.start_session(config_of(*own))):
+        uids, _ = planned(session, 2)
+        found.append(advantages_of(session, uids, rewards_of(uids), monkeypatch))
+    assert (found[0] == 0).mean() > 0.5
+    np.testing.assert_array_equal(found[1], found[2])
 
 
 @pytest.mark.parametrize(
