@@ -13,7 +13,7 @@ from reasoning_gym.utils import SYSTEM_PROMPTS
 from allotment.errors import ConfigError, DuplicatePromptError, InvalidInputError
 from allotment.tasks.datasets import format_rows, load_rows, split_held_out
 from allotment.tasks.entries import decode_entry, encode_entry
-from allotment.tasks.extraction import extract
+from allotment.tasks.rewards import extract
 
 RECORDS = [
     {"prompt": "1 + 1 =", "answer": "2", "name": "a"},

@@ -56,10 +56,8 @@ class Sinks:
 
 @contextmanager
 def opened(names: Sequence[SinkName], run: Path, settings: Row) -> Iterator[Sinks]:
-    """The sinks of these names for the run directory ``run``, closed at the end.
-
-    Raises:
-        MissingExtraError: a sink's package is not installed.
+    """The sinks of these names for the run directory ``run``, closed at the end. Raises MissingExtraError: a sink's
+    package is not installed.
     """
     sinks: dict[str, Sink] = {}
     for name in names:

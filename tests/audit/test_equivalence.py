@@ -7,8 +7,7 @@ import pytest
 from audit_cases import Scripted, simulated
 
 from allotment.audit import Log, Settings, replay, summarise
-from allotment.audit.bootstrap import Interval, resampled_sums
-from allotment.audit.equivalence import equivalence
+from allotment.audit.equivalence import Interval, equivalence, resampled_sums
 from allotment.prediction import DiscountedCounts
 from allotment.pricing import get_estimator
 
@@ -81,7 +80,7 @@ def test_resampled_sums_have_the_moments_of_the_bootstrap():
 def test_resampling_in_parts_is_resampling_at_once(monkeypatch):
     values = np.random.default_rng(2).normal(size=(9, 2))
     whole = resampled_sums(values, resamples=100, seed=5)
-    monkeypatch.setattr("allotment.audit.bootstrap.AT_ONCE", 64)
+    monkeypatch.setattr("allotment.audit.equivalence.AT_ONCE", 64)
     np.testing.assert_allclose(resampled_sums(values, resamples=100, seed=5), whole)
 
 

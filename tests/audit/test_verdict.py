@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from allotment.audit.bootstrap import Interval
+from allotment.audit.equivalence import Interval
 from allotment.audit.verdict import ASSUMPTIONS, Facts, verdict
 
 PLAIN = Facts(

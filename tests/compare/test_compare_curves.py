@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from allotment.compare.curves import difference_at_common_end, first_reach, value_at
+from allotment.compare.figures import difference_at_common_end, first_reach, value_at
 
 X = np.array([0.0, 100.0, 300.0])
 Y = np.array([0.2, 0.4, 0.3])

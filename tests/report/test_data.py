@@ -5,8 +5,7 @@ from report_rows import evaluation
 
 from allotment.errors import RunDirectoryError
 from allotment.registry import PLANNERS
-from allotment.report.data import read_study
-from allotment.report.runs import read_run
+from allotment.report.data import read_run, read_study
 
 
 def labels(study):

@@ -11,11 +11,9 @@ no torch.
 """
 
 from allotment.audit.figures import Figures
-from allotment.audit.formats.base import Source
-from allotment.audit.formats.columns import Columns
-from allotment.audit.formats.finding import find_sources
+from allotment.audit.formats.base import Columns, Source
 from allotment.audit.log import Log
-from allotment.audit.reading import read_log, read_source
+from allotment.audit.reading import find_sources, read_log, read_source
 from allotment.audit.replaying import RANGES, Replay, Settings, replay
 from allotment.audit.summary import Summary, summarise
 

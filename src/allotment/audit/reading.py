@@ -2,15 +2,119 @@
 
 from __future__ import annotations
 
+import os
+import re
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
-from allotment.audit.formats.base import Source
-from allotment.audit.formats.columns import Columns
-from allotment.audit.formats.finding import find_sources, refuse_empty
+from allotment.audit.formats.base import Columns, FirstRows, Row, Source
+from allotment.audit.formats.tables import ENDINGS, sample
 from allotment.audit.log import Log
 from allotment.errors import InvalidInputError
 from allotment.registry import LOG_FORMATS
+
+
+class UnknownFormatError(InvalidInputError):
+    """A file has none of the known formats, or no row by which to tell."""
+
+
+def find_sources(path: str | Path, named: str | None = None, columns: Columns | None = None) -> list[Source]:
+    """The runs at ``path``.
+
+    A file is one run. In a folder, and all folders in it but hidden ones, each file of our own formats is a run, and
+    the files of another format that lie directly in one folder are one run. Files of no known format are ignored,
+    which the first run's notes say.
+
+    Args:
+        path: a file or folder.
+        named: the format, a name of :data:`~allotment.registry.LOG_FORMATS`; found out if None.
+        columns: column names that stand in for those of the format.
+
+    Raises:
+        ConfigError: there is no such format.
+        InvalidInputError: no run is found, or a reward must be chosen among several columns.
+        MissingExtraError: a parquet file, and pyarrow is not installed.
+        OSError: something cannot be read.
+    """
+    path, columns = Path(path), columns or Columns()
+    named = None if named is None else LOG_FORMATS.canonical(named)
+    if not path.is_dir():
+        name, used = _recognise(path, named, columns)
+        return [Source(path, name, (path,), used)]
+    grouped: dict[tuple[Path, str], tuple[Columns, list[Path]]] = {}
+    unknown = []
+    for file in _files(path):
+        try:
+            name, used = _recognise(file, named, columns)
+        except UnknownFormatError:
+            unknown.append(file)
+            continue
+        place = file if LOG_FORMATS[name].file_is_run else file.parent
+        grouped.setdefault((place, name), (used, []))[1].append(file)
+    sources = [Source(place, name, tuple(files), used) for (place, name), (used, files) in grouped.items()]
+    if not sources:
+        _refuse_folder(path, unknown)
+    if unknown:
+        note = f"{len(unknown)} files passed over, of no known format (first: {unknown[0].name})"
+        sources[0] = replace(sources[0], notes=(note,))
+    return sources
+
+
+def _files(folder: Path) -> list[Path]:
+    """Every file with a known ending, folder by folder, by the numbers in the names."""
+    found = []
+    for parent, folders, names in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        found += [Path(parent, name) for name in sorted(names, key=_natural) if name.endswith(ENDINGS)]
+    return found
+
+
+def _natural(name: str) -> list[tuple[int, str]]:
+    """Orders names by the numbers in them."""
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]{1,15})", name)]
+
+
+def _recognise(path: Path, named: str | None, columns: Columns) -> tuple[str, Columns]:
+    """The name of a file's format, and its columns."""
+    rows = sample(path)
+    if not rows:
+        refuse_empty(path, "no row that can be read")
+    first = FirstRows(path, rows, columns)
+    name = named or next((name for name, form in LOG_FORMATS if form.recognises(first)), None)
+    if name is None:
+        _refuse(path, rows[0])
+    return name, LOG_FORMATS[name].columns(first)
+
+
+def _known() -> str:
+    """What the rows of each format hold."""
+    return "; ".join(f"{form.summary} ({name})" for name, form in LOG_FORMATS)
+
+
+def _refuse(path: Path, row: Row) -> NoReturn:
+    raise UnknownFormatError(
+        f"{path}, line 1: unknown format",
+        got=", ".join(map(str, row))[:120] or "no keys",
+        allowed=_known(),
+        fix="name the columns, or pass the log of a run",
+    )
+
+
+def refuse_empty(path: Path, got: str) -> NoReturn:
+    """Raise :class:`UnknownFormatError`: nothing in the log can be used; ``got`` says why."""
+    fix = "pass the success log of a run that was not stopped before its first step"
+    raise UnknownFormatError(f"{path} holds no visits", got=got, allowed="at least one visit", fix=fix)
+
+
+def _refuse_folder(path: Path, unknown: Sequence[Path]) -> NoReturn:
+    raise InvalidInputError(
+        f"{path} is a directory without a log",
+        got=f"{len(unknown)} files of no known format" + (f", first {unknown[0]}" if unknown else ""),
+        allowed=_known(),
+        fix="pass the folder or file that holds the rollouts",
+    )
 
 
 def read_log(

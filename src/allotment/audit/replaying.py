@@ -31,11 +31,8 @@ RANGES: dict[str, tuple[int, int | None]] = {"1": (1, 1), "2": (2, 2), "3-10": (
 
 @dataclass(frozen=True)
 class Settings:
-    """How a log is replayed.
-
-    Raises:
-        InvalidInputError: a setting is out of its range.
-        InfeasibleBudgetError: the bounds do not admit the budget.
+    """How a log is replayed. Raises InvalidInputError: a setting is out of its range; InfeasibleBudgetError: the bounds
+    do not admit the budget.
     """
 
     budget_per_prompt: int = 8

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -37,18 +38,15 @@ class Waste:
 
 @dataclass(frozen=True)
 class CalibrationBin:
-    """Visits whose predicted success lies in one tenth of [0, 1]; means are weighted by rollouts."""
+    """Visits whose predicted success lies in one tenth of [0, 1], from ``low`` to ``high``."""
 
     low: float
-    """Lower end of the bin."""
     high: float
-    """Upper end of the bin."""
     predicted: float
-    """Mean predicted success."""
+    """Mean over rollouts."""
     observed: float
     """Share of successes."""
     rollouts: int
-    """Rollouts of the bin's visits."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,9 +54,7 @@ class PromptShares:
     """What each prompt was and would have got; all arrays [M], NaN for a prompt without a visit."""
 
     ids: tuple[PromptId, ...]
-    """[M] the prompts."""
     visits: IntArray
-    """Visits."""
     success: FloatArray
     """Share of successes over all its rollouts."""
     predicted: FloatArray
@@ -76,7 +72,7 @@ class SuccessClass:
     name: str
     """One of :data:`SUCCESS_CLASSES`."""
     prompts: int
-    """Prompts in the class, at least 1."""
+    """At least 1."""
     logged: float
     """Rollouts a visit in the log."""
     allotted: float
@@ -87,8 +83,7 @@ class SuccessClass:
 class Lengths:
     """Cost in tokens, or characters where the log has no tokens, if each rollout is as long as its group's mean."""
 
-    unit: str
-    """``"tokens"`` or ``"characters"``."""
+    unit: Literal["tokens", "characters"]
     logged: float
     """All completions of the log."""
     uniform: float
@@ -106,7 +101,6 @@ class Summary:
     prompts: int
     """Prompts with a visit."""
     visits: int
-    """Visits."""
     budget_per_prompt: int
     """Rollouts a prompt at which the allocation is compared with uniform."""
     waste: Waste
@@ -141,8 +135,7 @@ class Audited:
 def summarise(replay: Replay, seed: int = 0) -> Summary:
     """The summary of a replay; ``seed`` fixes the bootstrap's draws."""
     log, budget = replay.log, replay.settings.budget_per_prompt
-    worth, waste = equivalence(replay, seed), _waste(log)
-    shares = _shares(replay)
+    worth, waste, shares = equivalence(replay, seed), _waste(log), _shares(replay)
     lengths = _lengths(log, worth, budget)
     seen = int((shares.visits > 0).sum())
     facts = Facts(
@@ -230,14 +223,12 @@ def _classes(shares: PromptShares) -> tuple[SuccessClass, ...]:
 def _lengths(log: Log, worth: Equivalence, budget: int) -> Lengths | None:
     if log.lengths is None:
         return None
-    mean_V = log.lengths / log.trials
+    mean_V, needed = log.lengths / log.trials, worth.rollouts.value
     cost_G = worth.counts @ mean_V
-    needed = worth.rollouts.value
-    known = math.isfinite(needed)
     return Lengths(
         log.length_unit,
         float(log.lengths.sum()),
         float(mean_V.sum() * budget),
         float(cost_G[np.searchsorted(worth.budgets, budget)]),
-        float(np.interp(needed, worth.budgets, cost_G)) if known else math.nan,
+        float(np.interp(needed, worth.budgets, cost_G)) if math.isfinite(needed) else math.nan,
     )

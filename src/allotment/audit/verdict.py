@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from typing import Literal
 
-from allotment.audit.bootstrap import Interval
+from allotment.audit.equivalence import Interval
 
 Outcome = Literal["helps", "no difference", "hurts", "cannot say"]
 MOSTLY = 0.8

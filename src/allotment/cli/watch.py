@@ -57,9 +57,7 @@ class Watch:
 
 class MetricsTail:
     """The whole lines of ``metrics.jsonl``, each read once; all anew where the file was cut back by a resumed run.
-
-    Raises:
-        RunDirectoryError: there is no such file.
+    Raises RunDirectoryError: there is no such file.
     """
 
     def __init__(self, run: Path) -> None:

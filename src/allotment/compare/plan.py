@@ -10,7 +10,7 @@ from typing import Literal, get_args
 from allotment.config import RunConfig
 from allotment.errors import ConfigError
 from allotment.registry import TRAINERS
-from allotment.report.runs import Run, read_run
+from allotment.report.data import Run, read_run
 from allotment.report.summary import Measure
 from allotment.run_logs.directory import saved_config
 from allotment.trainers import trainer_name
@@ -73,10 +73,8 @@ class Comparison:
 
     @property
     def jobs(self) -> list[Job]:
-        """Every run once; seeds outermost, so that pairs are complete early.
-
-        Raises:
-            ConfigError: the settings do not admit a planner or a budget.
+        """Every run once; seeds outermost, so that pairs are complete early. Raises ConfigError: the settings do not
+        admit a planner or a budget.
         """
         entries = [entry for budget in self.budgets for entry in self.block(budget)]
         jobs = [self.job(entry, seed) for seed in self.seeds for entry in entries]
@@ -97,11 +95,9 @@ class Comparison:
 
 
 def finished_run(job: Job) -> Run | None:
-    """The run of a job if it reached the last step; None if it is still to be made or continued.
-
-    Raises:
-        ConfigError: the directory holds a run with other settings, or one that is already past the last step.
-        RunDirectoryError: a log is damaged.
+    """The run of a job if it reached the last step; None if it is still to be made or continued. Raises ConfigError:
+    the directory holds a run with other settings, or one that is already past the last step; RunDirectoryError: a log
+    is damaged.
     """
     if not (job.path / "config.json").exists():
         return None

@@ -14,8 +14,7 @@ from importlib import import_module
 from pathlib import Path
 
 from allotment.errors import needs_extra
-from allotment.report.data import Arm, Study, read_study
-from allotment.report.runs import Run
+from allotment.report.data import Arm, Run, Study, read_study
 from allotment.run_logs.files import write_atomically
 
 __all__ = ["Arm", "Run", "Study", "read_study", "write_report"]
@@ -41,14 +40,12 @@ def write_report(run_directories: Sequence[Path], out: Path, figures: Path | Non
     with needs_extra("report"):
         import_module("plotly")
         import_module("jinja2")
-    from allotment.report.as_json import figures_json
     from allotment.report.cards import make_cards
     from allotment.report.course import visits
     from allotment.report.explorer import explorer
     from allotment.report.health import health
-    from allotment.report.page import render
+    from allotment.report.page import figures_json, render, write_page
     from allotment.report.style import looks
-    from allotment.report.template import write_page
 
     study = read_study(run_directories)
     visited = [visits(arm) for arm in study.arms]

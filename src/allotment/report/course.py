@@ -11,9 +11,8 @@ import numpy as np
 
 from allotment.audit.figures import BINS, bin_numbers, unbiased_variance
 from allotment.pricing import get_estimator
-from allotment.report.data import Arm
+from allotment.report.data import Arm, Row
 from allotment.report.predictions import binomial_deviation
-from allotment.report.runs import Row
 from allotment.types import FloatArray, IntArray
 
 MOST_WINDOWS = 20

@@ -9,10 +9,9 @@ from typing import Literal
 
 import numpy as np
 
-from allotment.report.data import Arm, Study
+from allotment.report.data import Arm, Run, Study
 from allotment.report.judged import GROWTH, claimed
 from allotment.report.predictions import Predictions, bins, calibration_error, predictions
-from allotment.report.runs import Run
 from allotment.report.tables import Cell, Table
 from allotment.types import FloatArray, IntArray
 

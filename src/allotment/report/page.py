@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from pathlib import Path
 from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
 
 from allotment.registry import TRAINERS
 from allotment.report.data import Arm, Study, setting_text
 from allotment.report.explorer import Explorer
-from allotment.report.health import Check
+from allotment.report.health import Check, health_table
 from allotment.report.panel import Card
-from allotment.report.style import looks
+from allotment.report.style import AXIS, FAINT, FONT, GRID, INK, ON_DARK, PLANNERS, looks
 from allotment.report.summary import Estimate, SummaryRow, critical_value, summarise
-from allotment.report.template import fill
+from allotment.report.tables import cell_text
+from allotment.run_logs.files import write_atomically
 from allotment.trainers import trainer_name
 
 
@@ -148,3 +154,59 @@ def _arm_notices(arm: Arm) -> list[str]:
 
 def _unless_named(values: list[Any]) -> str:
     return f"{setting_text(values[0])} unless the name says {' or '.join(map(setting_text, values[1:]))}"
+
+
+PLOTLY_JS = files("allotment.report") / "plotly" / "plotly-cartesian.min.js"
+"""A third of the library that the Python package brings along, see the README beside it."""
+
+
+def fill(name: str, filters: Mapping[str, Callable[..., str]], **values: Any) -> str:
+    """The whole page as one string of HTML that loads nothing from elsewhere."""
+    loader = PackageLoader("allotment.report", ".")
+    environment = Environment(
+        loader=loader, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    environment.filters |= {"cell": cell_text, **filters}
+    return environment.get_template(name).render(
+        font=FONT,
+        on_dark=ON_DARK,
+        colours={"ink": INK, "faint": FAINT, "grid": GRID, "axis": AXIS, "line": PLANNERS["vip"][0]},
+        plotly_js=Markup(PLOTLY_JS.read_text("utf-8")),
+        **values,
+    )
+
+
+def write_page(text: str, out: Path, usual_name: str) -> Path:
+    """Write a page to ``out``, or under its usual name where that is a folder; parent folders are made. The file."""
+    file = out / usual_name if out.is_dir() else out
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, text)
+    return file
+
+
+FORMAT = 1
+"""Raised when a name changes its meaning or goes."""
+
+
+def figures_json(study: Study, checks: Sequence[Check], cards: Sequence[Card], prompts: Explorer) -> dict[str, Any]:
+    """``runs``, ``health``, ``prompts``, and each card's figures as ``columns`` and ``rows``, or why it is left out."""
+    return {
+        "format": FORMAT,
+        "runs": [
+            {"path": str(run.path), "planner": arm.label, "seed": run.config.seed, "steps": run.last_step}
+            for arm in study.arms
+            for run in arm.runs
+        ],
+        "health": health_table(checks).to_json(),
+        "cards": [_card_json(card) for card in cards],
+        "prompts": prompts.table.to_json(),
+    }
+
+
+def _card_json(card: Card) -> dict[str, Any]:
+    return {
+        "id": card.id,
+        "title": card.text.title,
+        "left_out": card.absent,
+        "figures": [{"title": p.title, "label": p.label, "note": p.note, **p.table.to_json()} for p in card.panels],
+    }

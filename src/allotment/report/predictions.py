@@ -9,8 +9,7 @@ import numpy.typing as npt
 from scipy.special import gammaln, xlog1py, xlogy
 
 from allotment.audit.figures import BINS, bin_numbers
-from allotment.report.data import Arm
-from allotment.report.runs import Row
+from allotment.report.data import Arm, Row
 from allotment.types import FloatArray, IntArray
 
 WILSON_Z = 1.959963984540054
@@ -42,11 +41,6 @@ class Predictions:
         return len(self.predicted)
 
     @property
-    def observed(self) -> FloatArray:
-        """[Q] share of successes."""
-        return self.successes / self.n
-
-    @property
     def equal_counts(self) -> bool:
         """Whether every prompt of every step got the same number of rollouts."""
         return len(self) > 0 and bool((self.n == self.n[0]).all())
@@ -54,7 +48,7 @@ class Predictions:
     @property
     def mean_absolute_error(self) -> float:
         """Mean over prompts of |predicted - observed share|; the chance of few rollouts is part of it."""
-        return float(np.abs(self.predicted - self.observed).mean())
+        return float(np.abs(self.predicted - self.successes / self.n).mean())
 
     @property
     def chance_error(self) -> float:
@@ -63,15 +57,9 @@ class Predictions:
 
     def only(self, chosen: BoolArray) -> Predictions:
         """The entries that a [Q] mask chooses."""
-        return Predictions(
-            predicted=self.predicted[chosen],
-            n=self.n[chosen],
-            successes=self.successes[chosen],
-            step=self.step[chosen],
-            first=self.first[chosen],
-            names=[name for name, kept in zip(self.names, chosen, strict=True) if kept],
-            without=self.without,
-        )
+        names = [name for name, kept in zip(self.names, chosen, strict=True) if kept]
+        arrays = (self.predicted, self.n, self.successes, self.step, self.first)
+        return Predictions(*(array[chosen] for array in arrays), names, self.without)
 
     def sample(self, most: int) -> IntArray:
         """Indices of at most ``most`` entries, evenly spread over the run."""
@@ -103,22 +91,24 @@ def predictions(arm: Arm) -> Predictions:
     """All predictions of an arm, unfinished runs included; empty where its planner makes none."""
     rows: list[Row] = []
     first: list[bool] = []
+    without = 0
     for run in arm.runs:
         met: dict[str, int] = {}
-        for row in run.rollouts:
-            if row["n"] > 0:
-                rows.append(row)
-                first.append(met.setdefault(str(row["prompt_id"]), row["step"]) == row["step"])
-    at = [i for i, row in enumerate(rows) if row.get("predicted_mean") is not None]
-    known = [rows[i] for i in at]
+        for row in (row for row in run.rollouts if row["n"] > 0):
+            step = met.setdefault(str(row["prompt_id"]), row["step"])
+            if row.get("predicted_mean") is None:
+                without += 1
+                continue
+            rows.append(row)
+            first.append(step == row["step"])
     return Predictions(
-        predicted=np.array([row["predicted_mean"] for row in known], dtype=np.float64),
-        n=np.array([row["n"] for row in known], dtype=np.int64),
-        successes=np.array([row["successes"] for row in known], dtype=np.int64),
-        step=np.array([row["step"] for row in known], dtype=np.int64),
-        first=np.array([first[i] for i in at], dtype=np.bool_),
-        names=[str(row["prompt_id"]) for row in known],
-        without=len(rows) - len(known),
+        predicted=np.array([row["predicted_mean"] for row in rows], dtype=np.float64),
+        n=np.array([row["n"] for row in rows], dtype=np.int64),
+        successes=np.array([row["successes"] for row in rows], dtype=np.int64),
+        step=np.array([row["step"] for row in rows], dtype=np.int64),
+        first=np.array(first, dtype=np.bool_),
+        names=[str(row["prompt_id"]) for row in rows],
+        without=without,
     )
 
 

@@ -9,8 +9,7 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from allotment.report.data import BOOKKEEPING, METHOD, Arm, Study, setting_key
-from allotment.report.runs import Run, common_steps
+from allotment.report.data import BOOKKEEPING, METHOD, Arm, Run, Study, common_steps, setting_key
 from allotment.types import FloatArray
 
 Measure = Literal["pool_success", "held_out_success"]

@@ -29,11 +29,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> RunDirectory:
-        """A new run in ``path``.
-
-        Raises:
-            RunDirectoryError: the directory already holds a run, or cannot be made.
-        """
+        """A new run in ``path``. Raises RunDirectoryError: the directory already holds a run, or cannot be made."""
         check_vacant(path)
         run = cls(path)
         try:
@@ -50,11 +46,9 @@ class RunDirectory:
 
     @classmethod
     def resume(cls, path: Path, config: RunConfig) -> RunDirectory:
-        """The run in ``path``, with a config that differs from the saved one in ``steps`` at most.
-
-        Raises:
-            RunDirectoryError: there is no run, or its checkpoint or a log is damaged.
-            ConfigError: another field differs, or the run is already past ``config.steps``.
+        """The run in ``path``, with a config that differs from the saved one in ``steps`` at most. Raises
+        RunDirectoryError: there is no run, or its checkpoint or a log is damaged; ConfigError: another field differs,
+        or the run is already past ``config.steps``.
         """
         saved = saved_config(path)
         different = [
@@ -104,20 +98,16 @@ class RunDirectory:
         save_state(self.checkpoint_path, state, kind=CHECKPOINT_KIND)
 
     def load_checkpoint(self) -> State | None:
-        """The newest checkpoint, None if the run was killed before the first; logs are cut back to it.
-
-        Raises:
-            RunDirectoryError: the checkpoint or a log is damaged, or a log ends before the checkpoint.
+        """The newest checkpoint, None if the run was killed before the first; logs are cut back to it. Raises
+        RunDirectoryError: the checkpoint or a log is damaged, or a log ends before the checkpoint.
         """
         state = self._read_checkpoint()
         self.cut_logs(-1 if state is None else state["step"])
         return state
 
     def cut_logs(self, step: int, logs: Sequence[str] = LOGS) -> None:
-        """Take off the lines after ``step``, which will be repeated; -1 takes all.
-
-        Raises:
-            RunDirectoryError: a log is damaged, or ends before ``step``.
+        """Take off the lines after ``step``, which will be repeated; -1 takes all. Raises RunDirectoryError: a log is
+        damaged, or ends before ``step``.
         """
         kept = {log: self._lines_until(log, step) for log in logs if (self.path / log).exists() or step >= 0}
         for log, lines in kept.items():
@@ -175,11 +165,7 @@ def check_vacant(path: Path) -> None:
 
 
 def saved_config(path: Path) -> RunConfig:
-    """The configuration of the run in ``path``.
-
-    Raises:
-        RunDirectoryError: there is no run.
-    """
+    """The configuration of the run in ``path``. Raises RunDirectoryError: there is no run."""
     if not (path / "config.json").exists():
         raise RunDirectoryError(
             "there is no run to read", got=path, allowed="a directory with config.json", fix="check the path"

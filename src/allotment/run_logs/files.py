@@ -30,21 +30,16 @@ def lines(path: Path, start: int = 0, longest: int = -1) -> Iterator[bytes]:
 
 
 def whole_lines(path: Path, start: int = 0) -> Iterator[bytes]:
-    """The lines from byte ``start`` on that have their newline: a last one cut short by a kill is left out.
-
-    Raises:
-        OSError: the file cannot be read.
+    """The lines from byte ``start`` on that have their newline: a last one cut short by a kill is left out. Raises
+    OSError: the file cannot be read.
     """
     return (line for line in lines(path, start) if line.endswith(b"\n"))
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:
-    """All complete lines of a log; a last line cut short by a kill is left out. Empty if there is no file.
-
-    Raises:
-        json.JSONDecodeError: a complete line is not JSON.
-        UnicodeDecodeError: a complete line is not UTF-8.
-        OSError: the file cannot be read.
+    """All complete lines of a log; a last line cut short by a kill is left out. Empty if there is no file. Raises
+    json.JSONDecodeError: a complete line is not JSON; UnicodeDecodeError: a complete line is not UTF-8; OSError: the
+    file cannot be read.
     """
     return [json.loads(line.decode()) for line in whole_lines(path)] if path.exists() else []
 

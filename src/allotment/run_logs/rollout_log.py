@@ -30,10 +30,8 @@ class RolloutLog:
         self._is_own = True
 
     def resume(self, step: int) -> None:
-        """Go on after ``step``: later lines, of steps that are to be repeated, are taken off.
-
-        Raises:
-            StateError: the log is damaged.
+        """Go on after ``step``: later lines, of steps that are to be repeated, are taken off. Raises StateError: the
+        log is damaged.
         """
         try:
             rows = [row for row in read_log(self.path) if row["step"] <= step]

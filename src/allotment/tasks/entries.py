@@ -18,10 +18,8 @@ _TUPLE, _PAIRS = "__tuple__", "__pairs__"
 
 @cache  # making one builds a whole data set object
 def scorer(dataset: str) -> Callable[[str, dict[str, Any]], float]:
-    """The verifier of a task of reasoning-gym: ``(answer, entry) -> score``.
-
-    Raises:
-        MissingExtraError: reasoning-gym is not installed.
+    """The verifier of a task of reasoning-gym: ``(answer, entry) -> score``. Raises MissingExtraError: reasoning-gym is
+    not installed.
     """
     with needs_extra("train"):
         import reasoning_gym

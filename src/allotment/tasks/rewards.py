@@ -2,15 +2,59 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
-from allotment.errors import ConfigError, InvalidInputError
+from allotment.errors import ConfigError, InvalidInputError, needs_extra
 from allotment.tasks.datasets import is_reasoning_gym
 from allotment.tasks.entries import decode_entry, scorer
-from allotment.tasks.extraction import Rule, check_rule, extract
 from allotment.tasks.math_pool import MathPool
+
+Rule = Literal["answer_tag", "last_line", "last_number", "boxed", "whole"]
+
+_NUMBER = re.compile(r"(?:(?<!\d)-)?\d[\d,]*(?:\.\d+)?")
+
+
+def extract(completion: str, rule: Rule) -> str | None:
+    r"""The answer in ``completion``, without surrounding white space; None where the rule finds none.
+
+    ``answer_tag``: between the last ``<answer>`` and ``</answer>`` (reasoning-gym's own rule). ``last_line``: the last
+    line that is not blank. ``last_number``: the last decimal number, commas left out. ``boxed``: inside the last
+    ``\boxed{...}`` whose braces match. ``whole``: everything.
+    """
+    check_rule(rule)
+    if rule == "answer_tag":
+        with needs_extra("train"):
+            from reasoning_gym.utils import extract_answer
+        found: str | None = extract_answer(completion)
+        return found
+    if rule == "last_line":
+        lines = completion.strip().splitlines()
+        return lines[-1].strip() if lines else None
+    if rule == "last_number":
+        numbers = _NUMBER.findall(completion)
+        return numbers[-1].replace(",", "") if numbers else None
+    return _boxed(completion) if rule == "boxed" else completion.strip()
+
+
+def check_rule(rule: str) -> None:
+    """Refuse an unknown rule. Raises ConfigError: naming the rules."""
+    if rule not in get_args(Rule):
+        rules = ", ".join(get_args(Rule))
+        raise ConfigError("unknown extraction rule", got=repr(rule), allowed=rules, fix="name one of these")
+
+
+def _boxed(completion: str) -> str | None:
+    for start in reversed([match.end() for match in re.finditer(r"\\boxed\s*\{", completion)]):
+        depth = 1
+        for end in range(start, len(completion)):
+            depth += (completion[end] == "{") - (completion[end] == "}")
+            if depth == 0:
+                return completion[start:end].strip()
+    return None
+
 
 Verifier = Literal["exact", "reasoning-gym", "math-verify"]
 Completion = str | Sequence[dict[str, Any]]
@@ -76,10 +120,8 @@ class Reward:
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[Completion], completion_ids: Any = None, **columns: Any
     ) -> Values:
-        """[N] rewards of N completions, each a text or a list of messages.
-
-        Raises:
-            InvalidInputError: the verifier's column is missing, or lengths differ.
+        """[N] rewards of N completions, each a text or a list of messages. Raises InvalidInputError: the verifier's
+        column is missing, or lengths differ.
         """
         if self.column not in columns:
             raise InvalidInputError(

@@ -20,10 +20,8 @@ Dtype = Literal["float32", "bfloat16"]
 
 
 def packaged_gguf() -> Path:
-    """Where the installed package keeps its weights; the package itself is not imported, it needs llama.cpp.
-
-    Raises:
-        MissingExtraError: the package is not installed.
+    """Where the installed package keeps its weights; the package itself is not imported, it needs llama.cpp. Raises
+    MissingExtraError: the package is not installed.
     """
     spec = find_spec(PACKAGE)
     folders = (spec.submodule_search_locations if spec else None) or ()

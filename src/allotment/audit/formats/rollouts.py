@@ -1,19 +1,32 @@
-"""From files with a row a rollout to a :class:`~allotment.audit.log.Log`: groups by id or text, never by stride."""
+"""From files with a row a rollout to a :class:`~allotment.audit.log.Log`: groups by id or text, never by stride.
+
+verl fills ``trainer.rollout_data_dir`` with a ``STEP.jsonl`` a step: ``input``, ``output``, ``gts``, ``score``,
+``step`` and what the reward function adds. TRL writes a ``completions/completions_STEP.parquet`` a step with
+``log_completions=True``: ``step``, ``prompt``, ``completion``, a column a reward function, ``advantage`` and what the
+user adds; prompts may be conversations. Any other table is read whose columns the user names.
+"""
 
 from __future__ import annotations
 
 import math
+from array import array
 from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from hashlib import blake2b
 from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 
-from allotment.audit.formats.base import Source
-from allotment.audit.formats.columns import (
+from allotment.audit.formats.base import (
+    LENGTHS,
     Columns,
+    FirstRows,
+    LogFormat,
     Row,
+    Source,
+    completed,
     completion_length,
     number,
     prompt_id,
@@ -21,11 +34,79 @@ from allotment.audit.formats.columns import (
     text_key,
     whole,
 )
-from allotment.audit.formats.lines import LeftOut
-from allotment.audit.formats.tables import rows
-from allotment.audit.formats.tally import Prompts, Tally
+from allotment.audit.formats.tables import LeftOut, rows
 from allotment.audit.log import Log, visit_numbers
+from allotment.errors import InvalidInputError
 from allotment.types import FloatArray, IntArray
+
+ROOM = 2**18
+"""Rollouts that are collected before they are added up."""
+
+
+class Tally:
+    """Adds up rollouts by (step, prompt, reward): how many, and the sum of their lengths."""
+
+    def __init__(self) -> None:
+        self._keys, self._rewards, self._lengths = array("q"), array("d"), array("d")
+        self._keys_G2, self._rewards_G = np.empty((0, 2), dtype=np.int64), np.empty(0)
+        self._counts_G, self._lengths_G = np.empty(0, dtype=np.int64), np.empty(0)
+
+    def add(self, step: int, row: int, reward: float, length: float) -> None:
+        """One rollout; ``length`` is NaN where it is not known."""
+        self._keys.extend((step, row))
+        self._rewards.append(reward)
+        self._lengths.append(length)
+        if len(self._rewards) >= ROOM:
+            self._add_up()
+
+    def groups(self) -> tuple[IntArray, IntArray, FloatArray, IntArray, FloatArray]:
+        """Step, row, reward, number of rollouts and sum of lengths of every group; all [G], sorted by the first three.
+
+        A sum of lengths is NaN where one of them is.
+        """
+        self._add_up()
+        return self._keys_G2[:, 0], self._keys_G2[:, 1], self._rewards_G, self._counts_G, self._lengths_G
+
+    def _add_up(self) -> None:
+        keys_G2 = np.concatenate([self._keys_G2, np.array(self._keys, dtype=np.int64).reshape(-1, 2)])
+        rewards_G = np.concatenate([self._rewards_G, np.array(self._rewards)])
+        counts_G = np.concatenate([self._counts_G, np.ones(len(self._rewards), dtype=np.int64)])
+        lengths_G = np.concatenate([self._lengths_G, np.array(self._lengths)])
+        self._keys, self._rewards, self._lengths = array("q"), array("d"), array("d")
+        if not len(rewards_G):
+            return
+        order_G = np.lexsort((rewards_G, keys_G2[:, 1], keys_G2[:, 0]))
+        keys_G2, rewards_G = keys_G2[order_G], rewards_G[order_G]
+        new_G = (np.diff(keys_G2, axis=0) != 0).any(axis=1) | (np.diff(rewards_G) != 0)
+        starts = np.concatenate([[0], np.flatnonzero(new_G) + 1])
+        self._keys_G2, self._rewards_G = keys_G2[starts], rewards_G[starts]
+        self._counts_G = np.add.reduceat(counts_G[order_G], starts)
+        self._lengths_G = np.add.reduceat(lengths_G[order_G], starts)
+
+
+class Prompts:
+    """Rows of prompts by their key, with their texts while these take little room."""
+
+    MOST_TEXT = 2**26
+    """Characters kept; a log with more is read without texts."""
+
+    def __init__(self) -> None:
+        self.row_of: dict[int | str, int] = {}
+        self.texts: list[str] | None = []
+        self._room = self.MOST_TEXT
+
+    def row(self, key: int | str, text: str | None) -> int:
+        """The row of the prompt, a new one if it was not met before."""
+        row = self.row_of.get(key)
+        if row is None:
+            row = self.row_of[key] = len(self.row_of)
+            self._room -= len(text or "")
+            if text is None or self._room < 0:
+                self.texts = None
+            elif self.texts is not None:
+                self.texts.append(text)
+        return row
+
 
 Rollout = tuple[int, int | str, str | None, float, float]
 """Step, key of the prompt, its text, reward, length."""
@@ -52,7 +133,7 @@ def read_rollouts(source: Source, success_above: float | None, *, drop_repeats: 
     before = b""
     for path in source.files:
         rollouts = _rollouts(path, source.columns, left_out)
-        if drop_repeats:
+        if drop_repeats and len(source.files) > 1:
             kept = list(rollouts)  # a file of a step: as many rollouts as were generated at once
             digest = blake2b(repr([rollout[1:] for rollout in kept]).encode()).digest()
             if kept and digest == before:
@@ -146,3 +227,55 @@ def step_notes(step_V: IntArray) -> list[str]:
     usual = int(np.median(distances))
     missing = int((np.maximum(distances // usual, 1) - 1).sum())
     return [f"{missing:,} steps missing between step {steps[0]} and step {steps[-1]}"] if missing else []
+
+
+TRL_COLUMNS = Columns(prompt="prompt", step="step", completion="completion")
+
+
+def _trl_columns(first: FirstRows) -> Columns:
+    """Raises InvalidInputError if no reward is named and not exactly one column may be one."""
+    used = first.columns.over(TRL_COLUMNS)
+    names = [name for name in _rewards(first.rows[0]) if all(name in _rewards(row) for row in first.rows)]
+    if used.reward is None and len(names) != 1:
+        raise InvalidInputError(
+            f"{first.path}: which column is the reward?",
+            got=", ".join(names) or "no column of numbers",
+            allowed="one column; TRL does not log the weights of its reward functions",
+            fix="name the one that says whether a rollout succeeded: --reward NAME",
+        )
+    return completed(used if used.reward is not None else replace(used, reward=names[0]), first.rows[0])
+
+
+def _rewards(row: Row) -> list[str]:
+    """The columns that may be a reward: numbers, or nothing yet."""
+    known = {"step", "prompt", "completion", "advantage", *LENGTHS}
+    return [name for name, value in row.items() if name not in known and (value is None or number(value) is not None)]
+
+
+TRL = LogFormat(
+    "step, prompt, completion and a reward",
+    recognises=lambda first: first.has(*first.columns.over(TRL_COLUMNS).named().values()),
+    columns=_trl_columns,
+    read=partial(read_rollouts, drop_repeats=True),
+)
+VERL_COLUMNS = Columns(prompt="input", step="step", reward="score", completion="output")
+
+
+def _recognises_verl(first: FirstRows) -> bool:
+    used = first.columns.over(VERL_COLUMNS)
+    has_step = first.has(used.step) or first.path.stem.isdecimal()
+    return has_step and first.has(used.prompt, used.reward, used.completion)
+
+
+VERL = LogFormat(
+    "input, output, score, step",
+    recognises=_recognises_verl,
+    columns=lambda first: completed(first.columns.over(VERL_COLUMNS), first.rows[0]),
+    read=read_rollouts,
+)
+NAMED = LogFormat(
+    "columns named with --prompt, --step, --reward",
+    recognises=lambda first: first.all_named,
+    columns=lambda first: completed(first.columns, first.rows[0]),
+    read=read_rollouts,
+)

@@ -3,13 +3,132 @@
 from __future__ import annotations
 
 import csv
+import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
-from allotment.audit.formats.lines import LONGEST_LINE, LeftOut, lenient_lines
-from allotment.errors import needs_extra
+from allotment.errors import InvalidInputError, needs_extra
+from allotment.run_logs.files import lines
+from allotment.types import PromptId
+
+MOST_ROLLOUTS = 100_000
+"""A larger count of one visit is taken for damage."""
+LONGEST_LINE = 2**26
+"""Bytes; what is longer is no line of a log, and is never held in memory."""
+
+
+@dataclass
+class LeftOut:
+    """What a reader could not use, counted by reason, each with the place where it was first met."""
+
+    counts: dict[str, int] = field(default_factory=dict)
+    first: dict[str, str] = field(default_factory=dict)
+
+    def add(self, what: str, path: Path, number: int | None = None) -> None:
+        """One more ``what`` (singular), in line or row ``number`` of ``path``."""
+        self.counts[what] = self.counts.get(what, 0) + 1
+        if what not in self.first:
+            self.first[what] = path.name if number is None else f"{path.name}, {number}"
+
+    def notes(self) -> tuple[str, ...]:
+        """A line for each reason."""
+        return tuple(f"left out: {count:,} × {what} (first: {self.first[what]})" for what, count in self.counts.items())
+
+
+@dataclass(frozen=True)
+class Line:
+    """One JSON object of the file, with getters that say where a value is wrong."""
+
+    path: Path
+    number: int
+    values: dict[str, Any]
+
+    def fail(self, wrong: str, got: object, allowed: str, fix: str = "mend the line") -> NoReturn:
+        """Raise :class:`~allotment.errors.InvalidInputError` naming the line."""
+        shown = got if isinstance(got, str) else repr(got)
+        raise InvalidInputError(f"{self.path}, line {self.number}: {wrong}", got=shown[:120], allowed=allowed, fix=fix)
+
+    def get(self, key: str) -> Any:
+        """The value of ``key``."""
+        if key not in self.values:
+            self.fail(f"no {key!r}", ", ".join(self.values) or "no keys", f"a line with {key!r}")
+        return self.values[key]
+
+    def prompt_id(self) -> PromptId:
+        """The prompt's id."""
+        value = self.get("prompt_id")
+        if type(value) not in (int, str):
+            self.fail("prompt_id has the wrong type", value, "a whole number or a string")
+        return value  # type: ignore[no-any-return]
+
+    def text(self) -> str | None:
+        """The prompt's text, None where there is none."""
+        value = self.values.get("prompt")
+        if not isinstance(value, str | None):
+            self.fail("prompt is not a text", value, "a string")
+        return value
+
+    def count(self, key: str, least: int = 0) -> int:
+        """The value of ``key``, a count."""
+        return self.as_count(key, self.get(key), least)
+
+    def as_count(self, what: str, value: Any, least: int = 0, most: int = MOST_ROLLOUTS) -> int:
+        """``value`` as a count from ``least`` to ``most``."""
+        if type(value) is not int or not least <= value <= most:
+            self.fail(f"{what} is not a count", value, f"a whole number from {least} to {most:,}")
+        return value
+
+    def check_successes(self, successes: int, trials: int) -> None:
+        """Refuse more successes than rollouts."""
+        if successes > trials:
+            self.fail("more successes than rollouts", f"{successes} of {trials}", "successes <= rollouts")
+
+
+def strict_lines(path: Path, notes: list[str]) -> Iterator[Line]:
+    """The lines of a file; a last one that is cut short (no newline and not JSON) is left out, and ``notes`` says so.
+    Raises InvalidInputError: any other line that is not a JSON object; OSError: the file cannot be read.
+    """
+    for number, line in _numbered(path):
+        try:
+            values = json.loads(line)  # bytes: a kill may cut a character in two
+        except (ValueError, RecursionError) as error:
+            if _is_cut(line):
+                notes.append(f"1 line left out: line {number}, the last one, is cut short")
+                return
+            Line(path, number, {}).fail("not JSON", str(error), "one JSON object a line; the last may be cut short")
+        if not isinstance(values, dict):
+            Line(path, number, {}).fail("not a JSON object", values, "one JSON object a line")
+        yield Line(path, number, values)
+
+
+def lenient_lines(path: Path, left_out: LeftOut) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Number and values of each JSON object of a file; every other line is counted. Raises OSError: the file cannot be
+    read.
+    """
+    for number, line in _numbered(path):
+        try:
+            values = json.loads(line)
+        except (ValueError, RecursionError):
+            left_out.add("last line of a file cut short" if _is_cut(line) else "line that is not JSON", path, number)
+            continue
+        if isinstance(values, dict):
+            yield number, values
+        else:
+            left_out.add("line that is not a JSON object", path, number)
+
+
+def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
+    """Number and bytes of each line that is not blank; of one that is too long, its beginning."""
+    return ((number, line) for number, line in enumerate(lines(path, longest=LONGEST_LINE), start=1) if line.strip())
+
+
+def _is_cut(line: bytes) -> bool:
+    """Whether a line that is not JSON is the last one, which a killed writer cut short."""
+    return not line.endswith(b"\n") and len(line) < LONGEST_LINE
+
 
 ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
 """Endings of the files that are looked at in a folder."""
@@ -41,11 +160,8 @@ def rows(path: Path, left_out: LeftOut, columns: Sequence[str] | None = None) ->
 
 
 def sample(path: Path) -> list[Row]:
-    """The first few rows of a file; none where nothing can be read.
-
-    Raises:
-        MissingExtraError: a parquet file, and pyarrow is not installed.
-        OSError: the file cannot be read.
+    """The first few rows of a file; none where nothing can be read. Raises MissingExtraError: a parquet file, and
+    pyarrow is not installed; OSError: the file cannot be read.
     """
     return [row for _, row in islice(rows(path, LeftOut()), SAMPLE)]
 

@@ -11,8 +11,7 @@ from pydantic import Field, model_validator
 from allotment.config import EstimatorName, JSONObject, ObjectiveName, RunConfig
 from allotment.integrations.capabilities import TRL as CAPABILITY
 from allotment.planning.contract import check_objective_names, check_planner_name, check_selector_name
-from allotment.tasks.extraction import Rule
-from allotment.tasks.rewards import Verifier
+from allotment.tasks.rewards import Rule, Verifier
 
 
 class TRLTrainConfig(RunConfig):
