@@ -31,7 +31,11 @@ class Stateful(Protocol):
         ...
 
     def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave."""
+        """Take over everything :meth:`state_dict` gave, settings included; all or nothing.
+
+        Raises:
+            StateError: of another kind, keys missing, or values that do not fit.
+        """
         ...
 
 
@@ -48,11 +52,7 @@ class StateGroup:
         return {"kind": self.KIND, **{name: part.state_dict() for name, part in self._parts.items()}}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave; where a part refuses, those before it get back what they had.
-
-        Raises:
-            StateError: a part is missing or does not fit.
-        """
+        """Where a part refuses, those before it get back what they had."""
         check_state(state, self.KIND, self._parts)
         before = {name: part.state_dict() for name, part in self._parts.items()}
         loaded = []
@@ -222,27 +222,26 @@ def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], sca
 def array_from_state(state: State, key: str, shape: tuple[int, ...]) -> npt.NDArray[np.float64]:
     """A copy of the array under ``key``. Raises :class:`StateError` unless it is finite and of this shape."""
     array = np.array(state[key])
-    if array.shape != shape or array.dtype != np.float64 or not np.isfinite(array).all():
-        raise StateError(
-            f"{key!r} of a state does not fit",
-            got=f"{array.dtype} {array.shape}",
-            allowed=f"finite float64 {shape}",
-            fix="load the state_dict() of one and the same predictor",
-        )
-    return array
+    is_fit = array.shape == shape and array.dtype == np.float64 and np.isfinite(array).all()
+    return _fitting(key, array, bool(is_fit), f"finite float64 {shape}")
 
 
 def rows_from_state(state: State, key: str, limit: int) -> npt.NDArray[np.int64]:
     """A copy of the row numbers under ``key``. Raises :class:`StateError` unless they lie in ``[0, limit)``."""
     rows = np.array(state[key])
-    if rows.ndim != 1 or rows.dtype != np.int64 or ((rows < 0) | (rows >= limit)).any():
+    is_fit = rows.ndim == 1 and rows.dtype == np.int64 and ((rows >= 0) & (rows < limit)).all()
+    return _fitting(key, rows, bool(is_fit), f"1-d int64 in [0, {limit})")
+
+
+def _fitting(key: str, array: npt.NDArray[Any], is_fit: bool, allowed: str) -> npt.NDArray[Any]:
+    if not is_fit:
         raise StateError(
             f"{key!r} of a state does not fit",
-            got=f"{rows.dtype} {rows.shape}",
-            allowed=f"1-d int64 in [0, {limit})",
+            got=f"{array.dtype} {array.shape}",
+            allowed=allowed,
             fix="load the state_dict() of one and the same predictor",
         )
-    return rows
+    return array
 
 
 def from_state(make: Callable[[], Result]) -> Result:

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.special import logit
 
-from allotment.prediction import GaussianProcess, RewardVarianceGaussianProcess, interpolation
-from allotment.prediction.interpolation import median_distance
+from allotment.prediction import GaussianProcess, RewardVarianceGaussianProcess, gaussian_process
+from allotment.prediction.gaussian_process import median_distance
 
 seeds = st.integers(0, 10**6)
 TRIALS = 8
@@ -200,7 +200,7 @@ def test_no_matrix_of_all_prompts_is_ever_formed():
 def test_cutting_the_kernel_in_pieces_changes_nothing(monkeypatch, entries):
     x, batches = scenario(6)
     whole = run(GaussianProcess(x), batches).predict(range(12)).mean
-    monkeypatch.setattr(interpolation, "BLOCK_ENTRIES", entries)
+    monkeypatch.setattr(gaussian_process, "BLOCK_ENTRIES", entries)
     np.testing.assert_allclose(run(GaussianProcess(x), batches).predict(range(12)).mean, whole, rtol=1e-9, atol=1e-9)
 
 
@@ -224,7 +224,7 @@ class TestJitter:
 
     def test_it_is_multiplied_by_ten_until_the_factor_exists(self, monkeypatch):
         tried = []
-        real = interpolation.cholesky
+        real = gaussian_process.cholesky
 
         def refuse_small(matrix, lower):
             tried.append(matrix[0, 0] - 1)
@@ -232,7 +232,7 @@ class TestJitter:
                 raise np.linalg.LinAlgError
             return real(matrix, lower=lower)
 
-        monkeypatch.setattr(interpolation, "cholesky", refuse_small)
+        monkeypatch.setattr(gaussian_process, "cholesky", refuse_small)
         predictor = GaussianProcess([[0.0], [1.0]], bandwidth=1.0)
         predictor.observe([0], [6], [8])
         np.testing.assert_allclose(tried, [1e-4, 1e-3, 1e-2, 1e-1], rtol=1e-6)

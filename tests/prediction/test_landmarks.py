@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scipy.spatial.distance import cdist, pdist
 
-from allotment.prediction.landmarks import Landmarks
+from allotment.prediction.features import Landmarks
 
 FACTORS = np.array([0.5, 1.0, 2.0])
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from allotment.errors import InvalidInputError, StateError, UnknownPromptError
 from allotment.prediction import GradientMoments, HierarchicalRegression
-from allotment.prediction.moments import ScoreVisit
+from allotment.prediction.measured import ScoreVisit
 from allotment.state import load_state, save_state
 
 few = settings(deadline=None, max_examples=10)

@@ -34,12 +34,7 @@ def check_bounds(
 
 
 def check_budget(budget: int, lower_Q: IntArray, upper_Q: IntArray) -> int:
-    """The budget as an int.
-
-    Raises:
-        InvalidInputError: it is not an integer.
-        InfeasibleBudgetError: it is outside [sum of lower, sum of upper].
-    """
+    """The budget as an int; InvalidInputError if it is none, InfeasibleBudgetError outside the sums of the bounds."""
     try:
         if isinstance(budget, bool | np.bool_):
             raise TypeError
@@ -64,9 +59,7 @@ def check_budget(budget: int, lower_Q: IntArray, upper_Q: IntArray) -> int:
 def check_interval(lower: Bound, upper: Bound, *, n_prompts: int, minimum_count: int) -> tuple[IntArray, IntArray]:
     """Both bounds as [Q].
 
-    Raises:
-        InvalidInputError: not integers, not one for all or one per prompt, lower above upper or below
-            ``minimum_count``.
+    InvalidInputError: not integers, not one for all or one per prompt, lower above upper or below ``minimum_count``.
     """
     lower_Q, upper_Q = _per_prompt("lower", lower, n_prompts), _per_prompt("upper", upper, n_prompts)
     crossed_Q = lower_Q > upper_Q
@@ -104,8 +97,7 @@ def _per_prompt(name: str, bound: Bound, n_prompts: int) -> IntArray:
 def tie_rank(n_prompts: int, tie_keys: npt.ArrayLike | None, seed: int | None) -> IntArray:
     """[Q] rank of each prompt among equals, 0 first: by ``tie_keys``, in a random order of ``seed``, or by position.
 
-    Raises:
-        InvalidInputError: both are given, or the keys are not Q distinct, comparable values.
+    InvalidInputError where both are given, or the keys are not Q distinct, comparable values.
     """
     if tie_keys is None:
         return np.arange(n_prompts) if seed is None else np.random.default_rng(seed).permutation(n_prompts)
@@ -227,10 +219,8 @@ class Problem:
     def gains(self) -> FloatArray:
         """[Q, K] gain of the step from ``first + k`` to ``first + k + 1``; ``NOT_A_UNIT`` outside the bounds.
 
-        Rows fall. Columns stop at the last step the budget can pay, plus one for the certificate.
-
-        Raises:
-            InvalidInputError: the price is not convex and falling within the bounds.
+        Rows fall. Columns stop at the last step the budget can pay, plus one for the certificate. InvalidInputError
+        where the price is not convex and falling within the bounds.
         """
         reach_Q = np.minimum(self.upper, self.lower + (self.budget - int(self.lower.sum()) + 1))
         grid_K = np.arange(self.first, int(reach_Q.max()))
@@ -301,11 +291,7 @@ def largest_gains(gains_QK: FloatArray, n_units: int, rank_Q: IntArray) -> IntAr
 
 
 def _falling(gains_QK: FloatArray, inside_QK: npt.NDArray[np.bool_], first: int) -> FloatArray:
-    """``gains_QK`` as it is where rows fall and stay >= 0 within the bounds; with rounding noise taken out if need be.
-
-    Raises:
-        InvalidInputError: more than rounding noise is wrong.
-    """
+    """``gains_QK`` where rows fall and stay >= 0 within the bounds; rounding noise is taken out, more is refused."""
     wrong_QK = ~((gains_QK >= 0.0) & (gains_QK < np.inf))
     wrong_QK[:, 1:] |= gains_QK[:, 1:] > gains_QK[:, :-1]
     if not wrong_QK.any():

@@ -10,7 +10,7 @@ import numpy as np
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.lab.scores import Sketch
 from allotment.planning.success import SuccessPlanner
-from allotment.prediction.moments import ScoreVisit
+from allotment.prediction.measured import ScoreVisit
 from allotment.tasks.mixture import Problem
 from allotment.types import FloatArray
 

@@ -17,24 +17,20 @@ from typing import TYPE_CHECKING
 
 from allotment.lazy import lazily
 from allotment.planning.contract import Capability, Contract, PlannerEntry
+from allotment.planning.options import SecondLook
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Planner
-from allotment.planning.second_look import SecondLook
 from allotment.planning.vip import VIP
 
 if TYPE_CHECKING:
-    from allotment.planning.baselines import InverseAccuracy, InverseVariance, Uniform
     from allotment.planning.making import make_planner
-    from allotment.planning.reward_variance import RewardVarianceVIP
-    from allotment.planning.variants import RidgeVIP
+    from allotment.planning.variants import InverseAccuracy, InverseVariance, RewardVarianceVIP, RidgeVIP, Uniform
 
 __getattr__ = lazily(
     __name__,
     {
-        "baselines": "InverseAccuracy InverseVariance Uniform",
         "making": "make_planner",
-        "reward_variance": "RewardVarianceVIP",
-        "variants": "RidgeVIP",
+        "variants": "InverseAccuracy InverseVariance RewardVarianceVIP RidgeVIP Uniform",
     },
 )
 

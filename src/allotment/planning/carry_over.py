@@ -48,14 +48,13 @@ class CarryOver:
 
     @property
     def left(self) -> tuple[int, int]:
-        """Rollouts and prompts that the block under way still has; those of a whole block between two."""
+        """Rollouts and prompts that the unfinished block still has; those of a whole block between two."""
         return self._left
 
     def ask(self, prompt_ids: PromptIds) -> list[Plan]:
         """Plans for the next prompts, one for each block they touch; in order, every prompt in one of them.
 
-        Raises:
-            InvalidInputError, DuplicatePromptError, UnknownPromptError: as the planner's ``ask``; nothing was spent.
+        Errors are those of the planner's ``ask``; nothing was spent then.
         """
         ids, before = canonical_ids(prompt_ids), self._left
         plans: list[Plan] = []
@@ -97,17 +96,13 @@ class CarryOver:
         self._left = (budget, prompts) if prompts else (self.budget, self.prompts)
 
     def state_dict(self) -> State:
-        """The block under way, without the planner."""
+        """The unfinished block, without the planner."""
         budget, prompts = self._left
         recent = encode_json(list(self._recent))
         return {"kind": self.KIND, "block": self.prompts, "budget": budget, "prompts": prompts, "recent": recent}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave.
-
-        Raises:
-            StateError: the state is of blocks of another size, or lacks keys.
-        """
+        """See :class:`~allotment.state.Stateful`; blocks must be of the same size."""
         check_state(state, self.KIND, ("block", "budget", "prompts", "recent"))
         lower, upper = self.bounds
         prompts, budget = state["prompts"], state["budget"]

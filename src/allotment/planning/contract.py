@@ -15,7 +15,7 @@ from allotment.registry import OBJECTIVES, PLANNERS, SELECTORS, Registry, Row
 
 if TYPE_CHECKING:
     from allotment.planning.planner import Planner
-    from allotment.selection.base import SelectorEntry, SelectorNeeds
+    from allotment.selection import SelectorEntry, SelectorNeeds
 
 Measurement = Literal["scores", "lengths", "answers"]
 """What ``tell`` may take of each rollout beside its reward."""
@@ -142,60 +142,38 @@ def works_with(trainer: Capability) -> tuple[str, ...]:
 
 
 def check_planner(planner: Planner, trainer: Capability) -> None:
-    """Refuse a planner that the trainer cannot carry out.
-
-    Raises:
-        ConfigError: with the reason, and the planners that work.
-    """
-    reason = obstacle(planner.contract, trainer)
-    if reason is not None:
-        raise refused(PLANNERS, planner.name, trainer, reason, works_with(trainer))
+    """Refuse a planner that the trainer cannot carry out: ConfigError with the reason, and the planners that work."""
+    _refuse(PLANNERS, planner.name, trainer, obstacle(planner.contract, trainer), works_with(trainer))
 
 
 def check_planner_name(name: str, trainer: Capability) -> str:
-    """The name as the registry spells it.
-
-    Raises:
-        ConfigError: there is no such planner, or the trainer cannot carry it out.
-    """
+    """The name as the registry spells it; ConfigError if there is no such planner, or as :func:`check_planner`."""
     name = PLANNERS.canonical(name)
-    reason = entry_obstacle(PLANNERS[name], trainer)
-    if reason is not None:
-        raise refused(PLANNERS, name, trainer, reason, works_with(trainer))
+    _refuse(PLANNERS, name, trainer, entry_obstacle(PLANNERS[name], trainer), works_with(trainer))
     return name
 
 
 def check_selector_name(name: str, trainer: Capability) -> SelectorEntry:
-    """The selector's declaration.
-
-    Raises:
-        ConfigError: there is no such selector, or the trainer cannot carry it out.
-    """
-    entry = SELECTORS[name]
-    reason = selection_obstacle(entry.needs, trainer)
-    if reason is not None:
-        works = tuple(other for other, e in SELECTORS if selection_obstacle(e.needs, trainer) is None)
-        raise refused(SELECTORS, name, trainer, reason, works)
-    return entry
-
-
-def refused(kind: Registry[Any], name: str, trainer: Capability, reason: str, works: tuple[str, ...]) -> ConfigError:
-    """The error that names a method, the reason, and what works."""
-    return ConfigError(
-        f"{trainer.name} cannot carry out the {kind.kind} {name!r}: {reason}",
-        got=name,
-        allowed=f"with {trainer.name}: {', '.join(works) or 'none'}",
-        fix="choose one of them, or train in the lab (allotment train lab)",
-    )
+    """The selector's declaration; ConfigError if there is none, or the trainer cannot carry it out."""
+    works = tuple(other for other, entry in SELECTORS if selection_obstacle(entry.needs, trainer) is None)
+    _refuse(SELECTORS, name, trainer, selection_obstacle(SELECTORS[name].needs, trainer), works)
+    return SELECTORS[name]
 
 
 def check_objective_names(names: tuple[str, ...], trainer: Capability) -> None:
-    """Refuse an objective that the trainer has not.
-
-    Raises:
-        ConfigError: with the objectives that it has.
-    """
+    """Refuse an objective that the trainer has not: ConfigError with the objectives that it has."""
+    works = tuple(name for name in OBJECTIVES.names if trainer.objectives is None or name in trainer.objectives)
     for name in names:
-        if trainer.objectives is not None and name not in trainer.objectives:
-            works = tuple(other for other in OBJECTIVES.names if other in trainer.objectives)
-            raise refused(OBJECTIVES, name, trainer, "its loss is not among the trainer's", works)
+        is_there = trainer.objectives is None or name in trainer.objectives
+        _refuse(OBJECTIVES, name, trainer, None if is_there else "its loss is not among the trainer's", works)
+
+
+def _refuse(kind: Registry[Any], name: str, trainer: Capability, reason: str | None, works: tuple[str, ...]) -> None:
+    """Raise the error that names a method, the reason, and what works; nothing where there is no reason."""
+    if reason is not None:
+        raise ConfigError(
+            f"{trainer.name} cannot carry out the {kind.kind} {name!r}: {reason}",
+            got=name,
+            allowed=f"with {trainer.name}: {', '.join(works) or 'none'}",
+            fix="choose one of them, or train in the lab (allotment train lab)",
+        )

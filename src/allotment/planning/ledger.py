@@ -17,11 +17,7 @@ MAX_SKETCHES = 16
 
 
 def finite_column(name: str, values: npt.ArrayLike, group_ids: tuple[PromptId, ...]) -> FloatArray:
-    """``values`` as finite floats [N], one for each of ``group_ids``; ``name`` is their plural.
-
-    Raises:
-        InvalidInputError: no array of numbers, another shape, or a number is not finite.
-    """
+    """``values`` as finite floats [N], one for each of ``group_ids``, else InvalidInputError; ``name`` in plural."""
     column_N = _floats(name, values)
     if column_N.shape != (len(group_ids),):
         raise _misfit(name, column_N, group_ids, f"one flat array of {name} with one group id each")
@@ -30,22 +26,14 @@ def finite_column(name: str, values: npt.ArrayLike, group_ids: tuple[PromptId, .
 
 
 def length_column(lengths: npt.ArrayLike, group_ids: tuple[PromptId, ...]) -> FloatArray:
-    """Completion tokens of each rollout, [N], positive and finite.
-
-    Raises:
-        InvalidInputError: as :func:`finite_column`, or a length is not positive.
-    """
+    """Completion tokens of each rollout, [N], positive and finite, else InvalidInputError."""
     lengths_N = finite_column("lengths", lengths, group_ids)
     _refuse(lengths_N <= 0, "lengths", "not positive", "completion tokens, > 0", lengths_N, group_ids)
     return lengths_N
 
 
 def score_columns(scores: npt.ArrayLike, group_ids: tuple[PromptId, ...]) -> FloatArray:
-    """Score sketches [N, K], K from 1 to 16; [N] is taken as K = 1.
-
-    Raises:
-        InvalidInputError: no array of numbers, another shape, or a number is not finite.
-    """
+    """Score sketches [N, K], finite, K from 1 to 16, else InvalidInputError; [N] is taken as K = 1."""
     scores_NK = _floats("scores", scores)
     if scores_NK.ndim == 1:
         scores_NK = scores_NK[:, None]
@@ -57,11 +45,7 @@ def score_columns(scores: npt.ArrayLike, group_ids: tuple[PromptId, ...]) -> Flo
 
 
 def answer_column(answers: Sequence[str | None], group_ids: tuple[PromptId, ...]) -> tuple[str | None, ...]:
-    """The extracted answer of each rollout, [N]; None where none could be extracted.
-
-    Raises:
-        InvalidInputError: another number of them, or one is neither a text nor None.
-    """
+    """The extracted answer of each rollout, [N], a text or None where there is none; else InvalidInputError."""
     column_N = tuple(answers)
     strange = next((a for a in column_N if not (a is None or isinstance(a, str))), None)
     if len(column_N) != len(group_ids) or strange is not None:
@@ -137,11 +121,7 @@ class Ledger:
         self.entries[plan.step, plan.round] = Outcome(plan.prompt_ids, plan.counts, nothing, nothing.astype(np.int64))
 
     def close(self, plan: Plan) -> Outcome:
-        """Forget ``plan`` and return what came back for it.
-
-        Raises:
-            RewardMismatchError: the plan is not open.
-        """
+        """Forget ``plan`` and return what came back for it; RewardMismatchError where it is not open."""
         self._entry(plan)
         return self.entries.pop((plan.step, plan.round))
 
@@ -156,18 +136,7 @@ class Ledger:
     ) -> Outcome:
         """The plan's outcome with further rewards; recorded only by :meth:`record`.
 
-        Args:
-            plan: an open plan.
-            rewards: [n] finite numbers.
-            group_ids: [n] the prompt id of each reward, in any order.
-            scores: [n, K] or [n] finite numbers, the score sketch of each rollout; in all parts of a plan or in none.
-            lengths: [n] completion tokens of each rollout; in all parts of a plan or in none.
-            answers: [n] extracted answer of each rollout, or None; in all parts of a plan or in none.
-
-        Raises:
-            RewardMismatchError: the plan is not open, or a prompt has more rewards than planned.
-            InvalidInputError: a reward, score or length is not allowed, or their numbers differ.
-            UnknownPromptError: a reward belongs to a prompt that was not asked.
+        Arguments and errors are those of :meth:`~allotment.planning.planner.Planner.tell`.
         """
         entry = self._entry(plan)
         groups = canonical_ids(group_ids, unique=False)

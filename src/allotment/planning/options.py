@@ -1,10 +1,22 @@
-"""The options of VIP, and which of them go together."""
+"""The options of VIP, which of them go together; and a step in two rounds.
+
+Two rounds (docs/second_look.md): a first share of the budget, a look at what came back, the rest.
+"""
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
+from allotment.allocation import allocate_exact
 from allotment.errors import InvalidInputError
+from allotment.planning.rounds import Step
+from allotment.prediction.posteriors import updated
+from allotment.pricing import SecondLookPrice
+from allotment.types import Plan, Posterior
 
 if TYPE_CHECKING:
     from allotment.planning.vip import VIP
@@ -46,3 +58,62 @@ def check_options(planner: VIP) -> None:
                 "the exact split alone, tokens in one round, split exactly",
                 fix=f"use {name}={_PLAIN[name]!r}",
             )
+
+
+LEAST_FIRST = 2
+"""Fewest rollouts of a prompt in round 0: fewer have no leave-one-out baseline of their own."""
+LEAST_SECOND = 2
+"""Fewest in round 1 where more than one is expected: the baseline then draws on the round's other rollouts."""
+
+
+@dataclass(frozen=True)
+class SecondLook:
+    """How the two rounds of a step are made; ``VIP(rounds=SecondLook(...))``.
+
+    The loss needs :func:`allotment.learning.second_look_advantages`: RLOO on the pooled group is biased.
+
+    Args:
+        first_share: part of each prompt's expected rollouts that is generated in round 0, in (0, 1).
+
+    Raises:
+        InvalidInputError: the share is outside (0, 1).
+    """
+
+    first_share: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.first_share < 1.0:
+            raise InvalidInputError(
+                "bad share of the first round", got=self.first_share, allowed="in (0, 1)", fix="use 0.5"
+            )
+
+    def first_round(self, plan: Plan) -> Plan:
+        """Round 0 of the step that ``plan`` would do in one round."""
+        share_Q = np.round(self.first_share * plan.counts).astype(np.int64)
+        first_Q = np.minimum(np.maximum(share_Q, LEAST_FIRST), plan.counts)
+        return replace(plan, counts=first_Q, expected_later=plan.counts - first_Q)
+
+
+def second_round(
+    step: Step, prior: Posterior, threshold: float, bounds: tuple[int, int], tie_keys_Q: npt.NDArray[np.uint64]
+) -> Plan | None:
+    """Round 1 of a step, in the order of its outcome; ``prior`` [Q] is without round 0. None after round 1."""
+    first, expected_Q = step.outcome, step.expected_later
+    if first is None or expected_Q is None or step.round > 0 or not expected_Q.any():
+        return None
+    successes_Q, trials_Q = first.successes(threshold), first.received
+    posterior = updated(prior, successes_Q, trials_Q)
+    price = SecondLookPrice.of(posterior, successes_Q, trials_Q, expected_Q)
+    live_Q = expected_Q > 0
+    lower_Q = np.maximum(bounds[0] - first.planned, np.minimum(expected_Q, LEAST_SECOND))
+    allocation = allocate_exact(
+        SecondLookPrice(price.first[live_Q], price.second[live_Q]),
+        int(expected_Q.sum()),
+        lower=lower_Q[live_Q],
+        upper=(bounds[1] - first.planned)[live_Q],
+        tie_keys=tie_keys_Q[live_Q],
+    )
+    counts_Q = np.zeros_like(expected_Q)
+    counts_Q[live_Q] = allocation.counts
+    whole = replace(allocation, counts=counts_Q)
+    return Plan(first.prompt_ids, counts_Q, step.number, 1, posterior, whole, expected_Q)

@@ -72,8 +72,7 @@ class Outcome:
     def followed_by(self, later: Outcome) -> Outcome:
         """With the rollouts of a later part of the plan, or of a later round over the same prompts.
 
-        Raises:
-            InvalidInputError: one part has scores, lengths or answers and the other has not, or sketches differ.
+        InvalidInputError where one part has scores, lengths or answers and the other has not, or sketches differ.
         """
         if not len(self.rows_N) or not len(later.rows_N):
             return replace(self if len(self.rows_N) else later, planned=self.planned)

@@ -1,16 +1,18 @@
-"""Steps of several rounds: which are under way, what their rounds have brought, which round is due next."""
+"""Steps of several rounds: which are not complete, what their rounds brought, which is due; outcomes as a state."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from allotment.errors import InvalidInputError, RewardMismatchError, StateError
+from allotment.planning.ledger import Ledger, answer_column, length_column, score_columns
 from allotment.planning.outcome import Outcome
-from allotment.planning.outcome_state import outcome_from_state, outcome_state
-from allotment.state import State, check_state, rows_from_state
+from allotment.prompts.ids import canonical_ids
+from allotment.state import State, array_from_state, check_state, decode_json, encode_json, rows_from_state
 from allotment.types import IntArray, Plan, PromptId
 
 
@@ -98,9 +100,8 @@ class Rounds:
     def due(self, ids: tuple[PromptId, ...], budget: int | None) -> Step | None:
         """The step whose next round is due for these prompts, in their order; None if they start a step.
 
-        Raises:
-            RewardMismatchError: the next round of other prompts is due, or must be told first.
-            InvalidInputError: a budget is named for a later round.
+        RewardMismatchError where the next round of other prompts is due, or must be told first; InvalidInputError
+        where a budget is named for a later round.
         """
         waiting = [step for step in self._steps.values() if not step.is_open and step.outcome is not None]
         for step in waiting:
@@ -122,31 +123,20 @@ class Rounds:
 
     def state_dict(self) -> State:
         """The steps under way."""
-        steps = {}
+        steps: State = {}
         for number, step in self._steps.items():
-            optional: State = {} if step.outcome is None else {"outcome": outcome_state(step.outcome)}
+            steps[str(number)] = {"budget": step.budget, "round": step.round, "is_open": step.is_open}
+            if step.outcome is not None:
+                steps[str(number)]["outcome"] = outcome_state(step.outcome)
             if step.expected_later is not None:
-                optional["expected_later"] = step.expected_later
-            own = {"budget": step.budget, "round": step.round, "is_open": step.is_open}
-            steps[str(number)] = {**own, **optional}
+                steps[str(number)]["expected_later"] = step.expected_later
         return {"kind": self.KIND, "done": self.done, "steps": steps}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave, all or nothing.
-
-        Raises:
-            StateError: keys are missing, or values do not fit together.
-        """
+        """See :class:`~allotment.state.Stateful`."""
         check_state(state, self.KIND, ("done", "steps"))
-        try:
+        with _usable("steps"):
             steps = {int(number): _step_from_state(int(number), entry) for number, entry in state["steps"].items()}
-        except (AttributeError, KeyError, TypeError, ValueError) as error:
-            raise StateError(
-                "the steps under way of a state cannot be used",
-                got=f"{type(error).__name__}: {error}",
-                allowed="what state_dict() gave",
-                fix="load a whole state_dict(), or start anew",
-            ) from error
         self._steps, self.done = steps, bool(state["done"])
 
 
@@ -170,3 +160,63 @@ def _busy(got: str, ids: tuple[PromptId, ...]) -> RewardMismatchError:
         allowed="one step at a time",
         fix="tell or cancel the open plan, and ask the same prompts again until planner.done",
     )
+
+
+def outcome_state(outcome: Outcome) -> State:
+    """Everything; scores, lengths and answers only where they were told."""
+    answers = None if outcome.answers_N is None else encode_json(list(outcome.answers_N))
+    optional = {"scores": outcome.scores_NK, "lengths": outcome.lengths_N, "answers": answers}
+    return {
+        "ids": encode_json(list(outcome.prompt_ids)),
+        "planned": outcome.planned,
+        "rewards": outcome.rewards_N,
+        "rows": outcome.rows_N,
+        **{name: column for name, column in optional.items() if column is not None},
+    }
+
+
+def outcome_from_state(entry: State) -> Outcome:
+    """Inverse of :func:`outcome_state`. Raises StateError, KeyError, TypeError or ValueError where it does not fit."""
+    ids = canonical_ids(decode_json(entry["ids"]))
+    planned_Q = rows_from_state(entry, "planned", np.iinfo(np.int64).max)
+    rows_N = rows_from_state(entry, "rows", len(ids))
+    groups, rows = tuple(ids[row] for row in rows_N), len(rows_N)
+    scores = lengths = None
+    if "scores" in entry:
+        columns = np.atleast_2d(entry["scores"]).shape[1]
+        scores = score_columns(array_from_state(entry, "scores", (rows, columns)), groups)
+    if "lengths" in entry:
+        lengths = length_column(array_from_state(entry, "lengths", (rows,)), groups)
+    answers = answer_column(decode_json(entry["answers"]), groups) if "answers" in entry else None
+    outcome = Outcome(ids, planned_Q, array_from_state(entry, "rewards", (rows,)), rows_N, scores, lengths, answers)
+    if len(planned_Q) != len(ids) or (outcome.missing < 0).any():
+        raise ValueError(f"{len(ids)} ids, {len(planned_Q)} counts, {len(rows_N)} rewards")
+    return outcome
+
+
+def ledger_state(ledger: Ledger) -> State:
+    """All open plans with what was told of them so far."""
+    return {f"{step}.{round_}": outcome_state(told) for (step, round_), told in ledger.entries.items()}
+
+
+def ledger_from_state(state: State) -> Ledger:
+    """The books that :func:`ledger_state` gave. Raises :class:`StateError` where they do not fit together."""
+    ledger = Ledger()
+    with _usable("open plans"):
+        for name, entry in state.items():
+            step, round_ = map(int, name.split("."))
+            ledger.entries[step, round_] = outcome_from_state(entry)
+    return ledger
+
+
+@contextmanager
+def _usable(what: str) -> Iterator[None]:
+    try:
+        yield
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise StateError(
+            f"the {what} of a state cannot be used",
+            got=f"{type(error).__name__}: {error}",
+            allowed="what state_dict() gave",
+            fix="load a whole state_dict(), or start anew",
+        ) from error

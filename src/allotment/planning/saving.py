@@ -9,8 +9,7 @@ from typing import Self
 from allotment.errors import StateError, StateVersionError
 from allotment.planning.contract import Contract
 from allotment.planning.ledger import Ledger
-from allotment.planning.outcome_state import ledger_from_state, ledger_state
-from allotment.planning.rounds import Rounds
+from allotment.planning.rounds import Rounds, ledger_from_state, ledger_state
 from allotment.state import State, Stateful, StateGroup, check_state, load_state, save_state
 
 PLANNER_FILE = "planner.safetensors"
@@ -30,7 +29,7 @@ class SavedPlanner(ABC):
     @property
     @abstractmethod
     def contract(self) -> Contract:
-        """What carrying out its plans takes."""
+        """See :class:`~allotment.planning.planner.Planner`."""
 
     @property
     @abstractmethod
@@ -100,11 +99,7 @@ class SavedPlanner(ABC):
         save_state(path, self.state_dict(), kind="planner")
 
     def load(self, path: str | Path) -> Self:
-        """Restore what :meth:`save` wrote, and return the planner.
-
-        Raises:
-            StateError: the file is damaged, or its state does not fit.
-        """
+        """Restore what :meth:`save` wrote, and return the planner; StateError if it is damaged or does not fit."""
         self.load_state_dict(load_state(path, kind="planner"))
         return self
 

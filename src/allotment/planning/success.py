@@ -10,7 +10,7 @@ from allotment.checks import check_setting
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common, Planner
 from allotment.prediction import GradientMoments, Predictor, default_predictor
-from allotment.prediction.moments import ScoreVisit
+from allotment.prediction.measured import ScoreVisit
 from allotment.state import State, Stateful
 from allotment.types import Allocation, Plan, Posterior, PromptId
 

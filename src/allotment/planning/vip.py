@@ -9,11 +9,10 @@ import numpy.typing as npt
 from allotment.allocation import allocate_exact
 from allotment.errors import InvalidInputError
 from allotment.planning.contract import Contract
-from allotment.planning.options import PriceName, Split, Unit, check_options
+from allotment.planning.options import PriceName, SecondLook, Split, Unit, check_options, second_round
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common
 from allotment.planning.rounds import Step
-from allotment.planning.second_look import SecondLook, second_round
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import (
     GradientMoments,
@@ -50,7 +49,7 @@ class VIP(SuccessPlanner):
         unit: ``"tokens"``, or a :class:`~allotment.prediction.LengthPredictor`, makes the budget one of completion
             tokens: prompts are charged their predicted length, every ``tell`` needs ``lengths``, and the budget holds
             in expectation, from the first step on with ``LengthPredictor(typical_length=...)``.
-        rounds: 2, or a :class:`~allotment.planning.second_look.SecondLook`, splits each step: a first share of the
+        rounds: 2, or a :class:`~allotment.planning.options.SecondLook`, splits each step: a first share of the
             budget, a look at what came back, the rest by what was seen. Ask the same prompts again until ``done``.
         common: ``budget`` (spent exactly, or tokens, see ``unit``), ``bounds``, ``estimator``, ``seed`` of
             :class:`~allotment.planning.planner.Planner`.
@@ -104,12 +103,8 @@ class VIP(SuccessPlanner):
     ) -> Self:
         """The paper as printed: Gaussian process on embeddings, plug-in price, relaxation and rounding.
 
-        Args:
-            embeddings: of all prompts, see :class:`~allotment.prediction.GaussianProcess`.
-            ids: the prompt ids of ``embeddings``.
-            success_threshold: a reward of at least this counts as a success.
-            settings: ``budget``, ``bounds`` (from 3), ``estimator``, ``seed``; and further ones of the Gaussian process
-                (bandwidth, epsilon, jitter, prior mean).
+        Further ``settings`` are ``budget``, ``bounds`` (from 3), ``estimator`` and ``seed``, and those of
+        :class:`~allotment.prediction.GaussianProcess` (bandwidth, epsilon, jitter, prior mean).
         """
         from allotment.prediction import GaussianProcess
 

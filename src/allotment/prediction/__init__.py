@@ -25,26 +25,20 @@ from allotment.prediction.base import Predictor, PredictorEntry
 from allotment.prediction.hierarchical import HierarchicalPredictor, default_predictor
 
 if TYPE_CHECKING:
-    from allotment.prediction.counts import DiscountedCounts, GlobalMean, LastValue
+    from allotment.prediction.baselines import DiscountedCounts, GlobalMean, KNearest, LastValue, Ridge
     from allotment.prediction.embedding import embed
     from allotment.prediction.features import distinct_parts, text_features
     from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
-    from allotment.prediction.hierarchical_regression import HierarchicalRegression
-    from allotment.prediction.lengths import LengthPredictor
-    from allotment.prediction.moments import GradientMoments
-    from allotment.prediction.regression import KNearest, Ridge
+    from allotment.prediction.measured import GradientMoments, HierarchicalRegression, LengthPredictor
 
 __getattr__ = lazily(
     __name__,
     {
-        "counts": "DiscountedCounts GlobalMean LastValue",
+        "baselines": "DiscountedCounts GlobalMean KNearest LastValue Ridge",
         "embedding": "embed",
         "features": "distinct_parts text_features",
         "gaussian_process": "GaussianProcess RewardVarianceGaussianProcess",
-        "hierarchical_regression": "HierarchicalRegression",
-        "lengths": "LengthPredictor",
-        "moments": "GradientMoments",
-        "regression": "KNearest Ridge",
+        "measured": "GradientMoments HierarchicalRegression LengthPredictor",
     },
 )
 

@@ -30,9 +30,21 @@ class Predictor(Stateful, Protocol):
     """
 
     def predict(self, ids: PromptIds) -> Posterior:
-        """The belief about each of the Q prompts named; [Q]."""
+        """The belief about each of the Q prompts named; [Q].
+
+        Raises:
+            UnknownPromptError: embeddings are in use and an id was never registered.
+        """
         ...
 
     def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
-        """Learn that prompt ``ids[i]`` had ``successes[i]`` successes in ``trials[i]`` rollouts; all [Q]."""
+        """Learn that prompt ``ids[i]`` had ``successes[i]`` successes in ``trials[i]`` rollouts; all [Q].
+
+        All are of one step; 0 trials are no visit.
+
+        Raises:
+            UnknownPromptError: embeddings are in use and an id was never registered.
+            InvalidInputError: counts are not success counts.
+            DuplicatePromptError: an id stands twice.
+        """
         ...

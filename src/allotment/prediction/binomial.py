@@ -116,7 +116,7 @@ def binomial_sites(prior: BatchPrior, successes: FloatArray, trials: FloatArray)
     p_B = expit(f_B)
     curvature_B = np.maximum(trials * p_B * (1 - p_B), CURVATURE_FLOOR)
     variance_B = _marginal_variance(prior, curvature_B)
-    before_B = np.maximum(1 / variance_B - curvature_B, 1 / _prior_variance(prior))
+    before_B = np.maximum(1 / variance_B - curvature_B, 1 / (_explained(prior, prior.precision) + prior.variance))
     pull_B = f_B / variance_B - (curvature_B * f_B + successes - trials * p_B)  # natural mean of what the others say
     mean_B, tilted_B = _tilted(pull_B / before_B, 1 / before_B, successes, trials)
     precision_B = np.maximum(1 / tilted_B - before_B, CURVATURE_FLOOR)
@@ -169,16 +169,16 @@ def _newton_target(
     return to_z_F, prior.variance / noise_B * (response_B - prior.rows @ to_z_F)
 
 
-def _prior_variance(prior: BatchPrior) -> FloatArray:
-    factor_FF = cholesky(prior.precision, lower=True)
-    return np.asarray((solve_triangular(factor_FF, prior.rows.T, lower=True) ** 2).sum(axis=0) + prior.variance)
+def _explained(prior: BatchPrior, precision_FF: FloatArray) -> FloatArray:
+    """[B] variance of ``rows . z`` where z has this precision."""
+    factor_FF = cholesky(precision_FF, lower=True)
+    return np.asarray((solve_triangular(factor_FF, prior.rows.T, lower=True) ** 2).sum(axis=0))
 
 
 def _marginal_variance(prior: BatchPrior, curvature_B: FloatArray) -> FloatArray:
     """[B] variance of f_q after Gaussian likelihoods of these precisions for the whole batch."""
     noise_B = prior.variance + 1 / curvature_B
-    factor_FF = cholesky(prior.precision + prior.rows.T @ (prior.rows / noise_B[:, None]), lower=True)
-    common_B = (solve_triangular(factor_FF, prior.rows.T, lower=True) ** 2).sum(axis=0)
+    common_B = _explained(prior, prior.precision + prior.rows.T @ (prior.rows / noise_B[:, None]))
     rest_B = 1 / (1 + prior.variance * curvature_B)
     return np.asarray(prior.variance * rest_B + rest_B**2 * common_B)
 

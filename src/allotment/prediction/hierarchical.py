@@ -14,9 +14,8 @@ from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
 from allotment.prediction.base import Predictor, PredictorEntry
 from allotment.prediction.binomial import binomial_sites, log_predictive, visits
-from allotment.prediction.features import check_embeddings_fit, with_features
+from allotment.prediction.features import Landmarks, check_embeddings_fit, with_features
 from allotment.prediction.hierarchy import Hierarchy
-from allotment.prediction.landmarks import Landmarks
 from allotment.prediction.settings import Settings, bandwidth_factors, checked_settings
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, ids_and_vectors
 from allotment.prompts.ids import canonical_ids
@@ -61,11 +60,10 @@ class HierarchicalModel:
         self._feature_scale: FloatArray = np.ones(0)
         self._landmarks: Landmarks | None = None
         self._model = Hierarchy(self.settings, 0)
-        is_array = embeddings is not None and not isinstance(embeddings, Mapping)
-        for name, given in (("ids", ids), ("features", features)):
-            check_setting(name, name, given is None or is_array, f"{name} only together with an array of embeddings")
-        if embeddings is not None:
-            self.register(*ids_and_vectors(embeddings, ids, np.float32), features)
+        plain, vectors = ids_and_vectors(embeddings, ids, np.float32)
+        fits = features is None or (embeddings is not None and not isinstance(embeddings, Mapping))
+        check_setting("features", "features", fits, "features only together with an array of embeddings")
+        self.register(plain, vectors, features)
 
     def register(self, ids: PromptIds, embeddings: npt.ArrayLike, features: npt.ArrayLike | None = None) -> None:
         """Add prompts ``ids`` [Q] with ``embeddings`` [Q, D]. Known ids must bring the same vector.
@@ -131,11 +129,7 @@ class HierarchicalModel:
         return {"kind": self.KIND, **settings, "landmarks": points.copy(), **self._model.state()}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over everything from a :meth:`state_dict`, settings included; registered embeddings stay.
-
-        Raises:
-            StateError: of another kind, keys missing, or values that do not fit.
-        """
+        """See :class:`~allotment.state.Stateful`; registered embeddings stay."""
         names = [field.name for field in fields(Settings)]
         check_state(state, self.KIND, ("seed", *names, "feature_scale", "landmarks", *Hierarchy.KEYS))
         loaded = from_state(lambda: type(self)(seed=state["seed"], **{name: state[name] for name in names}))
@@ -171,21 +165,11 @@ class HierarchicalPredictor(HierarchicalModel):
     DEFAULTS = Settings()
 
     def predict(self, ids: PromptIds) -> Posterior:
-        """[Q] belief about each prompt.
-
-        Raises:
-            UnknownPromptError: embeddings are in use and an id was never registered.
-        """
+        """[Q] belief about each prompt."""
         return Posterior(*self._belief(ids))
 
     def observe(self, ids: PromptIds, successes: Any, trials: Any) -> None:
-        """Learn from one visit of each prompt [B], all of one step; 0 trials are no visit.
-
-        Raises:
-            UnknownPromptError: embeddings are in use and an id was never registered.
-            InvalidInputError: counts are not success counts.
-            DuplicatePromptError: an id stands twice.
-        """
+        """Learn from one visit of each prompt [B], all of one step."""
         known = self._prompts.index if self._prompts else None
         visited, successes_B, trials_B = visits(ids, successes, trials, known)
         if not visited:
@@ -199,14 +183,7 @@ class HierarchicalPredictor(HierarchicalModel):
 def default_predictor(
     embeddings: Embeddings | None = None, ids: PromptIds | None = None, features: npt.ArrayLike | None = None
 ) -> Predictor:
-    """What the library uses where no predictor is chosen: a new :class:`HierarchicalPredictor`.
-
-    Args:
-        embeddings: [M, D] of the prompts ``ids``, where there are any; without, prompts need no registration and an
-            unseen one is believed to be like the average.
-        ids: [M] prompt ids of the rows of ``embeddings``.
-        features: [M, F] further numbers beside an array of embeddings.
-    """
+    """What the library uses where no predictor is chosen: a new :class:`HierarchicalPredictor`, with its arguments."""
     return HierarchicalPredictor(embeddings, ids=ids, features=features)
 
 

@@ -3,12 +3,12 @@
     f_q(t) = c + d(t) + w(t) . phi(x_q) + u_q(t)
 
 c a constant level and d its drift, a random walk from 0; w the weights of a low-rank Gaussian process on the prompts'
-embeddings (:class:`~allotment.prediction.landmarks.Landmarks`), forgotten slowly; u_q the prompt's own effect, a random
+embeddings (:class:`~allotment.prediction.features.Landmarks`), forgotten slowly; u_q the prompt's own effect, a random
 walk around nothing. Outcomes reach the model as Gaussian likelihoods ("sites") of f_q, one per visited prompt and step.
 
 What is stored does not grow with the number of visits: for (c, d, w) the information matrix of all sites, the u_q
-integrated out; for each visited prompt its own record, the product of
-its sites, which loses precision with time. Given (c, d, w), a prompt with record (t, tau) has
+integrated out; for each visited prompt its own record, the product of its sites, which loses precision with time. Given
+(c, d, w), a prompt with record (t, tau) has
 
     f_q = (1 - k) (c + w . phi_q) + d + k t + noise,   k = s tau / (1 + s tau),   noise variance s / (1 + s tau)
 
@@ -91,6 +91,11 @@ class Information:
     shift: FloatArray
     """[F] precision times mean."""
 
+    @classmethod
+    def start(cls, rank: int) -> Information:
+        """Nothing but that d is 0."""
+        return cls(np.diag([0.0, STARTING_PRECISION, *np.zeros(rank)]), np.zeros(2 + rank))
+
     def absorb(self, rows_BF: FloatArray, target_B: FloatArray, variance_B: FloatArray) -> None:
         """Learn that ``rows . (c, d, w) = target + noise`` of this variance."""
         scaled_BF = rows_BF / np.sqrt(variance_B)[:, None]
@@ -139,7 +144,8 @@ class Hierarchy:
         self.step = 0
         self.members = members(settings, rank)
         self._records = PromptTable(4)
-        self._information = {b: _start(rank if b >= 0 else 0) for b in sorted({m.bandwidth for m in self.members})}
+        bandwidths = sorted({member.bandwidth for member in self.members})
+        self._information = {b: Information.start(rank if b >= 0 else 0) for b in bandwidths}
         below, above = (4, 3) if s.learn else (0, 0)
         self.prompt_variance = Candidates(*log_normal_grid(s.prompt_variance, 2.0, below, above, 0.7))
         self.unseen_variance = Candidates(*log_normal_grid(s.unseen_variance, 2.0, below, above, 0.7))
@@ -181,8 +187,7 @@ class Hierarchy:
 
     def prior(self, ids: tuple[PromptId, ...], features: FloatArray | None) -> BatchPrior:
         """The model of a batch, for whoever turns outcomes into sites."""
-        best = self.member.best
-        recorded_B, now_B, variance_B = self._recorded(ids)
+        best, (recorded_B, now_B, variance_B) = self.member.best, self._recorded(ids)
         odds_B = variance_B * now_B
         rest_B = 1 / (1 + odds_B)
         return BatchPrior(
@@ -208,9 +213,8 @@ class Hierarchy:
             information.absorb(rows_BF, value_B - prior.offset, variance_B)
         self._posteriors.clear()
         self._record(ids, value_B, precision_B)
-        keep, level_drift = float(np.exp(-1 / self.settings.memory)), self.level_drift.mean
         for information in self._information.values():
-            information.pass_time(keep, level_drift)
+            information.pass_time(float(np.exp(-1 / self.settings.memory)), self.level_drift.mean)
         self._posteriors.clear()
         self.step += 1
 
@@ -227,11 +231,7 @@ class Hierarchy:
         }
 
     def restore(self, state: State) -> None:
-        """Take over the entries of a :meth:`state` of the same settings and rank.
-
-        Raises:
-            StateError: values that do not fit.
-        """
+        """Take over the entries of a :meth:`state` of the same settings and rank; StateError where they do not fit."""
         expected, step = self.state(), state["step"]
         from_state(lambda: check_setting("step", step, type(step) is int and step >= 0, "a whole number >= 0"))
         records = PromptTable.from_state(state, "records", 4)
@@ -276,13 +276,8 @@ class Hierarchy:
         level_F1 = np.eye(len(mean_F))[:, 1:2]
         both = solve_triangular(factor_FF, np.hstack([rows_QF.T, level_F1]), lower=True, check_finite=False)
         whitened_FQ, level_F = both[:, :-1], both[:, -1]
-        return Common(
-            rows_QF @ mean_F,
-            (whitened_FQ**2).sum(axis=0),
-            level_F @ whitened_FQ,
-            float(mean_F[1]),
-            float(level_F @ level_F),
-        )
+        variance_Q, covariance_Q = (whitened_FQ**2).sum(axis=0), level_F @ whitened_FQ
+        return Common(rows_QF @ mean_F, variance_Q, covariance_Q, float(mean_F[1]), float(level_F @ level_F))
 
     def _posterior(self, j: int) -> tuple[FloatArray, FloatArray]:
         """Cholesky factor of the precision, and mean, of (c, d, w) under member j."""
@@ -317,12 +312,6 @@ def _total_scores(beliefs: Sequence[Belief], score: LogLikelihood) -> FloatArray
 
 def _split(vector: FloatArray, sizes: list[int]) -> list[FloatArray]:
     return [part.copy() for part in np.split(vector, np.cumsum(sizes)[:-1])]
-
-
-def _start(rank: int) -> Information:
-    precision_FF = np.zeros((2 + rank, 2 + rank))
-    precision_FF[1, 1] = STARTING_PRECISION
-    return Information(precision_FF, np.zeros(2 + rank))
 
 
 def _rows(count: int, features: FloatArray | None, bandwidth: int) -> FloatArray:

@@ -64,7 +64,14 @@ class EmbeddedPrompts:
         known_Q = self.index.known_rows(plain)
         old_Q = known_Q >= 0
         if old_Q.any():
-            check_unchanged(plain, old_Q, self.rows(known_Q[old_Q]), vectors_QD)
+            changed = np.flatnonzero(old_Q)[(self.rows(known_Q[old_Q]) != vectors_QD[old_Q]).any(axis=1)]
+            if len(changed):
+                raise InvalidInputError(
+                    "a registered prompt was registered again with another embedding",
+                    got=f"prompt {plain[changed[0]]!r}",
+                    allowed="the embedding it has",
+                    fix="give the changed prompt a new id, or use the embedding it was registered with",
+                )
             plain = tuple(prompt for prompt, is_old in zip(plain, old_Q, strict=True) if not is_old)
             vectors_QD = vectors_QD[~old_Q]
         if plain:
@@ -147,19 +154,9 @@ def check_vectors(ids: tuple[PromptId, ...], vectors_QD: VectorArray, dimension:
             )
 
 
-def check_unchanged(
-    ids: tuple[PromptId, ...],
-    old_Q: npt.NDArray[np.bool_],
-    before: VectorArray,
-    vectors_QD: VectorArray,
-) -> None:
-    """Raise :class:`InvalidInputError` unless the ids marked ``old`` bring the vectors that they had ``before``."""
-    changed_Q = old_Q.copy()
-    changed_Q[old_Q] = (before != vectors_QD[old_Q]).any(axis=1)
-    if changed_Q.any():
-        raise InvalidInputError(
-            "a registered prompt was registered again with another embedding",
-            got=f"prompt {ids[int(changed_Q.argmax())]!r}",
-            allowed="the embedding it has",
-            fix="give the changed prompt a new id, or use the embedding it was registered with",
-        )
+def squared_distances(a_AD: VectorArray, b_BD: VectorArray) -> FloatArray:
+    """[A, B] squared Euclidean distances by one matrix product; origin moved to the mean of ``b`` for accuracy."""
+    origin_D = b_BD.mean(axis=0)
+    a_AD, b_BD = a_AD - origin_D, b_BD - origin_D
+    squares = np.einsum("ad,ad->a", a_AD, a_AD)[:, None] + np.einsum("bd,bd->b", b_BD, b_BD) - 2 * (a_AD @ b_BD.T)
+    return np.asarray(np.maximum(squares, 0.0), dtype=np.float64)

@@ -75,11 +75,7 @@ class PromptIndex:
         return np.array([rows.setdefault(prompt, len(rows)) for prompt in ids], dtype=np.int64)
 
     def rows(self, ids: Iterable[PromptId]) -> IntArray:
-        """[Q] the numbers of registered ``ids``.
-
-        Raises:
-            UnknownPromptError: an id was never registered.
-        """
+        """[Q] the numbers of registered ``ids``; UnknownPromptError where one was never registered."""
         try:
             return np.array([self._rows[prompt] for prompt in ids], dtype=np.int64)
         except KeyError as error:
@@ -95,13 +91,8 @@ class PromptIndex:
         return np.array([self._rows.get(prompt, -1) for prompt in ids], dtype=np.int64)
 
     def encoded(self) -> Any:
-        """The ids as a byte array for a state file."""
+        """The ids as a byte array for a state file; :func:`index_from_state` is the inverse."""
         return encode_json(self.ids)
-
-    @classmethod
-    def decoded(cls, data: Any) -> PromptIndex:
-        """Inverse of :meth:`encoded`."""
-        return cls(decode_json(data))
 
 
 def index_from_state(state: State) -> PromptIndex:
@@ -112,8 +103,7 @@ def index_from_state(state: State) -> PromptIndex:
 def prompt_hash(prompt: object, *, strict: bool = False) -> str:
     """32 hexadecimal digits that name a prompt by its content, a text or a list of messages.
 
-    Raises:
-        TypeError: ``strict``, and it holds what JSON cannot say, such as an image.
+    TypeError where ``strict`` is set and it holds what JSON cannot say, such as an image.
     """
     text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=None if strict else str)
     return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
@@ -180,11 +170,7 @@ class PromptTable:
         return {"kind": self.KIND, **self.state("values")}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave, all or nothing.
-
-        Raises:
-            StateError: keys are missing, or values do not fit.
-        """
+        """See :class:`~allotment.state.Stateful`."""
         check_state(state, self.KIND, ("ids", "values"))
         loaded = self.from_state(state, "values", *self._room.shape[1:])
         self.index, self._room = loaded.index, loaded._room
