@@ -93,7 +93,7 @@ def test_groups_that_never_come_close_a_batch_late() -> None:
     data.get_batch(0)
     assert len(planner.open_plans) == 2
     assert planner.missing_rollouts == sum(builder.builder.num_envs for builder in late[5:])
-    groups(late[5:])  # too late: passed over
+    groups(late[5:])  # too late: ignored
 
 
 class Weigher(Uniform):

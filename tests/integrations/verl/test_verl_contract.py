@@ -1,5 +1,7 @@
 """Every planner, selector and objective by name, and a planner of a user's own: carried out, or refused by name."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from verl_cases import KEYS, MEAN, PROMPTS, advantages_of, config_of, names, session_of
@@ -134,6 +136,17 @@ def test_every_objective_is_carried_out_or_refused(name, tmp_path, monkeypatch) 
     np.testing.assert_allclose(advantages, by_hand(rewards, uids, within), atol=1e-5)
 
 
+def test_the_page_names_what_works() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "verl.md").read_text()
+    selectors = (name for name, entry in SELECTORS if selection_obstacle(entry.needs, VERL) is None)
+    rows = {
+        name: next(line for line in page.splitlines() if line.startswith(f"| `{name}`"))
+        for name in ("planner", "select")
+    }
+    assert all(f"`{name}`" in rows["planner"] for name in WORKS)
+    assert all(f"`{name}`" in rows["select"] for name in selectors)
+
+
 def believed(plan, prompt: str, rewards_n, rollouts: int, prompts: int) -> np.ndarray:
     """[n] the toy's advantages of a prompt: weighed against the mean over all candidates of its plan."""
     q, n = plan.prompt_ids.index(prompt), len(rewards_n)
@@ -233,7 +246,7 @@ def test_asynchronous_trainers_carry_out_what_pieces_of_a_batch_allow(settings, 
 
 
 def test_baselines_outlive_a_checkpoint(tmp_path, monkeypatch) -> None:
-    """An asynchronous plan is under way when the run is saved; what comes back later has its baselines."""
+    """An asynchronous plan is open when the run is saved; what comes back later has its baselines."""
     own = [f"+allotment.planner_kwargs.{name}=false" for name in ("weights", "leaves_out")]
     session = session_of(tmp_path, ASYNC, TOY, *own)
     uids, _ = planned(session)

@@ -94,11 +94,11 @@ def test_an_asynchronous_plan_waits_for_its_parts_and_for_no_longer_than_patienc
     figures = session.take_figures()
     assert figures["unscored"] == first[7]
     assert figures["zero_count"] == 0
-    come_back(session, names(1, 8)[7:], first[7:], keys[7:])  # too late: passed over
+    come_back(session, names(1, 8)[7:], first[7:], keys[7:])  # too late: ignored
     assert sum(row["n"] for row in lines(tmp_path)) == 3 * 64 - first[7]
 
 
-def test_what_belongs_to_nobody_is_passed_over(tmp_path) -> None:
+def test_what_belongs_to_nobody_is_ignored(tmp_path) -> None:
     session, keys, uids = session_in(tmp_path), [f"d/{i}" for i in range(8)], names(1, 8)
     counts = session.plan(uids, keys, 1)
     session.tell(["pad00"] * 5 + ["another"], [0.0] * 6, [1] * 6)

@@ -117,7 +117,7 @@ def planner_of(config: DictConfig, settings: AllotmentSettings, batch: Batch) ->
         VERL,
         settings=own,
         offered={"success_threshold": settings.success_threshold},
-        estimator="rloo" if "rloo" in config.algorithm.adv_estimator else "dr_grpo",
+        estimator=priced_estimator(config),
         seed=_seed(config),
     )
     check_mode(config, batch.is_sync, planner)
@@ -135,6 +135,11 @@ def selector_of(config: DictConfig, settings: AllotmentSettings, batch: Batch, p
     if name is not None:
         check_mode(config, batch.is_sync, name)
     return selector
+
+
+def priced_estimator(config: DictConfig) -> str:
+    """The estimator whose variance is priced, nearest to the one that is trained with."""
+    return "rloo" if "rloo" in config.algorithm.adv_estimator else "dr_grpo"
 
 
 def resume_folder(config: DictConfig) -> Path | None:

@@ -1,4 +1,4 @@
-"""What one training run knows: its planner, the batches under way, its log. One for each trainer process.
+"""What one training run knows: its planner, the open plans, its log. One for each trainer process.
 
 verl makes manager, estimators, trainer and checkpoint callback apart from one another; this is where they meet. It
 imports nothing of verl's.
@@ -26,6 +26,7 @@ from allotment.integrations.verl.config import (
     AllotmentSettings,
     Batch,
     planner_of,
+    priced_estimator,
     read,
     resume_folder,
     run_folder,
@@ -33,7 +34,7 @@ from allotment.integrations.verl.config import (
 )
 from allotment.planning import Outcome, Planner
 from allotment.planning.carry_over import CarryOver
-from allotment.planning.saving import PLANNER_FILE
+from allotment.planning.planner import PLANNER_FILE
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
 from allotment.selection import Selection, Selector
@@ -49,7 +50,7 @@ PATIENCE = 16
 
 @dataclass(eq=False)
 class _Open:
-    """A plan under way."""
+    """A plan whose rollouts are coming back."""
 
     plan: Plan
     asked_at: int
@@ -77,7 +78,7 @@ class _Open:
 
 
 _OF_THE_LOSS = ("baselines", "baseline_shares")
-"""What a plan under way says of the advantages of its rollouts. Weights: none, where plans stay open (``checks``)."""
+"""What an open plan says of the advantages of its rollouts. Weights: none, where plans stay open (``checks``)."""
 
 
 class Session:
@@ -118,16 +119,16 @@ class Session:
         """Training step of the newest request."""
 
     def plan(self, uids: Sequence[str], keys: Sequence[str], step: int) -> list[int]:
-        """[Q] rollouts of each row: 0, or 2 and more.
+        """[Q] rollouts of each row: 0, or 2 and more; 1 too where the planner has baselines.
 
         Args:
-            uids: [Q] verl's names of the rows; one that is under way keeps its count (verl issues it again).
+            uids: [Q] verl's names of the rows; one that has not come back keeps its count (verl issues it again).
             keys: [Q] prompt ids; the same prompt may stand twice, and is then planned for twice.
             step: training step.
         """
         started = time.perf_counter()
         self.step = int(step)
-        count_of = self._counts_under_way(uids)
+        count_of = self._open_counts(uids)
         new = [(uid, key) for uid, key in zip(uids, keys, strict=True) if uid not in count_of]
         while new:
             first: dict[str, str] = {}  # the first row of each prompt
@@ -232,7 +233,7 @@ class Session:
     def save(self, folder: Path) -> None:
         """Write everything into verl's checkpoint, atomically."""
         self._log.sync()
-        under_way = [{"plan": number, **entry.saved()} for number, entry in self._open.items()]
+        entries = [{"plan": number, **entry.saved()} for number, entry in self._open.items()]
         state = {
             "planner": self.planner.state_dict(),
             "carry": self._carry.state_dict(),
@@ -241,7 +242,7 @@ class Session:
         }
         if self._selector is not None:
             state["selector"] = self._selector.state_dict()
-        save_state(folder / PLANNER_FILE, {**state, "under_way": encode_json(under_way)}, kind=KIND)
+        save_state(folder / PLANNER_FILE, {**state, "under_way": encode_json(entries)}, kind=KIND)
 
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint; one without a planner is gone on from with a warning.
@@ -254,11 +255,11 @@ class Session:
             return
         state = load_state(file, kind=KIND)
         try:
-            under_way, step, self._asked = decode_json(state["under_way"]), int(state["step"]), int(state["asked"])
+            entries, step, self._asked = decode_json(state["under_way"]), int(state["step"]), int(state["asked"])
             self._carry.load_state_dict(state["carry"])
             self.planner.load_state_dict(state["planner"])
             plans = {p.step: p for p in self.planner.open_plans}
-            self._open = {e["plan"]: _Open.restored(plans[e.pop("plan")], e) for e in under_way}
+            self._open = {e["plan"]: _Open.restored(plans[e.pop("plan")], e) for e in entries}
             if self._selector is not None and "selector" in state:
                 self._selector.load_state_dict(state["selector"])
         except (KeyError, TypeError, ValueError) as error:
@@ -281,7 +282,7 @@ class Session:
         keep = -(-len(keys) * kept // self.batch.prompts)
         return [carrying.ask(self.planner, keys, budget=len(keys) * self.batch.mean, trained_prompts=keep)]
 
-    def _counts_under_way(self, uids: Sequence[str]) -> dict[str, int]:
+    def _open_counts(self, uids: Sequence[str]) -> dict[str, int]:
         wanted = set(uids)
         return {
             uid: count
@@ -348,7 +349,7 @@ def start_session(config: Any) -> Session:
         batch,
         run_folder(config),
         selector=selector_of(config, settings, batch, planner),
-        estimator="rloo" if "rloo" in config.algorithm.adv_estimator else "dr_grpo",
+        estimator=priced_estimator(config),
         patience=int(threshold or PATIENCE),
     )
     if (folder := resume_folder(config)) is not None:
