@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -69,10 +69,8 @@ def opened(names: Sequence[SinkName], run: Path, settings: Row) -> Iterator[Sink
         except Exception as error:
             log.warning("%s cannot be opened and gets no figures: %s: %s", name, type(error).__name__, error)
     opened_sinks = Sinks(sinks)
-    try:
+    with closing(opened_sinks):
         yield opened_sinks
-    finally:
-        opened_sinks.close()
 
 
 class _Tensorboard:

@@ -5,8 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from allotment.audit.equivalence import Interval
-from allotment.audit.verdict import ASSUMPTIONS, Facts, verdict
+from allotment.audit.equivalence import ASSUMPTIONS, Facts, Interval, verdict
 
 PLAIN = Facts(
     variance_ratio=Interval(0.78, 0.76, 0.80),

@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from report_rows import group
 
-from allotment.report.course import (
+from allotment.report.data import read_study
+from allotment.report.predictions import (
     Window,
     gini,
     lorenz,
@@ -16,7 +17,6 @@ from allotment.report.course import (
     visits,
     windows,
 )
-from allotment.report.data import read_study
 
 
 def arm_of(write_run, rollouts, **config):

@@ -8,8 +8,8 @@ from report_rows import evaluation, group
 
 from allotment.cli.main import main
 from allotment.report import write_report
-from allotment.report.explorer import MOST_PROMPTS
-from allotment.report.tables import cell_text
+from allotment.report.page import MOST_PROMPTS
+from allotment.report.panel import cell_text
 
 ROLLOUTS = [group(n, n // 2, p, step, f"q{n}") for step in (1, 2) for n, p in ((4, 0.1), (12, 0.4), (8, 0.9))]
 

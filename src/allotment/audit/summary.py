@@ -8,11 +8,10 @@ from typing import Literal
 
 import numpy as np
 
-from allotment.audit.equivalence import Equivalence, equivalence
+from allotment.audit.equivalence import Equivalence, Facts, Verdict, equivalence, verdict
 from allotment.audit.figures import BINS, bin_numbers
 from allotment.audit.log import Log
 from allotment.audit.replaying import Replay
-from allotment.audit.verdict import Facts, Verdict, verdict
 from allotment.types import FloatArray, IntArray, PromptId
 
 SUCCESS_CLASSES = ("none", "up to 1/4", "to 1/2", "to 3/4", "below all", "all")

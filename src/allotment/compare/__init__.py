@@ -3,8 +3,7 @@
 Importing this loads no torch.
 """
 
-from allotment.compare.figures import Line, lines
-from allotment.compare.plan import Comparison, Entry, Job, finished_runs
+from allotment.compare.figures import Comparison, Entry, Job, Line, finished_runs, lines
 from allotment.compare.running import Ended, on_processes
 from allotment.compare.table import as_json, as_text
 

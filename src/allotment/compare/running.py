@@ -14,7 +14,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
-from allotment.compare.plan import Job
+from allotment.compare.figures import Job
 from allotment.errors import AllotmentError, ConfigError, RunDirectoryError, needs_extra
 from allotment.run_logs.directory import RunDirectory
 from allotment.trainers import trainer_of
@@ -191,7 +191,14 @@ def on_ray(jobs: Sequence[Job], address: str, processes: int, gpus: float = 0.0)
             "where the cluster asks for a token, set RAY_AUTH_MODE=token",
         ) from error
     try:
-        _check_gpus(gpus, ray.cluster_resources().get("GPU", 0.0))
+        there = ray.cluster_resources().get("GPU", 0.0)
+        if gpus > there:  # Ray would wait for them without a word
+            raise ConfigError(
+                "the cluster has fewer GPUs than a run asks for",
+                got=f"--gpus-per-run {gpus:g}, {there:g} in the cluster",
+                allowed="what the cluster has; a fraction shares a GPU",
+                fix="lower --gpus-per-run, or add a node with a GPU",
+            )
         # A task whose worker dies is tried again, from its checkpoint; an error that the run raises is final.
         task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=RESTARTS)(train)
         running = {task.remote(replace(job, path=job.path.resolve())): job for job in jobs}
@@ -208,14 +215,3 @@ def on_ray(jobs: Sequence[Job], address: str, processes: int, gpus: float = 0.0)
                 yield Ended(job)
     finally:
         ray.shutdown()
-
-
-def _check_gpus(asked: float, there: float) -> None:
-    """Ray would wait for them without a word."""
-    if asked > there:
-        raise ConfigError(
-            "the cluster has fewer GPUs than a run asks for",
-            got=f"--gpus-per-run {asked:g}, {there:g} in the cluster",
-            allowed="what the cluster has; a fraction shares a GPU",
-            fix="lower --gpus-per-run, or add a node with a GPU",
-        )

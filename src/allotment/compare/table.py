@@ -11,8 +11,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from allotment.compare.figures import MEASURES, Cost, Difference, Line, Reach
-from allotment.compare.plan import Comparison
+from allotment.compare.figures import MEASURES, Comparison, Cost, Line, Reach
 from allotment.report.summary import CONFIDENCE, Estimate, Measure
 
 NAMES: dict[Measure, str] = {"pool_success": "training prompts", "held_out_success": "held-out prompts"}
@@ -52,7 +51,9 @@ def as_text(comparison: Comparison, blocks: Blocks, width: int = WIDTH) -> str:
     ]
     if not parts:
         return "No seed has finished with uniform yet: nothing to compare."
-    return "\n".join([*parts, _notes(blocks), "", _wall_time(blocks, width)])
+    verdicts = sum(len(EXACT) * len(MEASURES) for _, line in _flat(blocks) if line.differences)
+    by_chance = f"about {(1 - CONFIDENCE) * verdicts:.1f} would leave the noise by chance."
+    return "\n".join([*parts, f"{NOTES}\nOf {verdicts} verdicts above {by_chance}", "", _wall_time(blocks, width)])
 
 
 def as_json(comparison: Comparison, blocks: Blocks) -> dict[str, Any]:
@@ -85,13 +86,10 @@ def _name(budget: int, line: Line) -> dict[str, Any]:
 
 
 def _differences_json(line: Line, cost: Cost) -> dict[str, Any]:
-    return {m: _difference_json(found) for m, found in line.differences.get(cost, {}).items()}
-
-
-def _difference_json(found: Difference | None) -> dict[str, Any] | None:
-    if found is None:
-        return None
-    return {**asdict(found.estimate), "verdict": verdict(found.estimate), "at": found.at, "share": found.share}
+    return {
+        m: d and {**asdict(d.estimate), "verdict": verdict(d.estimate), "at": d.at, "share": d.share}
+        for m, d in line.differences.get(cost, {}).items()
+    }
 
 
 def _table(measure: Measure, lines: Sequence[Line], width: int) -> str:
@@ -119,12 +117,6 @@ def _wall_time(blocks: Blocks, width: int) -> str:
         if line.differences
     ]
     return f"wall time\n\n{_markdown(headers, rows, width)}\n{WALL_TIME}"
-
-
-def _notes(blocks: Blocks) -> str:
-    verdicts = sum(len(EXACT) * len(MEASURES) for _, line in _flat(blocks) if line.differences)
-    by_chance = (1 - CONFIDENCE) * verdicts
-    return f"{NOTES}\nOf {verdicts} verdicts above about {by_chance:.1f} would leave the noise by chance."
 
 
 def _markdown(headers: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> str:

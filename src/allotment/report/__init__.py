@@ -41,10 +41,9 @@ def write_report(run_directories: Sequence[Path], out: Path, figures: Path | Non
         import_module("plotly")
         import_module("jinja2")
     from allotment.report.cards import make_cards
-    from allotment.report.course import visits
-    from allotment.report.explorer import explorer
     from allotment.report.health import health
-    from allotment.report.page import figures_json, render, write_page
+    from allotment.report.page import explorer, figures_json, render, write_page
+    from allotment.report.predictions import visits
     from allotment.report.style import looks
 
     study = read_study(run_directories)

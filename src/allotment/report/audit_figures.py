@@ -6,10 +6,9 @@ import numpy as np
 import plotly.graph_objects as go
 
 from allotment.audit.summary import Audited, Summary
-from allotment.report.figures import PROBABILITIES, TO_ZERO, diagonal, finish, mark, safe
-from allotment.report.panel import Panel
+from allotment.report.figures import PROBABILITIES, TO_ZERO, columns, diagonal, finish, mark, safe
+from allotment.report.panel import Panel, Table
 from allotment.report.style import PLANNERS
-from allotment.report.tables import Cell, Table
 
 MOST_PROMPTS = 2000
 """Prompts drawn, evenly spaced in the log's order."""
@@ -19,8 +18,8 @@ HEIGHT = 360
 
 def figures(audited: Audited) -> list[Panel]:
     """The page's figures of one run, those that have numbers."""
-    found = [_worth(audited.summary), _allotments(audited.summary), _calibration(audited.summary, audited.predictor)]
-    return [figure for figure in found if figure is not None]
+    found = (_worth(audited.summary), _allotments(audited.summary), _calibration(audited.summary, audited.predictor))
+    return list(filter(None, found))
 
 
 def _worth(summary: Summary) -> Panel | None:
@@ -37,7 +36,7 @@ def _worth(summary: Summary) -> Panel | None:
         hovertemplate="%{x:.1f} rollouts a prompt are worth %{y:.1f} of uniform<extra></extra>",
     )
     mark(figure, budget)
-    rows: list[tuple[Cell, ...]] = [(float(b), float(w)) for b, w in zip(worth.budgets, worth.worth, strict=True)]
+    rows = [(float(b), float(w)) for b, w in zip(worth.budgets, worth.worth, strict=True)]
     return Panel(
         "What the rollouts would have been worth",
         finish(figure, "rollouts a prompt, allotted", "worth in rollouts of uniform", height=HEIGHT),
@@ -67,7 +66,7 @@ def _allotments(summary: Summary) -> Panel:
         hovertemplate="%{text}<extra></extra>",
     )
     mark(figure, summary.budget_per_prompt)
-    rows: list[tuple[Cell, ...]] = [(c.name, c.prompts, c.logged, c.allotted) for c in summary.classes]
+    rows = [(c.name, c.prompts, c.logged, c.allotted) for c in summary.classes]
     cut = "" if len(shown) == len(seen) else f" {len(shown):,} of {len(seen):,} prompts are drawn."
     return Panel(
         "What each prompt would have got",
@@ -86,18 +85,16 @@ def _calibration(summary: Summary, predictor: str) -> Panel | None:
     figure = go.Figure()
     diagonal(figure)
     figure.add_scatter(
-        x=[b.predicted for b in bins],
-        y=[b.observed for b in bins],
-        customdata=[b.rollouts for b in bins],
+        **columns(bins, x="predicted", y="observed", customdata="rollouts"),
         mode="markers",
         marker={"color": COLOUR, "size": 10},
         hovertemplate="predicted %{x:.3f}, observed %{y:.3f}<br>%{customdata:,} rollouts<extra></extra>",
     )
-    across, up = PROBABILITIES, {"range": [-0.04, 1.04]}
-    rows: list[tuple[Cell, ...]] = [(b.low, b.high, b.predicted, b.observed, b.rollouts) for b in bins]
+    up = {"range": [-0.04, 1.04]}
+    rows = [(b.low, b.high, b.predicted, b.observed, b.rollouts) for b in bins]
     return Panel(
         "Did the predictions come true?",
-        finish(figure, f"predicted by {predictor}", "observed success", height=HEIGHT, x=across, y=up),
+        finish(figure, f"predicted by {predictor}", "observed success", height=HEIGHT, x=PROBABILITIES, y=up),
         "Calibration plot: observed against predicted success in ten bins.",
         Table(("from", "to", "predicted", "observed", "rollouts"), rows),
         "Visits are sorted into tenths by what was predicted before them. A point on the dashed diagonal says: of the "

@@ -6,15 +6,26 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from allotment.audit.figures import BINS
 from allotment.report import figures
-from allotment.report.course import Visits, gini, lorenz, mean_counts, prediction_history, variance_ratios, windows
 from allotment.report.data import Arm, Study
 from allotment.report.judged import judged_card
-from allotment.report.panel import Card, Panel, draw_each, no_predictions
-from allotment.report.predictions import Predictions, bins, calibration_error, predictions
+from allotment.report.panel import Card, Cell, Panel, Table, bins_table, draw_each, no_predictions
+from allotment.report.predictions import (
+    Predictions,
+    Visits,
+    bins,
+    calibration_error,
+    gini,
+    lorenz,
+    mean_counts,
+    prediction_history,
+    predictions,
+    variance_ratios,
+    windows,
+)
 from allotment.report.style import Look
-from allotment.report.summary import Axis, Measure
-from allotment.report.tables import bins_table, heat_table, history_table, learning_table, lorenz_table, variance_table
+from allotment.report.summary import Axis, Measure, curve
 from allotment.report.weights import weight_card
 
 MEASURES: dict[Measure, str] = {"pool_success": "Training pool", "held_out_success": "Held-out prompts"}
@@ -49,9 +60,17 @@ def _learning(study: Study, looks: Sequence[Look]) -> Card:
         for measure, prompts in MEASURES.items():
             label = f"Line chart: success on the {prompts.lower()} against {figures.SPENT[axis]}, one line per planner."
             specification = figures.learning_figure(study.arms, looks, axis, measure)
-            table = learning_table(study.arms, axis, measure)
+            rows = [_curve_rows(arm, axis, measure) for arm in study.arms]
+            table = Table.by_arm(("step", axis, measure, "standard error", "runs"), study.arms, rows)
             card.panels.append(Panel(f"{prompts}, {by}", specification, label, table))
     return card
+
+
+def _curve_rows(arm: Arm, axis: Axis, measure: Measure) -> list[tuple[Cell, ...]]:
+    found, runs = curve(arm, axis, measure), len(arm.counted)
+    errors = [None] * len(found.step) if found.standard_error is None else found.standard_error.tolist()
+    columns = zip(found.step, found.x.tolist(), found.mean.tolist(), errors, strict=True)
+    return [(*row, runs) for row in columns]
 
 
 def _allocation(study: Study, looks: Sequence[Look], forecasts: Sequence[Predictions]) -> Card:
@@ -109,7 +128,11 @@ def budget_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) 
             "Shares of the rollouts",
             figures.lorenz_figure(study.arms, looks, curves),
             "Lorenz curves: share of the rollouts against share of the prompts, one line per planner.",
-            lorenz_table(study.arms, curves),
+            Table.by_arm(
+                ("share of prompts", "share of rollouts"),
+                study.arms,
+                [zip(x.tolist(), y.tolist(), strict=True) for x, y in curves],
+            ),
             f"Gini coefficient, 0 for equal shares: {'; '.join(ginis)}.",
         )
     )
@@ -122,9 +145,17 @@ def budget_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) 
         counts_BW = mean_counts(seen, over)
         label = f"Heat map for {arm.label}: mean rollouts of a prompt by step and predicted success probability."
         figure = figures.heat_map(counts_BW, over)
-        return Panel(arm.label, figure, label, heat_table(counts_BW, over), arm=number)
+        table = Table(
+            ("steps", *(f"{b / BINS:g} to {(b + 1) / BINS:g}" for b in range(BINS))),
+            [(f"{w.first} to {w.last}", *_known(column)) for w, column in zip(over, counts_BW.T.tolist(), strict=True)],
+        )
+        return Panel(arm.label, figure, label, table, arm=number)
 
     return draw_each(card, study.arms, draw)
+
+
+def _known(numbers: Sequence[float]) -> list[float | None]:
+    return [None if number != number else number for number in numbers]
 
 
 def history_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) -> Card:
@@ -136,7 +167,9 @@ def history_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits])
             card.absent.append(no_predictions(arm, any_rollouts=len(seen) > 0))
     if not any(map(len, histories)):
         return card
-    table = history_table(study.arms, histories)
+    columns = ("first step", "last step", "prompts", "mean absolute error", "by chance", "observed − predicted")
+    rows = [[(window.first, window.last, *rest) for window, *rest in history] for history in histories]
+    table = Table.by_arm(columns, study.arms, rows)
     for bias, title in ((False, "Error beyond chance"), (True, "Too low or too high")):
         what = "observed minus predicted success" if bias else "mean absolute error of predictions beyond chance"
         figure = figures.history_figure(study.arms, looks, histories, bias=bias)
@@ -160,7 +193,11 @@ def variance_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]
             expected = "" if whole.predicted is None else f", predicted {whole.predicted:.3f}"
             note = f"Over the whole run: realised {whole.realised:.3f}{error}{expected}."
         figure = figures.variance_figure(ratios, looks[number])
-        return Panel(arm.label, figure, label, variance_table(ratios), note, number)
+        table = Table(
+            ("first step", "last step", "predicted", "realised", "standard error"),
+            [(r.window.first, r.window.last, r.predicted, r.realised, r.standard_error) for r in ratios],
+        )
+        return Panel(arm.label, figure, label, table, note, number)
 
     return draw_each(Card("variance"), study.arms, draw)
 

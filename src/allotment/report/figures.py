@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 from collections.abc import Mapping, Sequence
+from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -11,9 +12,8 @@ import plotly.graph_objects as go
 from plotly.subplots import make_subplots
 
 from allotment.audit.figures import BINS
-from allotment.report.course import Ratio, Window
 from allotment.report.data import Arm
-from allotment.report.predictions import Predictions, bins, ideal_counts
+from allotment.report.predictions import Predictions, Ratio, Window, bins, ideal_counts
 from allotment.report.style import AXIS, FAINT, FONT, GRID, GROUND, INK, LITTLE, MUCH, Look, tinted
 from allotment.report.summary import Axis, Curve, Measure, curve
 from allotment.types import FloatArray
@@ -43,8 +43,7 @@ def learning_figure(arms: Sequence[Arm], looks: Sequence[Look], axis: Axis, meas
     figure = go.Figure()
     for number, (arm, look) in enumerate(zip(arms, looks, strict=True)):
         group = f"arm-{number}"
-        thin = [run for run in arm.runs if run.evaluations and arm.counted != (run,)]
-        for run in thin:
+        for run in (run for run in arm.runs if run.evaluations and arm.counted != (run,)):
             single = curve(arm, axis, measure, [run])
             line = {"color": look.tint(0.5 if run not in arm.counted else 0.25), "width": 1, "dash": look.dash}
             figure.add_scatter(
@@ -77,9 +76,7 @@ def allocation_figure(forecast: Predictions, look: Look, *, ideal: bool) -> str:
         figure.add_scatter(x=at, y=best, mode="lines", line=dashed(INK), name="√(p(1−p))", hoverinfo="skip")
     found = bins(returning)
     figure.add_scatter(
-        x=[b.mean_prediction for b in found],
-        y=[b.mean_count for b in found],
-        customdata=[b.prompts for b in found],
+        **columns(found, x="mean_prediction", y="mean_count", customdata="prompts"),
         mode="lines+markers",
         name="mean",
         line={"color": look.colour, "width": 2.5},
@@ -94,17 +91,12 @@ def allocation_figure(forecast: Predictions, look: Look, *, ideal: bool) -> str:
 def calibration_figure(forecast: Predictions, look: Look) -> str:
     """Observed against predicted success by bins, with 95 % intervals; below, how many prompts each bin holds."""
     found = bins(forecast)
+    above, below = [b.interval[1] - b.observed for b in found], [b.observed - b.interval[0] for b in found]
     figure = make_subplots(rows=2, cols=1, shared_xaxes=True, row_heights=[0.78, 0.22], vertical_spacing=0.05)
     diagonal(figure, row=1, col=1)
     figure.add_scatter(
-        x=[b.predicted for b in found],
-        y=[b.observed for b in found],
-        error_y={
-            "array": [b.interval[1] - b.observed for b in found],
-            "arrayminus": [b.observed - b.interval[0] for b in found],
-            "thickness": 1.5,
-            "width": 4,
-        },
+        **columns(found, x="predicted", y="observed"),
+        error_y={"array": above, "arrayminus": below, "thickness": 1.5, "width": 4},
         customdata=[[b.prompts, b.rollouts] for b in found],
         mode="markers",
         marker={"color": look.colour, "symbol": look.symbol, "size": 9, "line": {"color": GROUND, "width": 1}},
@@ -158,16 +150,9 @@ def _band(mean: Curve, look: Look, group: str) -> Any:
     """One standard error to each side."""
     assert mean.standard_error is not None
     low, high = mean.mean - mean.standard_error, mean.mean + mean.standard_error
-    return go.Scatter(
-        x=np.concatenate([mean.x, mean.x[::-1]]),
-        y=np.concatenate([high, low[::-1]]),
-        fill="toself",
-        fillcolor=look.tint(0.18),
-        line={"width": 0},
-        mode="lines",
-        hoverinfo="skip",
-        legendgroup=group,
-    )
+    x, y = np.concatenate([mean.x, mean.x[::-1]]), np.concatenate([high, low[::-1]])
+    filled = {"fill": "toself", "fillcolor": look.tint(0.18), "line": {"width": 0}, "mode": "lines"}
+    return go.Scatter(x=x, y=y, hoverinfo="skip", legendgroup=group, **filled)
 
 
 def _dots(forecast: Predictions, look: Look) -> Any:
@@ -186,6 +171,11 @@ def _dots(forecast: Predictions, look: Look) -> Any:
         marker={"color": [tinted(FAINT, 0.22) if forecast.first[i] else look.tint(0.25) for i in at], "size": 5},
         hovertemplate="%{text}<extra></extra>",
     )
+
+
+def columns(rows: Sequence[Any], **attributes: str) -> dict[str, list[Any]]:
+    """Attributes of rows as lists for a trace, by plotly's name."""
+    return {name: [attrgetter(attribute)(row) for row in rows] for name, attribute in attributes.items()}
 
 
 def dashed(colour: str, width: float = 1.5) -> dict[str, Any]:
@@ -298,17 +288,15 @@ def variance_figure(ratios: Sequence[Ratio], look: Look) -> str:
     figure = go.Figure()
     planned = [r for r in ratios if r.predicted is not None]
     figure.add_scatter(
-        x=[r.window.middle for r in planned],
-        y=[r.predicted for r in planned],
+        **columns(planned, x="window.middle", y="predicted"),
         mode="lines",
         line=dashed(look.colour, 2),
         hovertemplate="predicted about step %{x:.0f}: %{y:.3f}<extra></extra>",
     )
     came = [r for r in ratios if r.realised is not None]
     figure.add_scatter(
-        x=[r.window.middle for r in came],
-        y=[r.realised for r in came],
-        error_y={"array": [r.standard_error for r in came], "thickness": 1.2, "width": 3},
+        **columns(came, x="window.middle", y="realised"),
+        error_y={**columns(came, array="standard_error"), "thickness": 1.2, "width": 3},
         mode="markers",
         marker={"color": look.colour, "symbol": look.symbol, "size": 8},
         hovertemplate="realised about step %{x:.0f}: %{y:.3f}<extra></extra>",

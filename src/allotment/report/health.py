@@ -11,8 +11,8 @@ import numpy as np
 
 from allotment.report.data import Arm, Run, Study
 from allotment.report.judged import GROWTH, claimed
+from allotment.report.panel import Table
 from allotment.report.predictions import Predictions, bins, calibration_error, predictions
-from allotment.report.tables import Cell, Table
 from allotment.types import FloatArray, IntArray
 
 Verdict = Literal["good", "look", "unknown"]
@@ -67,18 +67,16 @@ def health(study: Study) -> list[Check]:
     forecasts = [predictions(arm) for arm in study.arms]
     if any(claimed(arm) for arm in study.arms):
         checks["Learnt reward and verifier agree"] = _judged
+    pairs = list(zip(study.arms, forecasts, strict=True))
     return [
-        Check(
-            title,
-            tuple(Finding(arm.label, *check(arm, found)) for arm, found in zip(study.arms, forecasts, strict=True)),
-        )
+        Check(title, tuple(Finding(arm.label, *check(arm, found)) for arm, found in pairs))
         for title, check in checks.items()
     ]
 
 
 def health_table(checks: Sequence[Check]) -> Table:
     """The findings as rows."""
-    rows: list[tuple[Cell, ...]] = [(c.title, f.arm, f.verdict, f.words) for c in checks for f in c.findings]
+    rows = [(c.title, f.arm, f.verdict, f.words) for c in checks for f in c.findings]
     return Table(("check", "planner", "verdict", "finding"), rows)
 
 
@@ -100,38 +98,33 @@ def _complete(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
             wrong.append(f"seed {run.config.seed} stopped after {run.last_step} of {run.config.steps} steps")
     if wrong:
         return "look", "; ".join(wrong) + "."
-    return "good", f"every step of {_runs(arm)} stands once in the logs, and the last is reached."
+    runs = "its run" if len(arm.runs) == 1 else f"all {len(arm.runs)} runs"
+    return "good", f"every step of {runs} stands once in the logs, and the last is reached."
 
 
 def _resumed(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     """Harmless: the steps after the checkpoint are made again, and stand in the logs once."""
     if not any(run.timing for run in arm.runs):
         return "unknown", "no times are logged, and it would be said there."
-    resumed = [
+    resumed = "; ".join(
         f"seed {run.config.seed} after step{'s' if len(run.resumed) > 1 else ''} {', '.join(map(str, run.resumed))}"
         for run in arm.runs
         if run.resumed
-    ]
+    )
     if not resumed:
         return "good", "no run was taken up again from a checkpoint."
-    return "good", (
-        f"taken up again from a checkpoint: {'; '.join(resumed)}. Steps made twice count once, in rollouts and in time."
-    )
+    return "good", f"taken up again from a checkpoint: {resumed}. Steps made twice count once, in rollouts and in time."
 
 
 def _budget(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
-    spent = np.array([total for run in arm.runs for total in _step_totals(run).values()])
+    spent, budget = np.array([total for run in arm.runs for total in _step_totals(run).values()]), arm.config.budget
     if not len(spent):
         return "unknown", "no rollouts are logged yet."
+    had = f"{spent.min():,} to {spent.max():,}"
     if arm.config.planner == "vip-tokens":
-        return "unknown", f"its budget is of tokens; its steps had {spent.min():,} to {spent.max():,} rollouts."
-    budget = arm.config.budget
-    wrong = int((spent != budget).sum())
-    if wrong:
-        return (
-            "look",
-            f"{wrong:,} of {len(spent):,} steps spent {spent.min():,} to {spent.max():,} instead of {budget:,}.",
-        )
+        return "unknown", f"its budget is of tokens; its steps had {had} rollouts."
+    if wrong := int((spent != budget).sum()):
+        return "look", f"{wrong:,} of {len(spent):,} steps spent {had} instead of {budget:,}."
     return "good", f"each of {len(spent):,} steps spent its {budget:,} rollouts exactly."
 
 
@@ -153,8 +146,7 @@ def _bounds(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
             counts[number, row["step"], row["prompt_id"]] += row["n"]
     if not counts:
         return "unknown", "no rollouts are logged yet."
-    n = np.array(list(counts.values()))
-    lower, upper = arm.config.lower, arm.config.upper
+    n, lower, upper = np.array(list(counts.values())), arm.config.lower, arm.config.upper
     outside = int(((n < lower) | (n > upper)).sum())
     found = f"{n.min()} to {n.max()}" if n.min() < n.max() else str(n.min())
     words = f"{found} rollouts a prompt and step; {lower} to {upper} are allowed"
@@ -166,12 +158,8 @@ def _calibrated(_: Arm, forecast: Predictions) -> tuple[Verdict, str]:
         return "unknown", "no predictions are logged."
     found = bins(forecast)
     error = calibration_error(found)
-    chance = float(
-        np.average(
-            [np.sqrt(2 * b.predicted * (1 - b.predicted) / (np.pi * b.rollouts)) for b in found],
-            weights=[b.rollouts for b in found],
-        )
-    )
+    chances = [np.sqrt(2 * b.predicted * (1 - b.predicted) / (np.pi * b.rollouts)) for b in found]
+    chance = float(np.average(chances, weights=[b.rollouts for b in found]))
     words = (
         f"{error:.3f} from the diagonal on average, {chance:.3f} by the chance of few rollouts alone; "
         f"up to {CALIBRATED:g} passes."
@@ -234,7 +222,3 @@ def _steady(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     if not any(run.timing for run in arm.runs):
         return "unknown", "no times are logged."
     return "good", f"no step took a tenth of its run and {SLOWEST} times the median."
-
-
-def _runs(arm: Arm) -> str:
-    return "its run" if len(arm.runs) == 1 else f"all {len(arm.runs)} runs"

@@ -7,12 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 import plotly.graph_objects as go
 
-from allotment.report.course import Window, windows
 from allotment.report.data import Arm, Study
 from allotment.report.figures import TO_ZERO, finish
-from allotment.report.panel import Card, Panel
+from allotment.report.panel import Card, Panel, Table
+from allotment.report.predictions import Window, windows
 from allotment.report.style import Look
-from allotment.report.tables import Table
 from allotment.types import FloatArray
 
 GROWTH = 0.05

@@ -2,12 +2,54 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from allotment.report.data import Arm
-from allotment.report.tables import Table
+from allotment.report.predictions import Bin
+
+Cell = str | int | float | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """Columns with their names; None where there is no number."""
+
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[Cell]]
+
+    @classmethod
+    def by_arm(cls, columns: Sequence[str], arms: Sequence[Arm], rows: Iterable[Iterable[Sequence[Cell]]]) -> Table:
+        """The rows of each arm, with its label in front."""
+        labelled = [(arm.label, *row) for arm, found in zip(arms, rows, strict=True) for row in found]
+        return cls(("planner", *columns), labelled)
+
+    def to_json(self) -> dict[str, Any]:
+        """``columns`` and ``rows``, numbers to six significant digits."""
+        return {"columns": list(self.columns), "rows": [[_short(cell) for cell in row] for row in self.rows]}
+
+
+def bins_table(found: Sequence[Bin]) -> Table:
+    """Tenths of the predicted success probability."""
+    return Table(
+        ("from", "to", "prompts", "rollouts", "predicted", "observed", "low 95 %", "high 95 %", "mean n"),
+        [(b.lower, b.upper, b.prompts, b.rollouts, b.predicted, b.observed, *b.interval, b.mean_count) for b in found],
+    )
+
+
+def cell_text(cell: Cell) -> str:
+    """A cell as the page shows it: four significant digits, whole numbers in full."""
+    if cell is None:
+        return "–"
+    if isinstance(cell, float):
+        return f"{cell:,.0f}" if abs(cell) >= 1000 else f"{cell:.4g}"
+    return f"{cell:,}" if isinstance(cell, int) else cell
+
+
+def _short(cell: Cell) -> Cell:
+    return float(f"{cell:.6g}") if isinstance(cell, float) else cell
+
 
 CardId = Literal["learning", "allocation", "budget", "calibration", "history", "variance", "weights", "judged"]
 

@@ -14,12 +14,11 @@ import plotly.graph_objects as go
 from scipy.special import gammaln, xlog1py, xlogy
 
 from allotment.audit.figures import bin_numbers
-from allotment.report.course import Visits
 from allotment.report.data import Arm, Study
 from allotment.report.figures import PROBABILITIES, TO_ZERO, arm_line, dashed, finish
-from allotment.report.panel import Card, Panel, no_predictions
+from allotment.report.panel import Card, Cell, Panel, Table, no_predictions
+from allotment.report.predictions import Visits
 from allotment.report.style import FAINT, INK, PLANNERS, Look
-from allotment.report.tables import Cell, Table
 from allotment.types import FloatArray, IntArray
 
 Advantage = Literal["rloo", "dr_grpo", "grpo"]
@@ -62,8 +61,7 @@ def relative_weights(p_V: FloatArray, n_V: IntArray, choice: Choice) -> FloatArr
         weight_V = _standardised(p_V, n_V)
     else:
         weight_V = np.where(n > 1, 1.0, 0.0) if choice.advantage == "rloo" else (n - 1) / n
-    if choice.by_rollouts:
-        weight_V = weight_V * n
+    weight_V = weight_V * n if choice.by_rollouts else weight_V
     return np.asarray(weight_V / weight_V.mean(), dtype=np.float64)
 
 
@@ -72,13 +70,10 @@ def weights_by_tenth(seen: Visits, choice: Choice) -> list[tuple[float, int, flo
     known = ~np.isnan(seen.predicted)
     p_V, n_V = np.clip(seen.predicted[known], 1e-6, 1 - 1e-6), seen.n[known]
     weight_V, place_V = relative_weights(p_V, n_V, choice), bin_numbers(p_V)
-    found = []
-    for place in np.unique(place_V):
-        chosen = place_V == place
-        found.append(
-            (float(p_V[chosen].mean()), int(chosen.sum()), float(n_V[chosen].mean()), float(weight_V[chosen].mean()))
-        )
-    return found
+    return [
+        (float(p_V[at].mean()), int(at.sum()), float(n_V[at].mean()), float(weight_V[at].mean()))
+        for at in (place_V == place for place in np.unique(place_V))
+    ]
 
 
 def _standardised(p_V: FloatArray, n_V: IntArray) -> FloatArray:
@@ -118,7 +113,7 @@ def weight_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) 
             found = [(choice, weights_by_tenth(seen, choice)) for choice in ALTERNATIVES]
             label = f"Line chart for {arm.label}: relative weight of a prompt against p, a line per loss."
             note = "Blue: prompts count equally. Grey: by their rollouts. Solid rloo, dashed dr_grpo, dotted grpo."
-            rows: list[tuple[Cell, ...]] = [(choice.name, *row) for choice, weights in found for row in weights]
+            rows = [(choice.name, *row) for choice, weights in found for row in weights]
             table = Table(("loss", *WEIGHT_COLUMNS), rows)
             card.panels.append(Panel(arm.label, _other_choices(found), label, table, note, number))
     return card
