@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from allotment.learning.objective import ObjectiveEntry
     from allotment.planning.contract import PlannerEntry
     from allotment.prediction.base import PredictorEntry
-    from allotment.selection.base import SelectorEntry
+    from allotment.selection import SelectorEntry
     from allotment.trainers import TrainerEntry
 
 Entry = TypeVar("Entry")
@@ -206,10 +206,10 @@ LOG_FORMATS: Registry[LogFormat] = Registry(
     "log format",
     {
         "counts": "allotment.audit.formats.counts:COUNTS",
-        "run": "allotment.audit.formats.counts:COUNTS",
-        "verl": "allotment.audit.formats.rollouts:FORMAT",
-        "trl": "allotment.audit.formats.rollouts:FORMAT",
-        "columns": "allotment.audit.formats.rollouts:FORMAT",
+        "run": "allotment.audit.formats.counts:RUN",
+        "verl": "allotment.audit.formats.rollouts:VERL",
+        "trl": "allotment.audit.formats.rollouts:TRL",
+        "columns": "allotment.audit.formats.rollouts:NAMED",
     },
 )
 TRAINERS: Registry[TrainerEntry] = Registry(
