@@ -13,7 +13,7 @@ from itertools import product
 import numpy as np
 from scipy.stats import binom
 
-from allotment.methods.selectors.balanced import Baseline, balanced_advantages, balanced_counts
+from allotment.methods.planners.reinforce_ada import Baseline, balanced_advantages, balanced_counts
 from allotment.types import FloatArray
 from theory.toy import MeasuredWeights
 

@@ -20,7 +20,7 @@ from allotment.learning.advantages import AdvantageName, advantage_estimator, se
 from allotment.learning.aggregation import Aggregation
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.planning.planner import Planner
-from allotment.selection.base import Scored, Selection, Selector, check_selection
+from allotment.selection import Scored, Selection, Selector, check_selection
 from allotment.types import FloatArray, IntArray, Plan, PromptId
 
 WRONG_SHARES = (0.5, 0.3, 0.2)

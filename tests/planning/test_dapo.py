@@ -10,7 +10,7 @@ from planning_cases import assert_same
 from allotment.errors import InfeasibleBudgetError, InvalidInputError
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.methods.planners.dapo import DAPO, MixedGroups
-from allotment.selection.base import Scored, check_selection, emptied_groups
+from allotment.selection import Scored, check_selection, emptied_groups
 
 IDS = [f"p{q}" for q in range(12)]
 

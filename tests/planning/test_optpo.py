@@ -8,8 +8,7 @@ import pytest
 from planning_cases import assert_same, snapshot
 
 from allotment.errors import InfeasibleBudgetError, InvalidInputError, RewardMismatchError, StateError
-from allotment.methods.planners.optpo import OptPO, is_sure
-from allotment.methods.selectors.pseudo_labels import Tally
+from allotment.methods.planners.optpo import OptPO, Tally, is_sure
 from theory.toy import Policy, measured_weights
 
 

@@ -4,7 +4,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 
-from allotment.selection.base import Scored
+from allotment.selection import Scored
 
 
 def scored(groups, *, step=1, numbers=None, ages=None, **columns):

@@ -10,7 +10,8 @@ from selection_cases import kept_of, permuted, random_scored, scored
 
 from allotment.errors import InvalidInputError, StateError
 from allotment.learning.selected import selected_advantages_and_weights
-from allotment.methods.selectors.balanced import BalancedDownSampling, RootWeighting, balanced_counts
+from allotment.methods.planners.reinforce_ada import BalancedDownSampling, balanced_counts
+from allotment.methods.planners.reinforce_ada_est import RootWeighting
 from theory.toy import Policy
 
 POOL = [1, 0, 0, 1, 0, 0, 1, 0]  # three of eight correct

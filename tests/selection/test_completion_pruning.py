@@ -12,7 +12,7 @@ from selection_cases import kept_of, permuted, random_scored, scored
 from allotment.errors import InvalidInputError
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.methods.selectors.completion_pruning import CompletionPruning, prune
-from allotment.selection.base import Selector, check_selection
+from allotment.selection import Selector, check_selection
 
 SCORED = scored([[1, 0, 0, 0, 0, 0, 0, 0], [1, 1, 1, 0, 1, 1], [1, 0], [0, 0, 0], [1]])
 AT_RISK = [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 12, 13]  # the majority of a mixed group; groups of equal |A| have none

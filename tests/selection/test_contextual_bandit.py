@@ -16,7 +16,7 @@ from allotment.methods.selectors.contextual_bandit import (
     arm_reward,
     rollout_features,
 )
-from allotment.selection.base import Selector, check_selection, emptied_groups
+from allotment.selection import Selector, check_selection, emptied_groups
 from allotment.state import load_state, save_state
 
 GLOBAL = {"mode": "global", "window": 3}

@@ -14,7 +14,7 @@ from allotment.errors import InvalidInputError
 from allotment.learning.advantages import grpo_advantages
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.methods.selectors.subsets import PODS, max_variance_subset
-from allotment.selection.base import check_selection
+from allotment.selection import check_selection
 
 PAPER = [0.1, 0.9, 0.5, 0.4, 0.6, 1.0]
 

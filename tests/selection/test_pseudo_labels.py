@@ -10,7 +10,7 @@ from scipy.stats import binom
 from selection_cases import permuted, scored
 
 from allotment.errors import InvalidInputError
-from allotment.methods.selectors.pseudo_labels import PseudoLabels, Tally
+from allotment.methods.planners.optpo import PseudoLabels, Tally
 
 ANSWERS = st.lists(st.lists(st.sampled_from(["4", "5", "7", None]), min_size=1, max_size=9), min_size=1, max_size=5)
 

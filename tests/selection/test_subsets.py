@@ -8,7 +8,7 @@ from selection_cases import kept_of, permuted, random_scored, scored
 
 from allotment.errors import InvalidInputError, StateError
 from allotment.methods.selectors.subsets import PODS, MaxReward, RandomSubset, first_of_groups, kept_counts
-from allotment.selection.base import Selector, emptied_groups
+from allotment.selection import Selector, emptied_groups
 
 CLASSES = [MaxReward, RandomSubset, PODS]
 

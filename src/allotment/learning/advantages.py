@@ -189,14 +189,14 @@ def _share(share_N: Tensor, early_N: Tensor, late_N: Tensor) -> Tensor:
 
 
 def _check_rounds(group_ids_N: Tensor, rounds_N: Tensor, expected_N: Tensor) -> None:
-    shapes = [tuple(x.shape) for x in (group_ids_N, rounds_N, expected_N)]
+    shapes, groups = [tuple(x.shape) for x in (group_ids_N, rounds_N, expected_N)], group(group_ids_N)
     if not shapes[0] == shapes[1] == shapes[2]:
         wrong, got = "Rounds and expected counts do not fit the group ids.", f"{shapes[1]}, {shapes[2]} for {shapes[0]}"
     elif not ((rounds_N == 0) | (rounds_N == 1)).all():
         wrong, got = "A round is neither 0 nor 1.", f"rounds from {int(rounds_N.min())} to {int(rounds_N.max())}"
     elif not (torch.isfinite(expected_N) & (expected_N >= 0)).all():
         wrong, got = "An expected count is no count.", f"least {expected_N.min()}"
-    elif _differs(expected_N.double(), group_ids_N):
+    elif groups.centred(expected_N.double()).any():
         wrong, got = "The rollouts of one prompt differ in their expected count.", "two values for one group id"
     else:
         return
@@ -206,10 +206,3 @@ def _check_rounds(group_ids_N: Tensor, rounds_N: Tensor, expected_N: Tensor) -> 
         allowed="all [N]: rounds 0 or 1, one finite expected count >= 0 for each prompt",
         fix="plan.round and plan.expected_later of the plan each rollout belongs to",
     )
-
-
-def _differs(values_N: Tensor, group_ids_N: Tensor) -> bool:
-    """Whether two rollouts of a group have different values."""
-    groups = group(group_ids_N)
-    last_Q = values_N.new_zeros(len(groups)).index_put((groups.index_N,), values_N)
-    return bool((values_N != last_Q[groups.index_N]).any())

@@ -44,8 +44,9 @@ def effective_weights(
     _check(p_Q, n_Q, lengths_2Q)
     estimate = advantage_estimator(advantage)
     total = {"prompt_mean": len(p_Q), "sequence_mean": int(n_Q.sum())}.get(aggregation, 1)
-    chances = [_binomial(p, n) for p, n in zip(p_Q, n_Q, strict=True)]
-    tokens = [_tokens(n, *pair) for n, pair in zip(n_Q, lengths_2Q.T, strict=True)]
+    right = [np.arange(n + 1) for n in n_Q]
+    chances = [comb(n, k) * p**k * (1 - p) ** (n - k) for p, n, k in zip(p_Q, n_Q, right, strict=True)]
+    tokens = [k * pair[0] + (n - k) * pair[1] for n, k, pair in zip(n_Q, right, lengths_2Q.T, strict=True)]
     weights_Q = np.empty(len(p_Q))
     for q, (p, n) in enumerate(zip(p_Q, n_Q, strict=True)):
         rewards_N, ids_N, mask_NT = _every_outcome(n, *lengths_2Q[:, q])
@@ -67,18 +68,6 @@ def _check(p_Q: FloatArray, n_Q: IntArray, lengths_2Q: IntArray) -> None:
             allowed="equally many probabilities inside (0, 1) and counts >= 1, lengths >= 1",
             fix="leave out prompts with p = 0 or 1: their gradient is 0",
         )
-
-
-def _binomial(p: float, n: int) -> FloatArray:
-    """[n + 1] chance of k successes."""
-    k = np.arange(n + 1)
-    return np.asarray(comb(n, k) * p**k * (1 - p) ** (n - k), dtype=np.float64)
-
-
-def _tokens(n: int, right: int, wrong: int) -> IntArray:
-    """[n + 1] tokens of a group with k successes."""
-    k = np.arange(n + 1)
-    return k * right + (n - k) * wrong
 
 
 def _every_outcome(n: int, right: int, wrong: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

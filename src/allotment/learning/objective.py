@@ -1,11 +1,12 @@
-"""What an objective declares: the place it fills, what else may stand beside it, and how it is made."""
+"""What an objective declares: the place it fills, what else may stand beside it, how it is made; checks of settings."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
+from allotment.errors import ConfigError
 from allotment.learning.advantages import AdvantageName
 
 Place = Literal["advantages", "loss", "gate", "reward"]
@@ -39,6 +40,27 @@ class ObjectiveEntry:
     preferences: bool = False
     """Whether it trains on pairs of rollouts."""
     row: ObjectiveRow | None = None
+
+
+def check_setting(objective: str, setting: str, value: object, is_allowed: bool, allowed: str) -> None:
+    """Raise ConfigError, naming objective and setting, unless ``is_allowed``; ``allowed`` is for the message."""
+    if not is_allowed:
+        raise ConfigError(
+            f"{objective} cannot have this {setting}", got=value, allowed=allowed, fix="correct the setting"
+        )
+
+
+def check_settings(objective: str, settings: object, **rules: tuple[bool, str]) -> None:
+    """Refuse an attribute of ``settings`` whose rule, ``(is_allowed, allowed)``, does not hold."""
+    for setting, (is_allowed, allowed) in rules.items():
+        check_setting(objective, setting, getattr(settings, setting), is_allowed, allowed)
+
+
+def check_choices(objective: str, settings: object, **names: object) -> None:
+    """Refuse an attribute of ``settings`` that is not one of the values of its ``Literal``."""
+    for setting, literal in names.items():
+        value, known = getattr(settings, setting), get_args(literal)
+        check_setting(objective, setting, repr(value), value in known, ", ".join(map(str, known)))
 
 
 RLOO = ObjectiveEntry(

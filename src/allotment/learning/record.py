@@ -95,7 +95,7 @@ _LOGGED_BY = {
 }
 _WHO: dict[Need, tuple[str, str]] = {
     "rollout": ("rollout_log_probs_NT", _LOGGED_BY["rollout_log_probs_NT"]),
-    "reference": ("reference_log_probs_NT", "the reference policy"),
+    "reference": ("reference_log_probs_NT", _LOGGED_BY["reference_log_probs_NT"]),
     "distributions": ("distribution_NTV", "the trainer, and the rollout engine its top k,"),
     "uniforms": ("uniforms_NT", "the trainer, from its seed and step,"),
     "hidden": ("hidden_NTH", "the trainer"),
@@ -131,31 +131,32 @@ class TokenFactors:
     """Scalars, [] each: rejected or clipped shares of the mask's tokens, by reason."""
 
 
-class TokenObjective(Protocol):
-    """The loss of every token."""
-
+class _HasNeeds(Protocol):
     @property
     def needs(self) -> tuple[Need, ...]:
         """What it asks of a record."""
         ...
 
+
+class TokenObjective(_HasNeeds, Protocol):
+    """The loss of every token."""
+
     def loss(self, record: TokenRecord) -> TokenLoss:
-        """[N, T] losses, exactly 0 outside the mask."""
+        """[N, T] losses, exactly 0 outside the mask.
+
+        Raises:
+            InvalidInputError: the record lacks something that it needs, or a number that enters is not finite.
+        """
         ...
 
 
-class TokenGate(Protocol):
+class TokenGate(_HasNeeds, Protocol):
     """Rejects tokens or re-weights them; factors of several gates multiply.
 
     The denominator of the loss stays that of :func:`~allotment.learning.aggregation.rollout_weights`: all tokens the
     policy generated, whether rejected or not, so that rejecting a token never raises the weight of another.
     """
 
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        """What it asks of a record."""
-        ...
-
     def factors(self, record: TokenRecord) -> TokenFactors:
-        """[N, T] factors."""
+        """[N, T] factors; raises InvalidInputError where the record lacks something that it needs."""
         ...

@@ -8,7 +8,7 @@ from torch import Tensor
 from allotment.errors import InvalidInputError
 from allotment.learning.advantages import AdvantageName, advantage_estimator
 from allotment.learning.aggregation import Aggregation, Length, rollout_weights
-from allotment.selection.base import Selection
+from allotment.selection import Selection
 
 
 def selected_advantages_and_weights(

@@ -21,7 +21,7 @@ from allotment.planning.rounds import Rounds, Step
 from allotment.planning.saving import SavedPlanner
 from allotment.pricing import get_estimator
 from allotment.prompts.ids import canonical_ids
-from allotment.selection.base import Selector
+from allotment.selection import Selector
 from allotment.state import State
 from allotment.types import FloatArray, Plan, PromptId, PromptIds
 

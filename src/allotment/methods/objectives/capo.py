@@ -14,9 +14,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow, check_choices, check_settings
 from allotment.learning.record import HeadMoments, Need, TokenFactors, TokenRecord, require
-from allotment.methods.objectives.settings import check_choices, check_settings
 
 Window = Literal["symmetric", "one_sided"]
 StepModel = Literal["adam", "sgd"]
@@ -75,9 +74,6 @@ class CAPO:
 
         Metrics: ``rejected``, by reason ``rejected_policy``, ``rejected_objective_low``, ``rejected_objective_high``
         (a token may have several); means ``policy_change`` and ``objective_change``.
-
-        Raises:
-            InvalidInputError: the record lacks hidden states, tokens or the moments of the output matrix.
         """
         require(record, "capo", *self.needs)
         assert record.hidden_NTH is not None

@@ -16,9 +16,8 @@ from torch import Tensor
 from allotment.errors import InvalidInputError
 from allotment.learning.groups import check_finite
 from allotment.learning.losses import TokenLoss, masked_mean
-from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow, check_choices, check_settings
 from allotment.learning.record import Need, TokenRecord, require
-from allotment.methods.objectives.settings import check_choices, check_settings
 
 GateName = Literal["binary_tv", "binary_kl", "topk_tv", "topk_kl", "ratio"]
 Anchor = Literal["rollout", "old"]
@@ -83,9 +82,6 @@ class DivergencePPO:
 
         Metrics: ``gate_fraction`` (closed), of which ``gate_fraction_positive`` and ``gate_fraction_negative`` by the
         sign of the advantage; ``capped_fraction``; ``mean_ratio``; ``mean_divergence``.
-
-        Raises:
-            InvalidInputError: the record lacks what the gate needs, or an advantage is not finite.
         """
         require(record, "divergence-ppo", *self.needs)
         mask_NT = record.mask_NT.bool()

@@ -10,9 +10,8 @@ from torch import Tensor, nn
 
 from allotment.learning.groups import check_finite
 from allotment.learning.losses import TokenLoss, masked_mean
-from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow, check_choices, check_settings
 from allotment.learning.record import Need, TokenRecord, require
-from allotment.methods.objectives.settings import check_choices, check_settings
 
 Normalisation = Literal["length", "none"]
 TrajectoryWeight = Literal["both", "above", "unclipped", "none"]
@@ -35,7 +34,8 @@ class LogPartition(nn.Module):
         self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
         with torch.random.fork_rng():
             torch.manual_seed(seed)
-            self.layers = nn.Sequential(*_hidden_layer(width, dropout), *_hidden_layer(width, dropout))
+            layers = [(nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Dropout(dropout)) for _ in range(2)]
+            self.layers = nn.Sequential(*layers[0], *layers[1])
             self.last = nn.Linear(width, 1)
 
     def forward(self, hidden_NH: Tensor) -> Tensor:
@@ -46,10 +46,6 @@ class LogPartition(nn.Module):
             hidden_NH = self.layers(hidden_NH.to(self.last.weight.dtype))
         log_z_N: Tensor = self.last(hidden_NH).squeeze(-1)
         return log_z_N
-
-
-def _hidden_layer(width: int, dropout: float) -> tuple[nn.Module, ...]:
-    return nn.Linear(width, width), nn.GELU(), nn.LayerNorm(width), nn.Dropout(dropout)
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,10 +105,6 @@ class FlowRL:
         """[N, T] losses. Metrics are means over the rollouts that have a token; ``empty`` counts the others.
 
         ``log_ratio_to_reference`` is of whole rollouts, in nats: an estimate of KL(pi || pi_ref) on-policy.
-
-        Raises:
-            InvalidInputError: the record lacks the reference or the prompts' hidden states, or a residual is not
-                finite.
         """
         require(record, "flowrl", *self.needs)
         assert record.reference_log_probs_NT is not None

@@ -13,8 +13,7 @@ from torch import Tensor
 from allotment.errors import InvalidInputError
 from allotment.learning.advantages import grpo_advantages
 from allotment.learning.groups import group
-from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
-from allotment.methods.objectives.settings import check_setting
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow, check_setting
 
 Whitening = Literal["rollouts", "tokens", "none"]
 

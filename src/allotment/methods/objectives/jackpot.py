@@ -18,9 +18,8 @@ from torch import Tensor
 
 from allotment.errors import InvalidInputError
 from allotment.learning.losses import masked_mean
-from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow, check_choices, check_settings
 from allotment.learning.record import Need, TokenFactors, TokenRecord, require
-from allotment.methods.objectives.settings import check_choices, check_settings
 
 Target = Literal["current", "old"]
 Average = Literal["all", "accepted"]
@@ -105,9 +104,6 @@ class Jackpot:
         Metrics: ``rejected`` and ``truncated`` (kept, with a weight cut by c1 or c2) shares of the mask's tokens;
         ``acceptance`` (mean probability of being kept); ``lambda``; ``mean_factor`` (of all tokens, about 1); with the
         exact normaliser ``kl_before`` = KL(p || q) and ``kl_after`` = KL(p || q~), means over tokens.
-
-        Raises:
-            InvalidInputError: the record lacks something that the gate needs.
         """
         require(record, "jackpot", *self.needs)
         mask_NT = record.mask_NT.bool()

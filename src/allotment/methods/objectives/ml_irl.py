@@ -89,8 +89,7 @@ def reward_loss(agent_N: Tensor, agent_ids_N: Tensor, expert_M: Tensor, expert_i
     """
     for name, rewards_N in (("rollouts", agent_N), ("demonstrations", expert_M)):
         check_finite(f"the reward of {name}", rewards_N, fix=_FIX)
-    agent, expert = group(agent_ids_N), group(expert_ids_M)
-    _check_both_sides(agent, expert)
+    agent, expert = _both_sides(agent_ids_N, expert_ids_M)
     return (agent.means(agent_N) - expert.means(expert_M)).mean()
 
 
@@ -102,8 +101,7 @@ def squared_rewards(agent_N: Tensor, agent_ids_N: Tensor, expert_M: Tensor, expe
     a number to all rewards of a prompt. Left alone, that number drifts to the bound of the network, where nothing is
     learnt any more.
     """
-    agent, expert = group(agent_ids_N), group(expert_ids_M)
-    _check_both_sides(agent, expert)
+    agent, expert = _both_sides(agent_ids_N, expert_ids_M)
     return (agent.means(agent_N.square()) + expert.means(expert_M.square())).mean()
 
 
@@ -115,7 +113,8 @@ def soft_rewards(rewards_N: Tensor, log_ratios_N: Tensor, beta: float) -> Tensor
     return rewards_N - beta * log_ratios_N.to(rewards_N.dtype)
 
 
-def _check_both_sides(agent: Groups, expert: Groups) -> None:
+def _both_sides(agent_ids_N: Tensor, expert_ids_M: Tensor) -> tuple[Groups, Groups]:
+    agent, expert = group(agent_ids_N), group(expert_ids_M)
     one_sided = set(agent.ids_Q.tolist()) ^ set(expert.ids_Q.tolist())
     if one_sided:
         raise InvalidInputError(
@@ -124,3 +123,4 @@ def _check_both_sides(agent: Groups, expert: Groups) -> None:
             allowed="at least one rollout and one demonstration of each prompt",
             fix="leave these prompts out of the reward step",
         )
+    return agent, expert

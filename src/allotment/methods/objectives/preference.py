@@ -12,7 +12,7 @@ from torch.nn.functional import logsigmoid
 
 from allotment.learning.groups import group
 from allotment.learning.losses import TokenLoss
-from allotment.learning.objective import ObjectiveEntry, ObjectiveRow
+from allotment.learning.objective import ObjectiveEntry, ObjectiveRow, check_choices, check_settings
 from allotment.learning.record import Need, TokenRecord, require
 from allotment.methods.objectives.pairs import (
     Pairs,
@@ -22,7 +22,6 @@ from allotment.methods.objectives.pairs import (
     mean_hidden,
     preference_pairs,
 )
-from allotment.methods.objectives.settings import check_choices, check_settings
 
 PreferenceLoss = Literal["dpo", "distillation"]
 
@@ -119,10 +118,6 @@ class Preference:
         ``preference_accuracy`` (share of pairs whose chosen rollout has the higher log-ratio to the reference),
         ``margin`` (mean ``beta D``), ``confidence``. Where the record has hidden states and what the policy that drew
         logged, also those of :func:`~allotment.methods.objectives.pairs.coverage_metrics`.
-
-        Raises:
-            InvalidInputError: the record lacks the reference, or with a design the hidden states, or an advantage is
-                not finite.
         """
         require(record, "on-policy-dpo", "reference", *(("hidden",) if self.design else ()))
         assert record.reference_log_probs_NT is not None

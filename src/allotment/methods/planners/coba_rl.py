@@ -114,8 +114,6 @@ class CoBARL(SuccessPlanner):
 class FailureRate:
     """Moving average over the last ``window`` steps of the failure rate, the mean over a step's prompts."""
 
-    KIND = "FailureRate"
-
     def __init__(self, *, window: int) -> None:
         check_setting("window", window, window >= 1 and window == int(window), "a whole number >= 1")
         self.window = int(window)
@@ -132,11 +130,11 @@ class FailureRate:
 
     def state_dict(self) -> State:
         """The rates in the window."""
-        return {"kind": self.KIND, "rates": self._rates.copy()}
+        return {"kind": "FailureRate", "rates": self._rates.copy()}
 
     def load_state_dict(self, state: State) -> None:
         """Take over the rates from a :meth:`state_dict` of the same window."""
-        check_state(state, self.KIND, ("rates",))
+        check_state(state, "FailureRate", ("rates",))
         length = min(len(np.atleast_1d(state["rates"])), self.window)
         self._rates = array_from_state(state, "rates", (length,))
 

@@ -15,7 +15,7 @@ from allotment.planning.planner import Common, Planner
 from allotment.planning.rounds import Step
 from allotment.pricing import get_estimator
 from allotment.registry import Row
-from allotment.selection.base import Scored, Selection, Stateless, draws
+from allotment.selection import Scored, Selection, Stateless, draws
 from allotment.state import State, Stateful
 from allotment.types import FloatArray, IntArray, Plan, PromptId
 

@@ -130,8 +130,6 @@ class GRESO(DAPO):
 class _Bases:
     """The two base probabilities."""
 
-    KIND = "Bases"
-
     def __init__(self, start: float) -> None:
         self.easy = self.hard = start
 
@@ -142,15 +140,11 @@ class _Bases:
 
     def state_dict(self) -> State:
         """Both."""
-        return {"kind": self.KIND, "easy": self.easy, "hard": self.hard}
+        return {"kind": "Bases", "easy": self.easy, "hard": self.hard}
 
     def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave.
-
-        Raises:
-            StateError: a value is missing or out of its range.
-        """
-        check_state(state, self.KIND, ("easy", "hard"))
+        """Take over what :meth:`state_dict` gave; StateError where a value is missing or out of its range."""
+        check_state(state, "Bases", ("easy", "hard"))
         easy, hard = state["easy"], state["hard"]
         if not all(type(base) is float and LEAST <= base <= MOST for base in (easy, hard)):
             raise StateError(

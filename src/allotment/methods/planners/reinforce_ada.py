@@ -11,18 +11,98 @@ from allotment.allocation import allocate_exact, uniform
 from allotment.allocation.exact import check_bounds
 from allotment.checks import check_choice, check_setting, check_whole
 from allotment.errors import InfeasibleBudgetError
-from allotment.methods.selectors.balanced import BalancedDownSampling, Baseline, Subset
+from allotment.methods.selectors.subsets import first_of_groups
 from allotment.planning.contract import Contract, PlannerEntry
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common, Planner
 from allotment.planning.rounds import Step
 from allotment.prediction import Predictor
 from allotment.registry import Row
-from allotment.state import State, Stateful
+from allotment.selection import Scored, Selection, SelectorNeeds, draws
+from allotment.state import State, Stateful, check_state, from_state
 from allotment.types import FloatArray, IntArray, Plan, Posterior, PromptId
 
+Baseline = Literal["pool", "log_pool", "p", "log_p"]
+"""How a kept rollout is weighed; see :class:`BalancedDownSampling`."""
+Subset = Literal["first", "random"]
+"""Which rollouts of a class are kept: those that came first, or some drawn at random."""
 Exit = Literal["balance", "positive"]
 """When a prompt has been sampled enough: both classes often enough, or correct ones often enough."""
+
+
+class BalancedDownSampling:
+    """Of each prompt's pool n rollouts are kept: n // 2 correct ones, the rest wrong, either filled from the other.
+
+    A reward of at least ``success_threshold`` is correct (r = 1), any other wrong (r = 0). With m the share of correct
+    ones among all N rollouts of the pool ("global statistics") and f that among the kept ones, the advantages are
+
+    =============== ================================= ====================================== ==========================
+    ``baseline``    correct                           wrong                                  weight of grad p
+    =============== ================================= ====================================== ==========================
+    ``"pool"``      ``1 - m``                         ``-m``                                 ``1 / (2 p (1 - p)) - 1``
+    ``"log_pool"``  ``(1 - m) / m``                   ``-1``                                 that, divided by p
+    ``"p"``         ``m (1 - m) N / (N - 1) / f``     ``-m (1 - m) N / (N - 1) / (1 - f)``   1
+    ``"log_p"``     ``(1 - m) / f``                   ``-(1 - m) / (1 - f)``                 ``1 / p``
+    =============== ================================= ====================================== ==========================
+
+    and 0 in a pool of one class, whose rollouts stay in the batch (they count in the number of prompts).
+
+    ``"pool"`` is what is released (v1/v2 and code), ``"log_pool"`` the explicit weight 1/m of v3 on top of it, which no
+    code has. Their weights hold for m = p and f = 1/2: about the objective logit(p) / 2 - p, and no longer that of
+    log p. ``"p"`` and ``"log_p"`` are in neither: they undo the down-sampling, whatever f. For pools of fixed size N
+    ``"p"`` is unbiased, and ``"log_p"`` has weight ``(1 - (1 - p)^(N - 1)) / p``; where sampling stops by what it has
+    seen, m is biased and so are they (:class:`ReinforceAda`).
+
+    The loss divides by the kept rollouts of each prompt. The released code sums tokens of the batch instead
+    (``aggregation="token_mean"`` of the trainer).
+
+    Args:
+        group_size: n, >= 2; the code's 4.
+        subset: ``"first"`` keeps the rollouts of a class that came first (the code), ``"random"`` some drawn at random.
+        success_threshold: a reward of at least this is correct.
+
+    Raises:
+        InvalidInputError: ``group_size`` below 2, or an unknown name.
+    """
+
+    NEEDS = SelectorNeeds(brings=frozenset({"advantages"}))
+    window = 1
+
+    def __init__(
+        self,
+        *,
+        group_size: int = 4,
+        baseline: Baseline = "pool",
+        subset: Subset = "first",
+        success_threshold: float = 0.5,
+        seed: int = 0,
+    ) -> None:
+        check_choice("baseline", baseline, Baseline)
+        check_choice("subset", subset, Subset)
+        check_whole("group_size", group_size, 2)
+        self.group_size, self.baseline, self.subset = group_size, baseline, subset
+        self.success_threshold, self.seed = success_threshold, seed
+
+    def select(self, scored: Scored) -> Selection:
+        """Keep n rollouts of each pool, or all of a smaller one, with their advantages."""
+        pool = Pool.of(scored, self.success_threshold)
+        kept_Q2 = balanced_counts(pool.counts_Q2, self.group_size)
+        cells_N = 2 * scored.rows_N + pool.class_N
+        drawn = [draws(self.seed, scored.step, scored.numbers_N, "balanced")] if self.subset == "random" else []
+        is_kept_N = first_of_groups(cells_N, kept_Q2.ravel(), *drawn, scored.numbers_N)
+        advantages_Q2 = balanced_advantages(pool.counts_Q2, kept_Q2, self.baseline)
+        advantages_N = np.where(is_kept_N, advantages_Q2.ravel()[cells_N], 0.0)
+        return Selection(is_kept_N.astype(np.float64), advantages_N, denominator="kept")
+
+    def state_dict(self) -> State:
+        """The group size, which a planner may change from step to step."""
+        return {"kind": type(self).__name__, "group_size": self.group_size}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave; StateError where it is of another selector or no group size."""
+        check_state(state, type(self).__name__, ("group_size",))
+        from_state(lambda: check_whole("group_size", state["group_size"], 2))
+        self.group_size = state["group_size"]
 
 
 class ReinforceAda(Planner):
@@ -34,7 +114,7 @@ class ReinforceAda(Planner):
     positive exit, of p = 0.1 13.6, of p = 0.02 25.5; with the balance exit 8.6, and 21.0 at both 0.1 and 0.9.
 
     What is trained on is its :attr:`selector`'s choice, which re-weights prompts: see
-    :class:`~allotment.methods.selectors.balanced.BalancedDownSampling`. The released advantages have weight
+    :class:`BalancedDownSampling`. The released advantages have weight
     ``W(p) = 1 / (2 p (1 - p)) - 1`` relative to grad p where the pool's mean is p and no prompt stays unresolved;
     stopping by what was seen and the cap bend that. At 4 x 8, n = 4, exactly (the tests compute and measure it):
 
@@ -64,13 +144,10 @@ class ReinforceAda(Planner):
         budget: C, rollouts of round 0.
         bounds: least and most rollouts of a prompt over all rounds; the code's most is 4 x 8 = 32.
         predictor: a belief to start from; None for none.
-        exit: ``"balance"`` or ``"positive"``.
         rounds: most rounds of a step.
         group_size: n, rollouts of a prompt that are trained on; half of C/Q (at least 2) if None, the code's 4 of 8.
         positives: correct rollouts to leave with; if None 1 for ``"positive"``, n // 2 for ``"balance"``.
         negatives: wrong rollouts to leave with, for ``"balance"``; n - n // 2 if None.
-        baseline: of the selector.
-        subset: of the selector.
     """
 
     contract = Contract(several_rounds=True, spends=(1.0, float("inf")), selects=BalancedDownSampling.NEEDS)
@@ -179,6 +256,57 @@ class ReinforceAda(Planner):
         names = ("success_threshold", "exit", "rounds", "group_size", "positives", "negatives")
         own = {name: getattr(self, name) for name in names}
         return {**super()._settings(), **own, "baseline": self._selector.baseline, "subset": self._selector.subset}
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The rollouts of a step by prompt and class: wrong 0, correct 1."""
+
+    class_N: IntArray
+    """[N] 1 for correct."""
+    counts_Q2: IntArray
+    """[Q, 2] wrong and correct rollouts of each prompt."""
+
+    @classmethod
+    def of(cls, scored: Scored, success_threshold: float) -> Pool:
+        """Count."""
+        class_N = (scored.rewards_N >= success_threshold).astype(np.int64)
+        counts = np.bincount(2 * scored.rows_N + class_N, minlength=2 * len(scored.prompt_ids))
+        return cls(class_N, counts.reshape(-1, 2))
+
+    @property
+    def sizes(self) -> IntArray:
+        """[Q] rollouts of each prompt."""
+        return np.asarray(self.counts_Q2.sum(axis=1), dtype=np.int64)
+
+    @property
+    def means(self) -> FloatArray:
+        """[Q] share of correct rollouts; 0 for a prompt without rollouts."""
+        return np.asarray(self.counts_Q2[:, 1] / np.maximum(self.sizes, 1), dtype=np.float64)
+
+
+def balanced_counts(counts_Q2: IntArray, group_size: int) -> IntArray:
+    """[Q, 2] how many wrong and correct rollouts of a pool are kept: halves, filled from the other class."""
+    wrong_Q, correct_Q = counts_Q2.T
+    kept_correct_Q = np.minimum(correct_Q, np.maximum(group_size // 2, group_size - wrong_Q))
+    return np.stack([np.minimum(wrong_Q, group_size - kept_correct_Q), kept_correct_Q], axis=1)
+
+
+def balanced_advantages(counts_Q2: IntArray, kept_Q2: IntArray, baseline: Baseline) -> FloatArray:
+    """[Q, 2] the advantage of a wrong and a correct kept rollout; 0 for the only class of a pool."""
+    size_Q = counts_Q2.sum(axis=1)
+    mean_Q = counts_Q2[:, 1] / np.maximum(size_Q, 1)
+    if baseline in ("pool", "log_pool"):
+        advantages_Q2 = np.stack([-mean_Q, 1.0 - mean_Q], axis=1)
+    else:
+        share_Q2 = kept_Q2 / np.maximum(kept_Q2.sum(axis=1, keepdims=True), 1)
+        variance_Q = mean_Q * (1.0 - mean_Q)
+        if baseline == "p":
+            variance_Q = variance_Q * size_Q / np.maximum(size_Q - 1, 1)
+        advantages_Q2 = variance_Q[:, None] * np.array([-1.0, 1.0]) / np.where(share_Q2 > 0, share_Q2, 1.0)
+    if baseline in ("log_pool", "log_p"):
+        advantages_Q2 = advantages_Q2 / np.where(mean_Q > 0, mean_Q, 1.0)[:, None]
+    return advantages_Q2
 
 
 MOST_CERTAIN = 1e6

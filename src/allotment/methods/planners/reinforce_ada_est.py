@@ -10,17 +10,69 @@ from allotment.allocation import allocate_exact
 from allotment.checks import check_choice, check_setting
 from allotment.methods.planners.gvm import RAFT
 from allotment.methods.planners.mopps import BetaCounts
-from allotment.methods.selectors.balanced import RootWeighting, Shares
+from allotment.methods.planners.reinforce_ada import Pool
 from allotment.planning.contract import Contract, PlannerEntry
 from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import Predictor
 from allotment.pricing import WeightedPrice
 from allotment.registry import BEFORE, EXACT, Row
+from allotment.selection import Scored, Selection, SelectorNeeds, Stateless
 from allotment.state import State
 from allotment.types import Allocation, FloatArray, Posterior, PromptId
 
+Divisor = Literal["mean", "deviation"]
+"""Whose root divides the advantages: the success rate, or the variance of the rewards."""
+Shares = Literal["rollouts", "prompts"]
+"""Whether every rollout of a step, or every prompt, counts alike in the loss."""
 Rule = Literal["inverse_root", "log", "plain"]
 """What counts are proportional to; see :class:`ReinforceAdaEst`."""
+
+
+class RootWeighting(Stateless):
+    """All rollouts, with advantages ``(r - m) / sqrt(m + epsilon)``, m the success rate of the group (v3, Est).
+
+    Sampling gives a prompt n ~ 1 / sqrt(p) rollouts and the advantage another 1 / sqrt(p), which together make the
+    gradient of log p where every rollout of the step counts alike: ``shares="rollouts"``, v3's reading. With
+    ``shares="prompts"`` every prompt counts alike, as elsewhere in this library, and the objective is about 2 sqrt(p).
+    At n rollouts the weight of grad p is ``E[k (n - k) / (n^2 sqrt(k / n + epsilon))] / (p (1 - p))``, k binomial,
+    times n over the mean n with ``shares="rollouts"``; without that it tends to ``1 / sqrt(p + epsilon)``.
+
+    Args:
+        epsilon: > 0. The paper names it and not its value.
+        divisor: ``"deviation"`` divides by ``sqrt(m (1 - m) + epsilon)`` instead, GRPO's advantage, which belongs to
+            the samplings n ~ sqrt((1 - p) / p), for log p, and n ~ sqrt(p (1 - p)), for p (v3's appendix).
+        success_threshold: a reward of at least this is correct (r = 1).
+
+    Raises:
+        InvalidInputError: epsilon is not positive, or an unknown name.
+    """
+
+    NEEDS = SelectorNeeds(brings=frozenset({"advantages"}))
+
+    def __init__(
+        self,
+        *,
+        epsilon: float = 0.01,
+        divisor: Divisor = "mean",
+        shares: Shares = "rollouts",
+        success_threshold: float = 0.5,
+    ) -> None:
+        check_choice("divisor", divisor, Divisor)
+        check_choice("shares", shares, Shares)
+        check_setting("epsilon", epsilon, 0 < epsilon < np.inf, "a positive number")
+        self.epsilon, self.divisor, self.shares = float(epsilon), divisor, shares
+        self.success_threshold = success_threshold
+
+    def select(self, scored: Scored) -> Selection:
+        """Everything; with ``shares="rollouts"`` weighted by the size of its group over the mean size."""
+        pool = Pool.of(scored, self.success_threshold)
+        mean_N, size_Q = pool.means[scored.rows_N], pool.sizes
+        square_N = mean_N * (1.0 - mean_N) if self.divisor == "deviation" else mean_N
+        advantages_N = (pool.class_N - mean_N) / np.sqrt(square_N + self.epsilon)
+        weights_N = np.ones(len(scored))
+        if self.shares == "rollouts":
+            weights_N = size_Q[scored.rows_N] / size_Q[size_Q > 0].mean()
+        return Selection(weights_N, advantages_N)
 
 
 class ReinforceAdaEst(SuccessPlanner):
@@ -31,7 +83,7 @@ class ReinforceAdaEst(SuccessPlanner):
     proportional counts. Its :attr:`selector` trains on all rollouts with advantages ``(r - m) / sqrt(m + epsilon)``,
     which brings the other half: where every rollout counts alike (``shares="rollouts"``) the gradient is about that of
     log p, up to the bounds, epsilon and the noise of m; see
-    :class:`~allotment.methods.selectors.balanced.RootWeighting`.
+    :class:`RootWeighting`.
 
     =================== =================================== ======================== =================
     ``rule``            counts                              advantage                objective
@@ -51,8 +103,6 @@ class ReinforceAdaEst(SuccessPlanner):
         predictor: the belief; ``BetaCounts(forgetting=0.9, prior=(1, 1))`` if None: discounted counts, lambda = 0.9,
             with a Beta prior, as in algorithm 1. Any other predictor stands for the value network.
         epsilon: keeps counts and advantages finite; > 0.
-        rule: as above.
-        shares: of the selector.
     """
 
     contract = Contract(selects=RootWeighting.NEEDS)

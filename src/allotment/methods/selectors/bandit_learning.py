@@ -12,7 +12,7 @@ import numpy as np
 
 from allotment.errors import StateError
 from allotment.methods.selectors.subsets import BoolArray
-from allotment.selection.base import Scored
+from allotment.selection import Scored
 from allotment.state import State, array_from_state, check_state, rows_from_state
 from allotment.types import FloatArray, IntArray
 
@@ -33,8 +33,6 @@ LARGEST = int(np.iinfo(np.int64).max)
 
 class Perceptron:
     """``f(x) = relu(x W + b) v + c``. Starts as the constant 0: v = 0, W by Glorot's rule from the seed."""
-
-    KIND = "Perceptron"
 
     def __init__(self, inputs: int, hidden: int, *, learning_rate: float, seed: int) -> None:
         bound = np.sqrt(2.0 / (inputs + hidden))
@@ -70,12 +68,12 @@ class Perceptron:
         """Parameters and moments of Adam."""
         groups = {"parameters": self._parameters, "means": self._means, "squares": self._squares}
         arrays = {name: {str(i): a.copy() for i, a in enumerate(group)} for name, group in groups.items()}
-        return {"kind": self.KIND, "updates": self._updates, **arrays}
+        return {"kind": "Perceptron", "updates": self._updates, **arrays}
 
     def load_state_dict(self, state: State) -> None:
         """Take over what :meth:`state_dict` gave, all or nothing; StateError where it does not fit."""
         names = ("parameters", "means", "squares")
-        check_state(state, self.KIND, ("updates", *names))
+        check_state(state, "Perceptron", ("updates", *names))
         parameters, means, squares = (
             [array_from_state(state[name], str(i), p.shape) for i, p in enumerate(self._parameters)] for name in names
         )
@@ -89,8 +87,6 @@ class GainRegressor:
     Every rollout of a round has the same target, so the signal of a single one is faint: credit comes from comparing
     rounds. Features are standardised, and gains divided by their standard deviation, over the rounds remembered.
     """
-
-    KIND = "GainRegressor"
 
     def __init__(self, features: int, *, hidden: int, learning_rate: float, seed: int) -> None:
         self._seed = seed
@@ -133,11 +129,11 @@ class GainRegressor:
     def state_dict(self) -> State:
         """The perceptron and the rounds remembered."""
         rounds = {"features": self._features_AF.copy(), "gains": self._gains_A.copy(), "steps": self._steps_A.copy()}
-        return {"kind": self.KIND, "perceptron": self._perceptron.state_dict(), **rounds}
+        return {"kind": "GainRegressor", "perceptron": self._perceptron.state_dict(), **rounds}
 
     def load_state_dict(self, state: State) -> None:
         """Take over what :meth:`state_dict` gave, all or nothing; StateError where it does not fit."""
-        check_state(state, self.KIND, ("perceptron", "features", "gains", "steps"))
+        check_state(state, "GainRegressor", ("perceptron", "features", "gains", "steps"))
         arms = np.size(state["gains"])
         features_AF = array_from_state(state, "features", (arms, self._features_AF.shape[1]))
         gains_A, steps_A = (array_from_state(state, key, (arms,)) for key in ("gains", "steps"))
@@ -157,8 +153,6 @@ class Entry(NamedTuple):
 
 class RolloutBuffer:
     """First in, first out, ``window`` steps: rollouts by number. The completions are the trainer's to keep."""
-
-    KIND = "RolloutBuffer"
 
     def __init__(self, window: int) -> None:
         self.window = window
@@ -195,11 +189,11 @@ class RolloutBuffer:
         kinds = [("steps", np.int64), ("rewards", np.float64), ("uses", np.int64)]
         rows = np.array(list(self._entries.values()), dtype=kinds)
         numbers = np.array(list(self._entries), dtype=np.int64)
-        return {"kind": self.KIND, "numbers": numbers, **{name: rows[name].copy() for name, _ in kinds}}
+        return {"kind": "RolloutBuffer", "numbers": numbers, **{name: rows[name].copy() for name, _ in kinds}}
 
     def load_state_dict(self, state: State) -> None:
         """Take over what :meth:`state_dict` gave, all or nothing; StateError where it does not fit."""
-        check_state(state, self.KIND, ("numbers", "steps", "rewards", "uses"))
+        check_state(state, "RolloutBuffer", ("numbers", "steps", "rewards", "uses"))
         numbers, steps, uses = (rows_from_state(state, key, LARGEST).tolist() for key in ("numbers", "steps", "uses"))
         rewards = array_from_state(state, "rewards", (len(numbers),)).tolist()
         if not len(set(numbers)) == len(numbers) == len(steps) == len(uses):

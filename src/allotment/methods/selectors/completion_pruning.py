@@ -6,8 +6,9 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.checks import check_setting
+from allotment.methods.selectors.subsets import first_of_groups
 from allotment.registry import AFTER, Row
-from allotment.selection.base import Scored, Selection, SelectorEntry, SelectorNeeds, Stateless, draws
+from allotment.selection import Scored, Selection, SelectorEntry, SelectorNeeds, Stateless, draws
 from allotment.types import FloatArray, IntArray
 
 ROUNDING = 1e-12
@@ -73,13 +74,11 @@ def prune(
     if random:
         is_pruned_N = is_low_N & (draws_N < rate)
     else:
-        is_pruned_N = np.zeros(len(values_N), dtype=np.bool_)
         low_L = np.flatnonzero(is_low_N)
-        low_L = low_L[np.lexsort((draws_N[low_L], values_N[low_L], rows_N[low_L]))]
         groups_L = rows_N[low_L]
-        rank_L = np.arange(len(low_L)) - np.searchsorted(groups_L, groups_L)
-        dropped_L = np.floor(rate * np.bincount(groups_L)[groups_L] + ROUNDING)
-        is_pruned_N[low_L[rank_L < dropped_L]] = True
+        room_Q = np.floor(rate * np.bincount(groups_L) + ROUNDING)
+        is_pruned_N = np.zeros(len(values_N), dtype=np.bool_)
+        is_pruned_N[low_L] = first_of_groups(groups_L, room_Q, values_N[low_L], draws_N[low_L])
     return ~is_pruned_N, np.where(is_low_N, 1.0 - rate, 1.0)
 
 

@@ -12,7 +12,7 @@ from allotment.errors import InvalidInputError, StateError
 from allotment.methods.selectors.bandit_learning import ARMS, GainRegressor, RolloutBuffer
 from allotment.methods.selectors.subsets import BoolArray, ceil_share, first_of_groups
 from allotment.registry import AFTER, Row
-from allotment.selection.base import Scored, Selection, SelectorEntry, SelectorNeeds, draws
+from allotment.selection import Scored, Selection, SelectorEntry, SelectorNeeds, draws
 from allotment.state import State, array_from_state, check_state
 from allotment.types import FloatArray, IntArray
 
@@ -57,7 +57,6 @@ class ContextualBandit:
     over groups, so that a prompt with many rollouts weighs no more; for equal groups that is the paper's mean.
 
     Args:
-        mode: ``"intra"`` or ``"global"``.
         share: p, of every group; in global mode it gives ``keep`` where that is None.
         window: L, steps whose rollouts are candidates in global mode; None for 4. Always 1 in intra mode.
         keep: K, rollouts trained on in a step in global mode; None for ``ceil(share * rollouts of this step)``.
@@ -71,8 +70,6 @@ class ContextualBandit:
     Raises:
         InvalidInputError: a setting is out of its range, or belongs to the other mode.
     """
-
-    KIND = "ContextualBandit"
 
     NEEDS = SelectorNeeds(frozenset({"truncated", "entropies", "clip_fractions"}), looks_back=True)
 
@@ -123,7 +120,13 @@ class ContextualBandit:
             StateError: the step is not a later one, or rollouts are not of the run that the buffer is of.
             InvalidInputError: a number stands twice, or a feature is not finite. Nothing has changed then.
         """
-        self._check_step(scored.step)
+        if scored.step <= self._step:
+            raise StateError(
+                "a step that this bandit has behind it",
+                got=f"step {scored.step} after step {self._step}",
+                allowed="later steps",
+                fix="restore selector and trainer from one and the same checkpoint",
+            )
         fresh_N = scored.ages_Q[scored.rows_N] < self.window
         chosen = np.flatnonzero(fresh_N)[np.argsort(scored.numbers_N[fresh_N], kind="stable")]
         candidates = _taken(scored, chosen)  # by number: no bit of what follows depends on the order of the batch
@@ -175,7 +178,7 @@ class ContextualBandit:
         last = self._pulled
         pulled = {} if last is None else {"step": last.step, "features": last.features_AF.copy(), **vars(last.level)}
         return {
-            "kind": self.KIND,
+            "kind": "ContextualBandit",
             "settings": self._settings(),
             "step": self._step,
             "too_old": self.too_old,
@@ -187,13 +190,8 @@ class ContextualBandit:
         }
 
     def load_state_dict(self, state: State) -> None:
-        """Take over what :meth:`state_dict` gave, all or nothing; later selections are bit-identical.
-
-        Raises:
-            StateError: of another kind, with other settings, or keys are missing or do not fit together.
-        """
-        own = ("settings", "step", "too_old", "missed_steps", "last_gain", "regressor", "buffer", "pulled")
-        check_state(state, self.KIND, own)
+        """Take over what :meth:`state_dict` gave, all or nothing; StateError where it does not fit these settings."""
+        check_state(state, "ContextualBandit", self.state_dict())
         if state["settings"] != self._settings():
             raise StateError(
                 "the state of a contextual bandit has other settings",
@@ -211,15 +209,6 @@ class ContextualBandit:
     def _settings(self) -> State:
         names = ("mode", "share", "window", "keep", "entropy_weight", "entropy_floor", "exploration", "hidden")
         return {name: getattr(self, name) for name in (*names, "learning_rate", "seed")}
-
-    def _check_step(self, step: int) -> None:
-        if step <= self._step:
-            raise StateError(
-                "a step that this bandit has behind it",
-                got=f"step {step} after step {self._step}",
-                allowed="later steps",
-                fix="restore selector and trainer from one and the same checkpoint",
-            )
 
 
 def level_of(scored: Scored) -> Level | None:

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
 from allotment.registry import AFTER, UNBIASED, Row
-from allotment.selection.base import Scored, Selection, SelectorEntry, Stateless, draws
+from allotment.selection import Scored, Selection, SelectorEntry, Stateless, draws
 from allotment.types import FloatArray, IntArray
 
 BoolArray = npt.NDArray[np.bool_]

@@ -1,4 +1,8 @@
-"""After generation: which rollouts are trained on, and how each counts. What a selector sees, says, and is."""
+"""After generation: which of the rollouts are trained on, and how each counts (numpy alone).
+
+What a selector sees (:class:`Scored`), says (:class:`Selection`) and is (:class:`Selector`). Those of the papers:
+:mod:`allotment.methods.selectors`.
+"""
 
 from __future__ import annotations
 
@@ -17,8 +21,6 @@ from allotment.types import FloatArray, IntArray, PromptId
 
 Scope = Literal["generated", "kept"]
 """All rollouts that were generated, or those that are trained on."""
-
-
 Column = Literal["truncated", "entropies", "clip_fractions", "answers"]
 """Columns of :class:`Scored` that not every trainer can fill."""
 Brings = Literal["advantages", "rewards"]
