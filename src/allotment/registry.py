@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from allotment.audit.formats.base import LogFormat
     from allotment.learning.objective import ObjectiveEntry
     from allotment.planning.contract import PlannerEntry
-    from allotment.prediction.base import PredictorEntry
+    from allotment.prediction.posteriors import PredictorEntry
     from allotment.selection import SelectorEntry
     from allotment.trainers import TrainerEntry
 
@@ -140,17 +140,17 @@ _METHODS = "allotment.methods"
 PLANNERS: Registry[PlannerEntry] = Registry(
     "planner",
     {
-        "vip": "allotment.planning.variants:DEFAULT",
-        "vip-moments": "allotment.planning.variants:MOMENTS",
-        "vip-paper": "allotment.planning.variants:PAPER",
-        "vip-second-look": "allotment.planning.variants:SECOND_LOOK",
-        "vip-tokens": "allotment.planning.variants:TOKENS",
-        "uniform": "allotment.planning.variants:UNIFORM",
-        "inverse-accuracy": "allotment.planning.variants:INVERSE_ACCURACY",
-        "inverse-variance": "allotment.planning.variants:INVERSE_VARIANCE",
-        "ridge": "allotment.planning.variants:RIDGE",
-        "reward-variance": "allotment.planning.variants:REWARD_VARIANCE",
-        "oracle": "allotment.planning.variants:ORACLE",
+        "vip": "allotment.planning.making:DEFAULT",
+        "vip-moments": "allotment.planning.making:MOMENTS",
+        "vip-paper": "allotment.planning.making:PAPER",
+        "vip-second-look": "allotment.planning.making:SECOND_LOOK",
+        "vip-tokens": "allotment.planning.making:TOKENS",
+        "uniform": "allotment.planning.making:UNIFORM",
+        "inverse-accuracy": "allotment.planning.making:INVERSE_ACCURACY",
+        "inverse-variance": "allotment.planning.making:INVERSE_VARIANCE",
+        "ridge": "allotment.planning.making:RIDGE",
+        "reward-variance": "allotment.planning.making:REWARD_VARIANCE",
+        "oracle": "allotment.planning.making:ORACLE",
         "coba-rl": f"{_METHODS}.planners.coba_rl:ENTRY",
         "knapsack": f"{_METHODS}.planners.knapsack:ENTRY",
         "gvm": f"{_METHODS}.planners.gvm:ENTRY",

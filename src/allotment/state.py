@@ -184,19 +184,12 @@ def _read(path: Path) -> tuple[object, object, State]:
     return version, kind, state
 
 
-def _is_storable(array: np.ndarray[Any, Any]) -> bool:
-    return array.dtype.kind in "biuf" and array.dtype.itemsize <= 8
-
-
-def _is_key(key: object) -> bool:
-    return isinstance(key, str) and key.isprintable() and _SEPARATOR not in key and key not in ("", _RESERVED)
-
-
 def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], scalars: dict[str, Any]) -> None:
     if not state:
         scalars[prefix] = None
     for key, value in state.items():
-        if not _is_key(key):
+        is_text = isinstance(key, str) and key.isprintable()
+        if not is_text or _SEPARATOR in key or key in ("", _RESERVED):
             raise StateError(
                 "bad key in a state",
                 got=repr(key),
@@ -206,7 +199,7 @@ def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], sca
         name = prefix + key
         if isinstance(value, Mapping):
             _flatten(value, name + _SEPARATOR, tensors, scalars)
-        elif isinstance(value, np.ndarray) and _is_storable(value):
+        elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf" and value.dtype.itemsize <= 8:
             tensors[name] = np.asarray(value, order="C")  # ascontiguousarray would make 0-d arrays 1-d
         elif value is None or isinstance(value, bool | int | float | str):
             scalars[name] = value

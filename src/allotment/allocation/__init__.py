@@ -10,21 +10,21 @@ if TYPE_CHECKING:
         METHODS,
         Method,
         RelaxedCounts,
+        TokenAllocation,
         allocate,
         allocate_relaxed,
+        allocate_tokens,
         inverse_accuracy,
         inverse_variance,
         relaxed_counts,
         uniform,
     )
-    from allotment.allocation.tokens import TokenAllocation, allocate_tokens
 
 __getattr__ = lazily(
     __name__,
     {
-        "splits": "METHODS Method RelaxedCounts allocate allocate_relaxed inverse_accuracy inverse_variance "
-        "relaxed_counts uniform",
-        "tokens": "TokenAllocation allocate_tokens",
+        "splits": "METHODS Method RelaxedCounts TokenAllocation allocate allocate_relaxed allocate_tokens "
+        "inverse_accuracy inverse_variance relaxed_counts uniform"
     },
 )
 

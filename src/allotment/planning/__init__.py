@@ -16,27 +16,28 @@ Those of the neighbouring papers: :mod:`allotment.methods.planners`. By name: :f
 from typing import TYPE_CHECKING
 
 from allotment.lazy import lazily
-from allotment.planning.contract import Capability, Contract, PlannerEntry
+from allotment.planning.contract import Contract, PlannerEntry
 from allotment.planning.options import SecondLook
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Planner
 from allotment.planning.vip import VIP
 
 if TYPE_CHECKING:
-    from allotment.planning.making import make_planner
-    from allotment.planning.variants import InverseAccuracy, InverseVariance, RewardVarianceVIP, RidgeVIP, Uniform
+    from allotment.planning.making import (
+        InverseAccuracy,
+        InverseVariance,
+        RewardVarianceVIP,
+        RidgeVIP,
+        Uniform,
+        make_planner,
+    )
 
 __getattr__ = lazily(
-    __name__,
-    {
-        "making": "make_planner",
-        "variants": "InverseAccuracy InverseVariance RewardVarianceVIP RidgeVIP Uniform",
-    },
+    __name__, {"making": "InverseAccuracy InverseVariance RewardVarianceVIP RidgeVIP Uniform make_planner"}
 )
 
 __all__ = [
     "VIP",
-    "Capability",
     "Contract",
     "InverseAccuracy",
     "InverseVariance",

@@ -43,28 +43,25 @@ class CarryOver:
                 allowed=f"a budget from {lower * prompts} to {upper * prompts}",
                 fix="change the budget, or the number of prompts",
             )
-        self._left: tuple[int, int] = (self.budget, prompts)
-        self._recent: deque[PromptId] = deque(maxlen=prompts)
-
-    @property
-    def left(self) -> tuple[int, int]:
+        self.left: tuple[int, int] = (self.budget, prompts)
         """Rollouts and prompts that the unfinished block still has; those of a whole block between two."""
-        return self._left
+        self._recent: deque[PromptId] = deque(maxlen=prompts)
 
     def ask(self, prompt_ids: PromptIds) -> list[Plan]:
         """Plans for the next prompts, one for each block they touch; in order, every prompt in one of them.
 
         Errors are those of the planner's ``ask``; nothing was spent then.
         """
-        ids, before = canonical_ids(prompt_ids), self._left
+        ids, before = canonical_ids(prompt_ids), self.left
         plans: list[Plan] = []
         try:
             while ids:
-                piece, ids = ids[: self._left[1]], ids[self._left[1] :]
+                piece, ids = ids[: self.left[1]], ids[self.left[1] :]
                 plans.append(self.planner.ask(piece, budget=self._share(piece)))
-                self._spend(plans[-1])
+                budget, prompts = self.left[0] - plans[-1].budget, self.left[1] - len(piece)
+                self.left = (budget, prompts) if prompts else (self.budget, self.prompts)
         except BaseException:
-            self._left = before
+            self.left = before
             for plan in plans:
                 self.planner.cancel(plan)
             raise
@@ -74,7 +71,7 @@ class CarryOver:
 
     def _share(self, piece: tuple[PromptId, ...]) -> int:
         """The budget of a piece: its demand, within what the rest of the block can take."""
-        budget, prompts = self._left
+        budget, prompts = self.left
         lower, upper = self.bounds
         rest = prompts - len(piece)
         most, least = min(upper * len(piece), budget - lower * rest), max(lower * len(piece), budget - upper * rest)
@@ -86,18 +83,14 @@ class CarryOver:
         company = [prompt for prompt in dict.fromkeys(reversed(self._recent)) if prompt not in own]
         company = company[: self.prompts - len(piece)]
         if len(company) + len(piece) < self.prompts:
-            return round(self._left[0] * len(piece) / self._left[1])
+            return round(self.left[0] * len(piece) / self.left[1])
         looked_at = self.planner.ask([*piece, *company], budget=self.budget)
         self.planner.cancel(looked_at)
         return int(looked_at.counts[: len(piece)].sum())
 
-    def _spend(self, plan: Plan) -> None:
-        budget, prompts = self._left[0] - plan.budget, self._left[1] - len(plan.prompt_ids)
-        self._left = (budget, prompts) if prompts else (self.budget, self.prompts)
-
     def state_dict(self) -> State:
         """The unfinished block, without the planner."""
-        budget, prompts = self._left
+        budget, prompts = self.left
         recent = encode_json(list(self._recent))
         return {"kind": self.KIND, "block": self.prompts, "budget": budget, "prompts": prompts, "recent": recent}
 
@@ -113,5 +106,5 @@ class CarryOver:
                 allowed=f"blocks of {self.prompts} prompts, from {lower} to {upper} rollouts each",
                 fix="resume with the batch size and bounds the state was saved with",
             )
-        self._left = (budget, prompts)
+        self.left = (budget, prompts)
         self._recent = deque(decode_json(state["recent"]), maxlen=self.prompts)

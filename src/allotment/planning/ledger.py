@@ -81,12 +81,7 @@ def _misfit(name: str, column: FloatArray, group_ids: tuple[PromptId, ...], allo
 
 
 def _refuse(
-    bad: npt.NDArray[np.bool_],
-    name: str,
-    wrong: str,
-    allowed: str,
-    column: FloatArray,
-    group_ids: tuple[PromptId, ...],
+    bad: npt.NDArray[np.bool_], name: str, wrong: str, allowed: str, column: FloatArray, group_ids: tuple[PromptId, ...]
 ) -> None:
     """Raise for the first row of ``bad`` ([N] or [N, K]) that holds a True."""
     if not bad.any():

@@ -71,15 +71,10 @@ class SecondLook:
     """How the two rounds of a step are made; ``VIP(rounds=SecondLook(...))``.
 
     The loss needs :func:`allotment.learning.second_look_advantages`: RLOO on the pooled group is biased.
-
-    Args:
-        first_share: part of each prompt's expected rollouts that is generated in round 0, in (0, 1).
-
-    Raises:
-        InvalidInputError: the share is outside (0, 1).
     """
 
     first_share: float = 0.5
+    """Part of each prompt's expected rollouts that is generated in round 0, in (0, 1), else InvalidInputError."""
 
     def __post_init__(self) -> None:
         if not 0.0 < self.first_share < 1.0:

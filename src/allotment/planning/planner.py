@@ -4,28 +4,30 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from abc import abstractmethod
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, ClassVar, Required, TypedDict
+from pathlib import Path
+from typing import Any, ClassVar, Required, Self, TypedDict
 
 import numpy as np
 import numpy.typing as npt
 
 from allotment.checks import pair_of_wholes, whole
-from allotment.errors import InvalidInputError, RewardMismatchError
+from allotment.errors import InvalidInputError, RewardMismatchError, StateError, StateVersionError
 from allotment.planning.contract import Contract
 from allotment.planning.ledger import Ledger
 from allotment.planning.outcome import Outcome
-from allotment.planning.rounds import Rounds, Step
-from allotment.planning.saving import SavedPlanner
+from allotment.planning.rounds import Rounds, Step, ledger_from_state, ledger_state
 from allotment.pricing import get_estimator
 from allotment.prompts.ids import canonical_ids
 from allotment.selection import Selector
-from allotment.state import State
+from allotment.state import State, Stateful, StateGroup, check_state, load_state, save_state
 from allotment.types import FloatArray, Plan, PromptId, PromptIds
 
 log = logging.getLogger("allotment")
+PLANNER_FILE = "planner.safetensors"
+"""The planner's state inside a trainer's checkpoint."""
 
 
 class Common(TypedDict, total=False):
@@ -37,7 +39,7 @@ class Common(TypedDict, total=False):
     seed: int
 
 
-class Planner(SavedPlanner):
+class Planner(ABC):
     """Decides how many rollouts each prompt of a batch gets.
 
     One loop serves every planner::
@@ -77,9 +79,20 @@ class Planner(SavedPlanner):
         self.bounds = pair_of_wholes(self.BOUNDS if bounds is None else bounds)
         self.estimator = get_estimator(estimator).name
         self.seed = whole("seed", seed)
-        self._check_settings()
+        lower, upper = self.bounds
+        minimum = get_estimator(estimator).minimum_count
+        if not (minimum <= lower <= upper and self.budget >= lower):
+            raise InvalidInputError(
+                "budget and bounds do not make sense",
+                got=f"budget {self.budget}, bounds ({lower}, {upper})",
+                allowed=f"{minimum} <= lower <= upper and budget >= lower ({self.estimator}: from {minimum})",
+                fix="raise the lower bound or the budget",
+            )
         self.name = type(self).__name__
-        self._step, self._missing, self._ledger = 0, 0, Ledger()
+        """Of the registry, where it was made by name; else that of its class."""
+        self._step, self._ledger = 0, Ledger()
+        self.missing_rollouts = 0
+        """Rollouts planned but never told, over all closed steps."""
         self._rounds = Rounds(concurrent=self.CONCURRENT_STEPS)
 
     @property
@@ -96,11 +109,6 @@ class Planner(SavedPlanner):
     def done(self) -> bool:
         """Whether the step last told is complete; False if another ``ask`` for the same prompts is to follow."""
         return self._rounds.done
-
-    @property
-    def missing_rollouts(self) -> int:
-        """Rollouts planned but never told, over all closed steps."""
-        return self._missing
 
     @property
     def open_plans(self) -> tuple[Plan, ...]:
@@ -121,6 +129,11 @@ class Planner(SavedPlanner):
     @abstractmethod
     def _observe(self, outcome: Outcome) -> None:
         """Learn from all rounds of a step; raises before anything changes, or not at all."""
+
+    @property
+    @abstractmethod
+    def _parts(self) -> dict[str, Stateful]:
+        """What is saved and restored beside the settings, by name."""
 
     def _next(self, step: Step) -> Plan | None:
         """The plan of the next round, in the order of ``step.outcome``; None where the step is complete."""
@@ -204,7 +217,7 @@ class Planner(SavedPlanner):
         self._finish(plan, outcome)
         self._ledger.close(plan)
         if missing := int(outcome.missing.sum()):
-            self._missing += missing
+            self.missing_rollouts += missing
             log.warning(
                 "step %d: %d of %d planned rollouts came back without a reward", plan.step, missing, plan.budget
             )
@@ -233,6 +246,7 @@ class Planner(SavedPlanner):
                 self._observe(brought)
 
     def _settings(self) -> State:
+        """What must be equal where a state is taken over."""
         lower, upper = self.bounds
         limits: State = {"budget": self.budget, "lower": lower, "upper": upper}
         return {**limits, "estimator": self.estimator, "seed": self.seed}
@@ -253,16 +267,77 @@ class Planner(SavedPlanner):
         keys_Q = self._tie_keys(ids, purpose, step)
         return np.asarray((keys_Q >> np.uint64(11)) / 2.0**53, dtype=np.float64)
 
-    def _check_settings(self) -> None:
-        lower, upper = self.bounds
-        minimum = get_estimator(self.estimator).minimum_count
-        if not (minimum <= lower <= upper and self.budget >= lower):
-            raise InvalidInputError(
-                "budget and bounds do not make sense",
-                got=f"budget {self.budget}, bounds ({lower}, {upper})",
-                allowed=f"{minimum} <= lower <= upper and budget >= lower ({self.estimator}: from {minimum})",
-                fix="raise the lower bound or the budget",
+    @property
+    def _format(self) -> int:
+        """Version of the state; what was under way between rounds was saved in another form by version 1."""
+        return 2 if self.contract.several_rounds else 1
+
+    def state_dict(self) -> State:
+        """Settings, beliefs, open plans: everything."""
+        version = {} if self._format == 1 else {"format": self._format}
+        return {
+            "kind": type(self).__name__,
+            **version,
+            "settings": self._settings(),
+            "step": self._step,
+            "missing": self.missing_rollouts,
+            "predictor": self._saved().state_dict(),
+            "ledger": ledger_state(self._ledger),
+        }
+
+    def _saved(self) -> Stateful:
+        """The parts as one; a single one stands alone."""
+        parts = dict(self._parts)
+        if self.contract.several_rounds:
+            parts["rounds"] = self._rounds
+        return next(iter(parts.values())) if len(parts) == 1 else StateGroup(parts)
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave, all or nothing; later plans are bit-identical.
+
+        Raises:
+            StateError: the state is of another planner, has other settings, or lacks keys.
+            StateVersionError: the state was saved by another version of this planner.
+        """
+        check_state(state, type(self).__name__, ("settings", "step", "missing", "predictor", "ledger"))
+        saved, own = state["settings"], self._settings()
+        if saved != own:
+            values = saved if isinstance(saved, dict) else {}
+            different = {k: (values.get(k), own.get(k)) for k in {**own, **values} if values.get(k) != own.get(k)}
+            raise StateError(
+                "the planner state does not fit this planner",
+                got=f"settings (saved, own) {different}",
+                allowed="equal settings",
+                fix="make the planner with the settings it was saved with; ask(budget=...) varies a single step",
             )
+        if (version := state.get("format", 1)) != self._format:
+            raise StateVersionError(
+                f"the state of {self.name} has another format",
+                got=version,
+                allowed=self._format,
+                fix="load it with the version of allotment that wrote it, or start the planner anew",
+            )
+        ledger = ledger_from_state(state["ledger"])
+        step, missing = state["step"], state["missing"]
+        newest = max((plan.step for plan in ledger.plans()), default=-1)
+        if not (type(step) is type(missing) is int and newest < step and missing >= 0):
+            raise StateError(
+                "the counters of a planner state cannot be right",
+                got=f"step {step!r}, missing {missing!r}, newest open plan of step {newest}",
+                allowed="step above that of every open plan, missing >= 0",
+                fix="load a whole state_dict(), or start anew",
+            )
+        self._saved().load_state_dict(state["predictor"])  # the last that can fail; it is all or nothing itself
+        self._ledger, self._step, self.missing_rollouts = ledger, step, missing
+
+    def save(self, path: str | Path) -> None:
+        """Write :meth:`state_dict` to one file, atomically."""
+        save_state(path, self.state_dict(), kind="planner")
+
+    def load(self, path: str | Path) -> Self:
+        """Restore what :meth:`save` wrote, and return the planner; StateError if it is damaged or does not fit."""
+        self.load_state_dict(load_state(path, kind="planner"))
+        return self
 
 
 def _refuse_missing_groups(outcome: Outcome) -> None:

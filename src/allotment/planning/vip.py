@@ -14,13 +14,7 @@ from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common
 from allotment.planning.rounds import Step
 from allotment.planning.success import SuccessPlanner
-from allotment.prediction import (
-    GradientMoments,
-    HierarchicalRegression,
-    LengthPredictor,
-    Predictor,
-    default_predictor,
-)
+from allotment.prediction import GradientMoments, HierarchicalRegression, LengthPredictor, Predictor, default_predictor
 from allotment.pricing import Price, posterior_weights
 from allotment.prompts.embeddings import Embeddings
 from allotment.state import State, Stateful

@@ -21,8 +21,8 @@ Every predictor here follows :class:`Predictor`: ``predict(ids)``, ``observe(ids
 from typing import TYPE_CHECKING
 
 from allotment.lazy import lazily
-from allotment.prediction.base import Predictor, PredictorEntry
 from allotment.prediction.hierarchical import HierarchicalPredictor, default_predictor
+from allotment.prediction.posteriors import Predictor, PredictorEntry
 
 if TYPE_CHECKING:
     from allotment.prediction.baselines import DiscountedCounts, GlobalMean, KNearest, LastValue, Ridge

@@ -20,9 +20,8 @@ from scipy.linalg import solve
 from scipy.special import logit
 
 from allotment.checks import check_setting
-from allotment.prediction.base import PredictorEntry
 from allotment.prediction.binomial import visits
-from allotment.prediction.posteriors import BetaPosterior
+from allotment.prediction.posteriors import BetaPosterior, PredictorEntry
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, ids_and_vectors, squared_distances
 from allotment.prompts.ids import PromptTable, canonical_ids
 from allotment.state import State, array_from_state, check_state, from_state, rows_from_state

@@ -29,10 +29,7 @@ def visits(
 ) -> tuple[tuple[PromptId, ...], IntArray, IntArray]:
     """``(ids, successes, trials)`` of the prompts that were visited: those with at least one trial; all [B].
 
-    Raises:
-        InvalidInputError: lengths differ, a count is negative, not finite or not whole, or successes exceed trials.
-        DuplicatePromptError: an id stands twice.
-        UnknownPromptError: an id is not in ``known``, where that is given.
+    Errors are those of :meth:`Predictor.observe`; every id must be in ``known``, where that is given.
     """
     plain = canonical_ids(ids)
     try:

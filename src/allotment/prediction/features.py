@@ -36,7 +36,6 @@ PATTERNS = {
 }
 """Regular expressions whose occurrences are counted, case ignored."""
 _COMPILED = [re.compile(pattern, re.IGNORECASE | re.DOTALL) for pattern in PATTERNS.values()]
-_NUMBER = re.compile(r"\d+")
 
 
 def distinct_parts(texts: Sequence[str]) -> list[str]:
@@ -72,12 +71,9 @@ def text_features(texts: Sequence[str]) -> FloatArray:
         raise InvalidInputError(
             "texts are not a list of strings", got=type(texts).__name__, allowed="list of str", fix="[text]"
         )
-    rows = [[*(len(p.findall(text)) for p in _COMPILED), _longest_number(text)] for text in texts]
+    longest = [max(map(len, re.findall(r"\d+", text)), default=0) for text in texts]
+    rows = [[*(len(p.findall(text)) for p in _COMPILED), digits] for text, digits in zip(texts, longest, strict=True)]
     return np.log1p(np.array(rows, dtype=np.float64).reshape(len(rows), len(PATTERNS) + 1))
-
-
-def _longest_number(text: str) -> int:
-    return max((len(number) for number in _NUMBER.findall(text)), default=0)
 
 
 def scale_beside(features_MF: npt.NDArray[np.floating], embeddings_MD: npt.NDArray[np.floating]) -> FloatArray:
@@ -100,17 +96,10 @@ def with_features(
     scale_F: FloatArray,
     registered: EmbeddedPrompts,
 ) -> tuple[VectorArray, FloatArray]:
-    """Embeddings with scaled features beside them, [Q, D + F], and the factors [F] of the features.
+    """Embeddings [Q, D] with scaled features [Q, F] beside them, [Q, D + F], and the factors [F] of the features.
 
-    Args:
-        ids: [Q] prompts that are to be registered.
-        embeddings: [Q, D] of these.
-        features: [Q, F] of these.
-        scale_F: [F] factors of prompts registered before; empty where there are none with features.
-        registered: the prompts registered before.
-
-    Raises:
-        InvalidInputError: wrong shape or dimension, not finite, or features for some registrations only.
+    ``scale_F``, ``registered``: factors [F] and prompts registered before; empty where there are none with features.
+    InvalidInputError: wrong shape or dimension, not finite, or features for some registrations only.
     """
     embeddings_QD = as_numbers(embeddings, np.float32)
     features_QF = as_numbers([] if features is None else features, np.float32)

@@ -12,8 +12,8 @@ from scipy.special import logit
 
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
-from allotment.prediction.base import PredictorEntry
 from allotment.prediction.binomial import visits
+from allotment.prediction.posteriors import PredictorEntry
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, VectorArray, ids_and_vectors, squared_distances
 from allotment.prompts.ids import canonical_ids, enlarged
 from allotment.state import State, array_from_state, check_state, from_state
@@ -144,8 +144,7 @@ class GaussianProcess(Interpolation):
     ``ghat_B = logit(clip(successes / trials, epsilon, 1 - epsilon))`` and the mean of *every* registered prompt moves
     by ``K(., B) Sigma_BB^{-1} (ghat_B - m_B)``; prompts of the batch get exactly ``ghat_B``. The next step starts from
     that mean and the *original* covariance. There is no observation noise, the number of trials does not matter,
-    nothing is forgotten. On a real log this allocates worse than uniform (``benchmarks/replay.py``); it is here to
-    reproduce the paper. Use :class:`~allotment.prediction.HierarchicalPredictor`, the default, to do better.
+    nothing is forgotten. It is here to reproduce the paper; the default predictor does better (docs/experiments.md).
 
     Defaults and where they come from:
 
@@ -157,10 +156,8 @@ class GaussianProcess(Interpolation):
     prior_mean   0.0     VIP Algorithm 1 (p = 0.5, so the first allocation is uniform). The authors' code has -1 and -5.
     ============ ======= ==============================================================================================
 
-    Prompts registered later start at ``prior_mean``. The recursion keeps means only, not the batches that made them,
-    so it cannot say what past batches would have done to a prompt that was not there; and since each update carries
-    only what a batch *changed*, a late prompt never catches up on what was learnt before it came. The paper has all
-    prompts from the beginning: register them all at once where you can.
+    Prompts registered later start at ``prior_mean`` and never catch up on what was learnt before they came, as the
+    recursion keeps means only: register them all at once where you can.
 
     ``epsilon`` clips success rates to ``[epsilon, 1 - epsilon]``, in (0, 1/2); everything else, errors included:
     :class:`Interpolation`.

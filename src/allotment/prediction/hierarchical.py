@@ -12,10 +12,10 @@ import numpy.typing as npt
 
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
-from allotment.prediction.base import Predictor, PredictorEntry
 from allotment.prediction.binomial import binomial_sites, log_predictive, visits
 from allotment.prediction.features import Landmarks, check_embeddings_fit, with_features
 from allotment.prediction.hierarchy import Hierarchy
+from allotment.prediction.posteriors import Predictor, PredictorEntry
 from allotment.prediction.settings import Settings, bandwidth_factors, checked_settings
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, ids_and_vectors
 from allotment.prompts.ids import canonical_ids

@@ -50,10 +50,7 @@ class HierarchicalRegression(HierarchicalModel):
     def observe(self, ids: PromptIds, values_B: FloatArray, noise_variance_B: FloatArray) -> None:
         """Learn one value of each prompt [B], all of one step, each measured with its noise variance, > 0.
 
-        Raises:
-            UnknownPromptError: embeddings are in use and an id was never registered.
-            InvalidInputError: a value is not finite, or a variance not positive and finite.
-            DuplicatePromptError: an id stands twice.
+        Errors as :meth:`Predictor.observe`; InvalidInputError: a value is not finite, a variance not positive, finite.
         """
         plain = canonical_ids(ids)
         value_B, noise_B = np.asarray(values_B, dtype=np.float64), np.asarray(noise_variance_B, dtype=np.float64)

@@ -157,8 +157,7 @@ def check_probabilities(success_probabilities: npt.ArrayLike) -> FloatArray:
 def check_vector(what: str, values: npt.ArrayLike, *, high: float | None = None) -> FloatArray:
     """``values`` as a non-empty float vector [Q] whose entries are finite, >= 0 and (if given) <= ``high``.
 
-    Raises:
-        InvalidInputError: they are not; names the first offending index and its value.
+    InvalidInputError where they are not; it names the first such index and its value.
     """
     try:
         vector = np.asarray(values, dtype=np.float64)

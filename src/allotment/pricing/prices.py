@@ -42,13 +42,9 @@ class SecondLookPrice:
 
     @classmethod
     def of(cls, posterior: Posterior, successes: IntArray, trials: IntArray, expected: IntArray) -> SecondLookPrice:
-        """The price after round 0.
+        """The price after round 0, of which ``successes`` [Q] of m = ``trials`` [Q] came back.
 
-        Args:
-            posterior: belief about the Q prompts, round 0 included.
-            successes: [Q] of round 0.
-            trials: [Q] m, rollouts of round 0 that came back.
-            expected: [Q] e, the rollouts of round 1 that the estimator's weights are made for, >= 1.
+        ``posterior`` includes round 0; the estimator's weights are made for e = ``expected`` [Q] rollouts, >= 1.
         """
         m_Q, e_Q = trials.astype(np.float64), expected.astype(np.float64)
         total_Q, others_Q = m_Q + e_Q, np.maximum(m_Q + e_Q - 1.0, 1.0)

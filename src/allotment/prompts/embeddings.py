@@ -109,8 +109,7 @@ def ids_and_vectors(
 ) -> tuple[PromptIds, npt.ArrayLike]:
     """``(ids, vectors)`` of a mapping from id to vector [D], or of an array [M, D] with ``ids`` (default 0..M-1).
 
-    Raises:
-        InvalidInputError: ``ids`` without an array, or the embeddings are not numbers.
+    InvalidInputError: ``ids`` without an array, or the embeddings are not numbers.
     """
     is_array = embeddings is not None and not isinstance(embeddings, Mapping)
     check_setting("ids", "ids", ids is None or is_array, "ids only together with an array of embeddings")

@@ -31,7 +31,7 @@ from allotment.integrations.trl.preference_rollouts import Rollouts, Row, checke
 from allotment.integrations.trl.prompts import PromptIdentity
 from allotment.methods.objectives.pairs import Pairs, preference_pairs
 from allotment.planning import Outcome
-from allotment.planning.saving import PLANNER_FILE
+from allotment.planning.planner import PLANNER_FILE
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
 from allotment.state import load_state, save_state
