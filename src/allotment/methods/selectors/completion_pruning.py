@@ -26,11 +26,8 @@ class CompletionPruning(Stateless):
 
     In a 0/1 group the rollouts at risk are the majority: successes where more than half succeed, else failures.
 
-    Formulas and default rate are a reconstruction (the paper's sweep goes up to 0.9). The paper's appendix describes
-    the deterministic variant, its proof the random one.
-
     Args:
-        rate: probability of leaving out a rollout at risk, in [0, 1).
+        rate: probability of leaving out a rollout at risk, in [0, 1); the paper's sweep goes up to 0.9.
         random: False drops, in each group, the ``floor(rate n)`` smallest of the n at risk, with the same weights for
             the rest. That is biased.
         seed: of the draws, which are a function of seed, step and rollout.
