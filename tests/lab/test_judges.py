@@ -8,7 +8,7 @@ from allotment.lab.config import TrainConfig
 from allotment.lab.judges import Judged
 from allotment.lab.objectives import judge_settings, make_objective
 from allotment.lab.train import Trainer
-from allotment.learning.surrogate import Surrogate
+from allotment.learning.record import Surrogate
 from allotment.methods.objectives.preference import Preference
 
 

@@ -13,8 +13,7 @@ from allotment.lab.combinations import check_combination, declared, refused, tra
 from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab
 from allotment.learning import AdvantageName
-from allotment.learning.record import Need, TokenGate, TokenObjective
-from allotment.learning.surrogate import Surrogate
+from allotment.learning.record import Need, Surrogate, TokenGate, TokenObjective
 from allotment.methods.objectives.gdpo import GDPO
 from allotment.planning.making import parameters
 from allotment.registry import OBJECTIVES

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import ClassVar, Literal, Protocol
 
 import torch
 from torch import Tensor
 
 from allotment.errors import InvalidInputError
 from allotment.learning.groups import checked_mask
-from allotment.learning.losses import TokenLoss
+from allotment.learning.losses import TokenLoss, clipped_surrogate
 
 Need = Literal["rollout", "reference", "distributions", "uniforms", "hidden", "prompt_hidden", "head_moments"]
 """What an objective asks for beyond log-probabilities of the current and the old policy."""
@@ -160,3 +160,26 @@ class TokenGate(_HasNeeds, Protocol):
     def factors(self, record: TokenRecord) -> TokenFactors:
         """[N, T] factors; raises InvalidInputError where the record lacks something that it needs."""
         ...
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """PPO's surrogate against the old policy, the objective that runs where no other is named.
+
+    See :func:`~allotment.learning.losses.clipped_surrogate`.
+    """
+
+    clip_low: float = 0.2
+    clip_high: float = 0.2
+    needs: ClassVar[tuple[Need, ...]] = ()
+
+    def loss(self, record: TokenRecord) -> TokenLoss:
+        """[N, T] losses."""
+        return clipped_surrogate(
+            record.log_probs_NT,
+            record.old_log_probs_NT,
+            record.advantages_N,
+            record.mask_NT,
+            self.clip_low,
+            self.clip_high,
+        )
