@@ -269,7 +269,7 @@ class Planner(ABC):
 
     @property
     def _format(self) -> int:
-        """Version of the state; what was under way between rounds was saved in another form by version 1."""
+        """Version of the state; steps between two rounds were saved in another form by version 1."""
         return 2 if self.contract.several_rounds else 1
 
     def state_dict(self) -> State:

@@ -62,7 +62,7 @@ class Step:
 
 
 class Rounds:
-    """The steps of a planner that are under way.
+    """The steps of a planner that are not complete.
 
     Args:
         concurrent: whether a step may be opened while another waits for the rewards of a round.
@@ -122,7 +122,7 @@ class Rounds:
         return None
 
     def state_dict(self) -> State:
-        """The steps under way."""
+        """The steps that are not complete."""
         steps: State = {}
         for number, step in self._steps.items():
             steps[str(number)] = {"budget": step.budget, "round": step.round, "is_open": step.is_open}
