@@ -36,11 +36,11 @@ LAB = {
 
 @pytest.mark.parametrize("trainer", [*LAB, "trl"])
 def test_every_figure_is_explained(trainer, tmp_path):
-    words = ["train", *SMALL, "--out", str(tmp_path / "run")]
+    words = ["train", "trl" if trainer == "trl" else "lab", *SMALL, "--out", str(tmp_path / "run")]
     if trainer == "trl":
         data = tmp_path / "rows.jsonl"
         data.write_text("".join(json.dumps(row) + "\n" for row in rows("pool")[:8]))
-        words += ["--trainer", "trl", "--model", str(model_folder()), "--dataset", str(data), "--held-out", "2"]
+        words += ["--model", str(model_folder()), "--dataset", str(data), "--held-out", "2"]
         words += ["--max-completion-tokens", "8"]
     else:
         words += LAB[trainer]

@@ -46,7 +46,7 @@ def test_help_names_every_command():
 @pytest.mark.parametrize("method", ["exact", "relaxed", "uniform", "inverse-accuracy", "inverse-variance"])
 @pytest.mark.parametrize("estimator", ["rloo", "dr_grpo"])
 def test_allocate_prints_what_the_library_computes(capsys, probabilities, method, estimator):
-    arguments = ("--budget", 32, "--min", 3, "--max", 16, "--estimator", estimator, "--method", method)
+    arguments = ("--budget", 32, "--bounds", 3, 16, "--estimator", estimator, "--method", method)
     status, out, _ = run(capsys, "allocate", probabilities, *arguments)
     expected = allocate([0.0, 0.1, 0.5, 0.9], 32, lower=3, upper=16, estimator=estimator, method=method)
     result = json.loads(out)
@@ -80,8 +80,8 @@ def test_allocate_reads_standard_input_and_writes_valid_json_at_the_bounds(capsy
         ("[0.1, true]", (), "JSON array of numbers"),
         ("[0.1, 0.2]", ("--budget", 5), "6 (sum of the lower bounds) to 64"),
         ("[0.1, 0.2]", ("--budget", 65), "6 (sum of the lower bounds) to 64"),
-        ("[0.1, 0.2]", ("--min", 2, "--estimator", "dr_grpo"), "convex"),
-        ("[0.1, 0.2]", ("--min", 9, "--max", 8), "8"),
+        ("[0.1, 0.2]", ("--bounds", 2, 32, "--estimator", "dr_grpo"), "convex"),
+        ("[0.1, 0.2]", ("--bounds", 9, 8), "8"),
     ],
 )
 def test_allocate_explains_bad_input(capsys, tmp_path, text, arguments, said):
@@ -119,9 +119,9 @@ def test_dry_run_prints_the_resolved_configuration_and_touches_nothing(capsys, t
         ('plannr = "vip"', "did you mean 'planner'"),
         ('planner = "vipp"', "planner"),
         ("steps = 0", "steps"),
-        ("lower = 20", "lower <= rollouts_per_prompt"),
+        ("bounds = [20, 32]", "lower <= rollouts_per_prompt"),
         ("steps = ", "cannot read"),
-        ('estimator = "dr_grpo"\nlower = 2', "3 <= lower"),
+        ('estimator = "dr_grpo"\nbounds = [2, 32]', "3 <= lower"),
         ("learning_rate = inf", "finite"),
         ("seed = -1", "greater than or equal to 0"),
         ("# \udcff", "cannot read"),
@@ -245,7 +245,7 @@ def test_settings_that_the_trainer_refuses_leave_no_directory(capsys, tmp_path):
         (("report", "none"), "none"),
         (("train", "--rollouts-per-prompt", 0), "rollouts_per_prompt"),
         (("gradient-variance", "--rollouts", 0), "rollouts"),
-        (("gradient-variance", "--upper", 7), "rollouts_per_prompt <= upper"),
+        (("gradient-variance", "--bounds", 3, 7), "rollouts_per_prompt <= upper"),
         (("gradient-variance", "--planners", "vip", "vip"), "each planner once"),
         (("gradient-variance", "--batches", 13), "more prompts than the pool holds"),
     ],

@@ -10,13 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from allotment.cli.main import main, parse
 from allotment.compare.running import locked
-from allotment.config import TrainedName, TRLTrainConfig
+from allotment.registry import PLANNERS as REGISTERED
+from allotment.trainers.trl.config import TRLTrainConfig
 
 PLANNERS, SEEDS = ("uniform", "vip"), (0, 1)
 RUNS = [f"{planner}-s{seed}" for seed in SEEDS for planner in PLANNERS]
@@ -212,13 +212,13 @@ def test_more_gpus_than_the_cluster_has(tmp_path, capsys):
 
 def test_every_planner(tmp_path):
     jobs = parse(["compare", str(tmp_path), "--planners", "all", "vip+pods", "--seeds", "1"]).comparison().jobs
-    named = {*get_args(TrainedName), "vip+pods", "uniform-b16"}
+    named = {*REGISTERED.names, "vip+pods", "uniform-b16"} - {"reward-variance"}
     assert {job.path.name.removesuffix("-s0") for job in jobs} == named
 
 
 def test_every_setting_of_the_trl_trainer_can_be_compared(tmp_path):
-    words = ["--trainer", "trl", "--model", "m", "--dataset", "d.jsonl", "--max-completion-tokens", "7", "--seed", "5"]
-    jobs = parse(["compare", str(tmp_path), *words, "--planners", "vip", "ridge", "--seeds", "1"]).comparison().jobs
+    words = ["--model", "m", "--dataset", "d.jsonl", "--max-completion-tokens", "7", "--seed", "5"]
+    jobs = parse(["compare", "trl", str(tmp_path), *words, "--planners", "vip", "ridge", "--seeds", "1"]).comparison().jobs
     assert [job.path.name for job in jobs] == ["uniform-s5", "vip-s5", "ridge-s5", "uniform-b16-s5"]
     assert {(type(job.config), job.config.max_completion_tokens) for job in jobs} == {(TRLTrainConfig, 7)}
 
@@ -228,7 +228,7 @@ def test_runs_of_trl_are_compared_and_one_that_is_killed_goes_on(tmp_path, capsy
     hugging_face = pytest.importorskip("allotment.lab.hugging_face")
     numbers = [row for row in hugging_face.rows("pool") if row["answer"].isdigit()][:20]
     (tmp_path / "numbers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in numbers))
-    words = f"--trainer trl --model {hugging_face.model_folder()} --dataset {tmp_path / 'numbers.jsonl'}"
+    words = f"--model {hugging_face.model_folder()} --dataset {tmp_path / 'numbers.jsonl'}"
     words += " --prompt-id-column prompt_id --extract last_number --prompts-per-step 4 --rollouts-per-prompt 4"
     words += (
         " --micro-batch 8 --max-completion-tokens 17 --held-out 4 --evaluate-every 6 --checkpoint-every 2 --steps 6"
@@ -236,7 +236,7 @@ def test_runs_of_trl_are_compared_and_one_that_is_killed_goes_on(tmp_path, capsy
     out = tmp_path / "out"
     killed = kill_a_worker_when((out / "vip-s0" / "checkpoint-2" / "trainer_state.json").exists)
     flags = ("--planners", "vip", "--seeds", "1", "--no-yardsticks", "--processes", "1", "--json")
-    assert main(["compare", str(out), *words.split(), *flags]) == 0
+    assert main(["compare", "trl", str(out), *words.split(), *flags]) == 0
     assert killed
     result = json.loads(capsys.readouterr().out)
     assert [(line["label"], line["seeds"], line["rollouts"]) for line in result["table"]] == [

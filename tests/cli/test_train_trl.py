@@ -1,4 +1,4 @@
-"""``allotment train --trainer trl`` on the lab's Hugging Face folder, through the command itself."""
+"""``allotment train trl`` on the lab's Hugging Face folder, through the command itself."""
 
 import json
 from pathlib import Path
@@ -7,8 +7,8 @@ import pytest
 
 from allotment.audit import read_log
 from allotment.cli.main import main
-from allotment.integrations.trl import run as trl_run
 from allotment.lab.hugging_face import model_folder, rows
+from allotment.trainers.trl import run as trl_run
 
 CHECKPOINT = 2
 PREFERENCES = {"objective": "on-policy-dpo", "updates": 2}
@@ -42,8 +42,10 @@ def command(dataset, tmp_path):
             "checkpoint_every": CHECKPOINT,
             **flags,
         }
-        flags = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", str(value))]
-        return ["train", "--trainer", "trl", "--out", str(tmp_path / out), *flags]
+        flags = []
+        for name, value in settings.items():
+            flags += [f"--{name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else (value,))]
+        return ["train", "trl", "--out", str(tmp_path / out), *flags]
 
     return words
 
@@ -131,7 +133,7 @@ def test_a_reasoning_gym_task(command, tmp_path):
     ("flags", "said"),
     [
         ({"model": "/no/such/model"}, "the model cannot be loaded"),
-        ({"objective": "flowrl"}, "others with the lab: flowrl"),
+        ({"objective": "flowrl"}, "cannot carry out the objective 'flowrl'"),
         ({"updates": 2}, "only with the objective on-policy-dpo"),
         ({**PREFERENCES, "micro_batch": 1}, "into pairs"),
         ({**PREFERENCES, "trl": '{"sync_ref_model": true}'}, "the reference is fixed"),
@@ -142,7 +144,7 @@ def test_a_reasoning_gym_task(command, tmp_path):
         ({"planner": "ridge"}, "predicts from embeddings"),
         ({"dataset": "/no/such.jsonl"}, "a file cannot be read"),
         ({"held_out": 40}, "no prompts are left to train on"),
-        ({"rollouts_per_prompt": 2, "lower": 3}, "lower"),
+        ({"rollouts_per_prompt": 2, "bounds": (3, 32)}, "lower"),
     ],
 )
 def test_what_cannot_be_is_said_and_leaves_nothing(command, tmp_path, capsys, flags, said):
@@ -153,13 +155,13 @@ def test_what_cannot_be_is_said_and_leaves_nothing(command, tmp_path, capsys, fl
 
 def test_the_help_names_the_objective(capsys):
     with pytest.raises(SystemExit, match="0"):
-        main(["train", "--trainer", "trl", "--help"])
+        main(["train", "trl", "--help"])
     said = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert "on-policy-dpo: DPOTrainer on pairs of a prompt's rollouts" in said
 
 
 def test_an_unknown_trainer(capsys):
-    assert main(["train", "--trainer", "verl"]) == 2
+    assert main(["train", "verl"]) == 2
     assert "lab, trl" in capsys.readouterr().err
 
 

@@ -17,8 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from allotment.cli.train import split_trainer, with_settings
 from allotment.compare import Comparison, Ended, Job, as_json, as_text, finished_runs, lines
-from allotment.compare.cluster import on_ray
-from allotment.compare.running import locked, on_processes
+from allotment.compare.running import locked, on_processes, on_ray
 from allotment.compare.table import WIDTH
 from allotment.config import RunConfig
 from allotment.errors import AllotmentError, ConfigError
@@ -91,10 +90,12 @@ class _Compare:
                 allowed="0 or more, and only with --ray",
                 fix="leave it out, or name a cluster with --ray",
             )
-        settings: RunConfig = self.settings  # type: ignore[attr-defined]
+        given: RunConfig = self.settings  # type: ignore[attr-defined]
+        trainer = TRAINERS[trainer_name(given)]
+        settings = trainer.config.from_values(given.model_dump(), "the command line")
         seeds = tuple(range(settings.seed, settings.seed + self.seeds))
         budgets = self.budgets or (settings.rollouts_per_prompt,)
-        every = every_planner(TRAINERS[trainer_name(settings)].capability)
+        every = every_planner(trainer.capability)
         planners = tuple(name for given in self.planners for name in (every if given == "all" else (given,)))
         return Comparison(self.out, settings, planners, budgets, seeds, self.yardsticks)
 
@@ -134,7 +135,7 @@ def every_planner(trainer: Capability) -> tuple[str, ...]:
 
 def command(arguments: Sequence[str]) -> tuple[Any, list[str]]:
     """The form of ``allotment compare`` for the trainer in ``arguments``, with its defaults, and the words to parse."""
-    trainer, words, values = split_trainer(arguments)
+    trainer, words, values = split_trainer(arguments, positionals=1)
     config = TRAINERS[trainer].config
     hidden: Any = make_settings(config)
     given = None if values is None else hidden.from_values({**values, "trainer": trainer}, "the settings")

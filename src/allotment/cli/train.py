@@ -86,14 +86,18 @@ class _Train(Source):
         print(f"run directory: {out}")
 
 
-def split_trainer(arguments: Sequence[str]) -> tuple[str, list[str], dict[str, Any] | None]:
+def split_trainer(arguments: Sequence[str], positionals: int = 0) -> tuple[str, list[str], dict[str, Any] | None]:
     """The trainer that the words after ``train`` or ``compare`` name, the other words, and the defaults of its flags.
+
+    ``positionals``: words that the command takes without a flag; where one more stands first, it names the trainer.
 
     Raises:
         ConfigError, RunDirectoryError: as :meth:`Source.values`.
     """
     words = list(arguments)
-    named = words.pop(0) if words and words[0] in TRAINERS else None
+    first = words[: positionals + 1]
+    is_named = len(first) > positionals and not any(word.startswith("-") for word in first)
+    named = TRAINERS.canonical(words.pop(0)) if is_named or first[:1] and first[0] in TRAINERS else None
     source, _ = tyro.cli(Source, args=words, return_unknown_args=True, add_help=False)
     values = source.values()
     return named or str((values or {}).get("trainer", "lab")), words, values

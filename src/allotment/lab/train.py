@@ -311,7 +311,7 @@ def _check_pool(pool_size: int, config: TrainConfig) -> None:
     if config.asked_prompts > pool_size:
         raise ConfigError(
             "a step takes more prompts than the pool holds",
-            got=f"{config.asked_prompts}: prompts_per_step {config.prompts_per_step} times its candidates",
+            got=f"{config.asked_prompts}, for prompts_per_step {config.prompts_per_step}",
             allowed=f"at most {pool_size}",
-            fix="lower --prompts-per-step or --candidates",
+            fix="lower --prompts-per-step or --candidate-prompts",
         )

@@ -1,4 +1,4 @@
-"""``allotment train --trainer trl``: TRL's trainers on a model folder and a data set, into a run directory."""
+"""``allotment train trl``: TRL's trainers on a model folder and a data set, into a run directory."""
 
 from __future__ import annotations
 
