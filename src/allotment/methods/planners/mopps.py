@@ -15,9 +15,10 @@ from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import DiscountedCounts, Predictor
 from allotment.prediction.posteriors import BetaPosterior, GridPosterior
 from allotment.pricing import posterior_weights
+from allotment.prompts.ids import canonical_ids
 from allotment.registry import BEFORE, Row
 from allotment.state import State, check_state, from_state
-from allotment.types import Allocation, FloatArray, Posterior, PromptId
+from allotment.types import Allocation, FloatArray, Posterior, PromptId, PromptIds
 
 LEAST = 2.0**-53
 """The least draw; the quantile of a normal distribution at 0 is infinite."""
@@ -115,9 +116,10 @@ class BetaCounts(DiscountedCounts):
         super().__init__(forgetting=forgetting)
         self.prior = _prior(*prior)
 
-    @property
-    def _prior_counts(self) -> tuple[float, float]:
-        return self.prior
+    def predict(self, ids: PromptIds) -> BetaPosterior:
+        """[Q] the Beta posterior of each prompt."""
+        counts_Q2 = self._table.gather(canonical_ids(ids, unique=False))
+        return BetaPosterior.from_counts(self.prior[0] + counts_Q2[:, 0], self.prior[1] + counts_Q2[:, 1])
 
     def state_dict(self) -> State:
         """Settings, ids and discounted counts."""
@@ -127,8 +129,9 @@ class BetaCounts(DiscountedCounts):
         """Take over everything from a :meth:`state_dict`, settings included."""
         check_state(state, self.KIND, ("prior_successes", "prior_failures"))
         prior = from_state(lambda: _prior(state["prior_successes"], state["prior_failures"]))
-        super().load_state_dict(state)
-        self.prior = prior
+        loaded = DiscountedCounts()
+        loaded.load_state_dict({**state, "kind": DiscountedCounts.KIND})
+        vars(self).update(vars(loaded), prior=prior)
 
 
 def _prior(successes: float, failures: float) -> tuple[float, float]:
