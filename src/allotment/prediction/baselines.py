@@ -79,14 +79,18 @@ class _RecordedCounts:
     """Name of the rows in a state."""
 
     def __init__(self, global_forgetting: float, *columns: int) -> None:
-        check_setting("global_forgetting", global_forgetting, 0 < global_forgetting <= 1, "0 < global_forgetting <= 1")
-        self.global_forgetting = float(global_forgetting)
+        self.global_forgetting = _forgetting(global_forgetting)
         self._total = self._weight = 0.0
         self._table = PromptTable(*columns)
 
     def _visited(self, before: FloatArray, successes_B: IntArray, failures_B: IntArray) -> FloatArray:
         """The rows of B prompts after a visit; before it, those of new prompts are 0."""
         raise NotImplementedError
+
+    def _new(self, **settings: float) -> _RecordedCounts:
+        """One with these settings, nothing observed yet."""
+        make: Callable[..., _RecordedCounts] = type(self)
+        return make(**settings)
 
     @property
     def _rate(self) -> float:
@@ -111,13 +115,18 @@ class _RecordedCounts:
     def load_state_dict(self, state: State) -> None:
         """See :class:`~allotment.state.Stateful`."""
         check_state(state, self.KIND, (*self.SETTINGS, "ids", self.ROWS, *_RATE))
-        new: Callable[..., _RecordedCounts] = type(self)
-        loaded = from_state(lambda: new(**{name: state[name] for name in (*self.SETTINGS, "global_forgetting")}))
+        loaded = from_state(lambda: self._new(**{name: state[name] for name in self.SETTINGS}))
+        loaded.global_forgetting = from_state(lambda: _forgetting(state["global_forgetting"]))
         loaded._total, loaded._weight = from_state(lambda: (float(state[_RATE[1]]), float(state[_RATE[2]])))
         fits = 0 <= loaded._total <= loaded._weight < np.inf
         from_state(lambda: check_setting("global_total", loaded._total, fits, "0 <= total <= weight"))
         loaded._table = PromptTable.from_state(state, self.ROWS, *self._table.rows.shape[1:])
         vars(self).update(vars(loaded))
+
+
+def _forgetting(value: float) -> float:
+    check_setting("global_forgetting", value, 0 < value <= 1, "0 < global_forgetting <= 1")
+    return float(value)
 
 
 _RATE = ("global_forgetting", "global_total", "global_weight")
@@ -182,9 +191,14 @@ class DiscountedCounts(_RecordedCounts):
         self.forgetting = float(forgetting)
         self.prior_strength = float(prior_strength)
 
+    @property
+    def _prior_counts(self) -> tuple[float, float]:
+        """Imaginary successes and failures that every prompt starts with."""
+        return self.prior_strength * self._rate, self.prior_strength * (1 - self._rate)
+
     def predict(self, ids: PromptIds) -> BetaPosterior:
         """[Q] the Beta posterior of each prompt."""
-        successes, failures = self.prior_strength * self._rate, self.prior_strength * (1 - self._rate)
+        successes, failures = self._prior_counts
         counts_Q2 = self._table.gather(canonical_ids(ids, unique=False))
         return BetaPosterior.from_counts(successes + counts_Q2[:, 0], failures + counts_Q2[:, 1])
 
