@@ -6,7 +6,8 @@ import json
 import math
 import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -122,15 +123,15 @@ class Audit:
         prompts, notes = self._prompts(log, source.path, console)
         results = self._replays(log, prompts, settings, console)
         name = USUAL[0] if USUAL[0] in results else next(iter(results))
-        summary: Summary = summarise(results[name], self.seed)
+        summary = summarise(results[name], self.seed)
         conditions = _conditions(source.path, log, settings, (*notes, *budget_notes))
         audited = Audited(str(source.path), name, summary, tuple(conditions["notes"]))
-        if not self.json:
-            print_predictors(results, conditions)
-            print_summary(name, summary)
-            return audited, {}
-        shown = {"predictors": predictor_figures(results), "audit": summary_figures(name, summary), **conditions}
-        return audited, shown
+        if self.json:
+            shown = {"predictors": _predictor_figures(results), "audit": _summary_figures(name, summary)}
+            return audited, shown | conditions
+        _print_predictors(results, conditions)
+        _print_summary(name, summary)
+        return audited, {}
 
     def _replays(self, log: Log, prompts: Prompts, settings: Settings, console: Console) -> dict[str, Replay]:
         results: dict[str, Replay] = {}
@@ -148,7 +149,7 @@ class Audit:
 
     @property
     def _named(self) -> tuple[str, ...]:
-        return tuple(name for group in self.predictor for name in group)
+        return tuple(chain.from_iterable(self.predictor))
 
     def _settings(self, budget: int) -> Settings:
         lower, upper = self.bounds or (USUAL_BOUNDS[0], max(USUAL_BOUNDS[1], 2 * budget))
@@ -219,27 +220,17 @@ def _with_texts_of_the_run(log: Log, path: Path) -> Log:
     return replace(log, texts=texts) if len(texts) == len(log.ids) else log
 
 
-def print_predictors(results: Mapping[str, Replay], conditions: Mapping[str, Any]) -> None:
+def _print_predictors(results: Mapping[str, Replay], conditions: Mapping[str, Any]) -> None:
     """Every predictor's figures by range of epochs, under which conditions, and a line each."""
-    columns = ("variance ratio", "log loss", "MAE", "calibration", "coverage")
+    columns = ("predictor", "variance ratio", "log loss", "MAE", "calibration", "coverage")
     for span in RANGES:
         rows = {name: figures for name, result in results.items() if (figures := result.by_range().get(span))}
         if not rows:
             continue
-        visits = next(iter(rows.values())).visits
         _print_table(
-            f"epoch {span}: {visits:,} visits",
-            ("predictor", *columns),
-            [
-                (
-                    name,
-                    *(
-                        f"{cell:.3f}"
-                        for cell in (r.variance_ratio, r.log_loss, r.mae, r.calibration_error, r.coverage90)
-                    ),
-                )
-                for name, r in rows.items()
-            ],
+            f"epoch {span}: {next(iter(rows.values())).visits:,} visits",
+            columns,
+            [(name, *(f"{cell:.3f}" for cell in astuple(figures)[:-1])) for name, figures in rows.items()],
         )
     shown = {key: value for key, value in conditions.items() if key != "notes" and value is not None}
     print(", ".join(f"{key} {value}" for key, value in shown.items()))
@@ -249,7 +240,7 @@ def print_predictors(results: Mapping[str, Replay], conditions: Mapping[str, Any
         print(f"{name}: {_change(result)}")
 
 
-def print_summary(name: str, summary: Summary) -> None:
+def _print_summary(name: str, summary: Summary) -> None:
     """What the log says of waste, calibration, counts and budgets, and the verdict."""
     waste = summary.waste
     print(
@@ -278,7 +269,7 @@ def print_summary(name: str, summary: Summary) -> None:
         print(f"assumes: {assumption}")
 
 
-def predictor_figures(results: Mapping[str, Replay]) -> dict[str, Any]:
+def _predictor_figures(results: Mapping[str, Replay]) -> dict[str, Any]:
     """The figures of every predictor and range for JSON; a figure that is not available is null."""
     return {
         name: {span: _plain(asdict(figures)) for span, figures in result.by_range().items()}
@@ -286,10 +277,10 @@ def predictor_figures(results: Mapping[str, Replay]) -> dict[str, Any]:
     }
 
 
-def summary_figures(name: str, summary: Summary) -> dict[str, Any]:
+def _summary_figures(name: str, summary: Summary) -> dict[str, Any]:
     """The summary for JSON; a figure that is not available, or is infinite, is null."""
     worth, shares = summary.equivalence, summary.shares
-    seen = np.flatnonzero(shares.visits)
+    rates = {name: getattr(shares, name) for name in ("success", "predicted", "logged", "allotted")}
     figures = {
         "predictor": name,
         "rollouts": asdict(summary.waste) | {"without_signal": summary.waste.without_signal},
@@ -306,12 +297,9 @@ def summary_figures(name: str, summary: Summary) -> dict[str, Any]:
             {
                 "prompt_id": shares.ids[q],
                 "visits": int(shares.visits[q]),
-                "success": float(shares.success[q]),
-                "predicted": float(shares.predicted[q]),
-                "logged": float(shares.logged[q]),
-                "allotted": float(shares.allotted[q]),
+                **{name: float(values_M[q]) for name, values_M in rates.items()},
             }
-            for q in seen
+            for q in np.flatnonzero(shares.visits)
         ],
         "verdict": asdict(summary.verdict),
     }

@@ -1,4 +1,4 @@
-"""The numbers of a comparison: paired differences to uniform at equal cost, and the budget to reach its success."""
+"""The runs of a comparison and its numbers: paired differences to uniform, and the budget to reach its success."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a card is made of."""
+"""What a card is made of: its words, its figures, and the numbers behind each as a table for the page and for JSON."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What planners predicted, what they gave, and what came: numbers of the allocation and calibration cards."""
+"""What planners predicted, what they gave, and what came: as a whole, and over the course of a run."""
 
 from __future__ import annotations
 

@@ -26,6 +26,7 @@ class RunDirectory:
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self.config_path, self.checkpoint_path = path / "config.json", path / "checkpoint.safetensors"
 
     @classmethod
     def create(cls, path: Path, config: RunConfig) -> RunDirectory:
@@ -76,16 +77,6 @@ class RunDirectory:
             left_by_a_kill.unlink()
         write_atomically(run.config_path, config.to_json())
         return run
-
-    @property
-    def config_path(self) -> Path:
-        """Where the resolved configuration lies."""
-        return self.path / "config.json"
-
-    @property
-    def checkpoint_path(self) -> Path:
-        """Where the newest checkpoint lies."""
-        return self.path / "checkpoint.safetensors"
 
     def append(self, log: str, rows: Iterable[Mapping[str, Any]]) -> None:
         """Add lines to a log."""

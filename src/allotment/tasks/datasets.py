@@ -69,8 +69,7 @@ def load_rows(
         answer = _text(_value(record, answer_column, where), f"{where}: the answer", int | float | str)
         prompt_id = number if id_column is None else _value(record, id_column, where)
         rows.append({"prompt": prompt, "answer": answer, "prompt_id": _text(prompt_id, f"{where}: the id", int | str)})
-    _check_one_kind(rows, path)
-    _check_ids(rows, path)
+    _check_rows(rows, path)
     return rows
 
 
@@ -230,8 +229,8 @@ def _text(value: Any, what: str, types: Any) -> str:
     raise InvalidInputError(f"{what} has the wrong type", got=repr(value)[:120], allowed=allowed, fix="mend it")
 
 
-def _check_one_kind(rows: Sequence[Row], path: Path) -> None:
-    """A trainer decides by the first row whether prompts are messages."""
+def _check_rows(rows: Sequence[Row], path: Path) -> None:
+    """All prompts are of one kind, as a trainer decides by the first row whether they are messages; ids fit."""
     for number, row in enumerate(rows):
         if isinstance(row["prompt"], str) != isinstance(rows[0]["prompt"], str):
             raise InvalidInputError(
@@ -240,9 +239,6 @@ def _check_one_kind(rows: Sequence[Row], path: Path) -> None:
                 allowed="one of the two",
                 fix='write a text as [{"role": "user", "content": TEXT}]',
             )
-
-
-def _check_ids(rows: Sequence[Row], path: Path) -> None:
     first: dict[str, Row] = {}
     for number, row in enumerate(rows):
         if first.setdefault(row["prompt_id"], row) != row:
