@@ -56,11 +56,11 @@ FOOT = """
 ## How it is measured
 
 `python benchmarks/methods.py --write docs` writes this page, its figures and `images/methods.json`; rows are declared
-beside the methods, how they are measured in `benchmarks/method_rows.py`. The toy (`theory.toy`) has {copies} prompts for
-each of {points} success probabilities, each a softmax over four answers whose gradient is known exactly. All {asked} are
-asked at every step; rollouts come through `ask`, `tell` and rounds, then the selector, the advantages (RLOO, unless the
-method brings its
-own) and the loss weights (`prompt_mean`) that training uses; the step is projected on the true gradient. The policy
+beside the methods, how they are measured in `benchmarks/method_rows.py`. The toy (`theory.toy`) has {copies} prompts
+for each of {points} success probabilities, each a softmax over four answers whose gradient is known exactly. All
+{asked} are asked at every step; rollouts come through `ask`, `tell` and rounds, then the selector, the advantages
+(RLOO, unless the method brings its own) and the loss weights (`prompt_mean`) that training uses; the step is projected
+on the true gradient. The policy
 stands still: {runs} runs of {steps} steps after {warm_up} to warm up, bars of two standard errors between runs.
 Planners get 8 rollouts a prompt in the mean; those that choose among prompts choose {chosen} of {asked}; selectors
 choose from 16, PODS and its baselines 4 of them. Weights are scaled so that uniform RLOO has 1. The dashed grey line

@@ -8,8 +8,7 @@ import pytest
 
 from allotment.errors import ConfigError, InvalidInputError
 from allotment.tasks.datasets import load_rows
-from allotment.tasks.math_pool import MathPool
-from allotment.tasks.rewards import make_reward
+from allotment.tasks.rewards import MathPool, make_reward
 
 
 def score(reward, completions, **columns):
@@ -123,7 +122,7 @@ def test_a_hanging_comparison_is_ended_and_the_next_ones_are_not_lost():
 def test_processes_end_with_the_program():
     pytest.importorskip("math_verify")
     script = (
-        "from allotment.tasks.math_pool import MathPool\n"
+        "from allotment.tasks.rewards import MathPool\n"
         "pool = MathPool(limit=60, workers=1)\n"
         "pool.compare(['3'], ['3'])\n"
         "print(pool._workers[0]._process.pid)\n"

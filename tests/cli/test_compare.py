@@ -218,7 +218,9 @@ def test_every_planner(tmp_path):
 
 def test_every_setting_of_the_trl_trainer_can_be_compared(tmp_path):
     words = ["--model", "m", "--dataset", "d.jsonl", "--max-completion-tokens", "7", "--seed", "5"]
-    jobs = parse(["compare", "trl", str(tmp_path), *words, "--planners", "vip", "ridge", "--seeds", "1"]).comparison().jobs
+    jobs = (
+        parse(["compare", "trl", str(tmp_path), *words, "--planners", "vip", "ridge", "--seeds", "1"]).comparison().jobs
+    )
     assert [job.path.name for job in jobs] == ["uniform-s5", "vip-s5", "ridge-s5", "uniform-b16-s5"]
     assert {(type(job.config), job.config.max_completion_tokens) for job in jobs} == {(TRLTrainConfig, 7)}
 

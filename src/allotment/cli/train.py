@@ -97,7 +97,7 @@ def split_trainer(arguments: Sequence[str], positionals: int = 0) -> tuple[str, 
     words = list(arguments)
     first = words[: positionals + 1]
     is_named = len(first) > positionals and not any(word.startswith("-") for word in first)
-    named = TRAINERS.canonical(words.pop(0)) if is_named or first[:1] and first[0] in TRAINERS else None
+    named = TRAINERS.canonical(words.pop(0)) if is_named or (first[:1] and first[0] in TRAINERS) else None
     source, _ = tyro.cli(Source, args=words, return_unknown_args=True, add_help=False)
     values = source.values()
     return named or str((values or {}).get("trainer", "lab")), words, values

@@ -25,7 +25,7 @@ from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.history import past_steps
 from allotment.lab.planners import make_planner
 from allotment.lab.scores import random_directions, scores, sketch_named
-from allotment.planning.contract import refused, works_with
+from allotment.planning.contract import refuse, works_with
 from allotment.planning.success import SuccessPlanner
 from allotment.pricing import TablePrice
 from allotment.registry import PLANNERS
@@ -169,8 +169,8 @@ def _informed_planners(
             seed=config.seed,
         )
         if not isinstance(planner, SuccessPlanner):
-            works = works_with(MEASUREMENT)
-            raise refused(PLANNERS, name, MEASUREMENT, "its past is told in counts of successes", works)
+            refuse(PLANNERS, name, MEASUREMENT, "its past is told in counts of successes", works_with(MEASUREMENT))
+            continue
         for step in history:
             step.teach(planner)
         planners[name] = planner

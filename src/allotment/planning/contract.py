@@ -143,20 +143,20 @@ def works_with(trainer: Capability) -> tuple[str, ...]:
 
 def check_planner(planner: Planner, trainer: Capability) -> None:
     """Refuse a planner that the trainer cannot carry out: ConfigError with the reason, and the planners that work."""
-    _refuse(PLANNERS, planner.name, trainer, obstacle(planner.contract, trainer), works_with(trainer))
+    refuse(PLANNERS, planner.name, trainer, obstacle(planner.contract, trainer), works_with(trainer))
 
 
 def check_planner_name(name: str, trainer: Capability) -> str:
     """The name as the registry spells it; ConfigError if there is no such planner, or as :func:`check_planner`."""
     name = PLANNERS.canonical(name)
-    _refuse(PLANNERS, name, trainer, entry_obstacle(PLANNERS[name], trainer), works_with(trainer))
+    refuse(PLANNERS, name, trainer, entry_obstacle(PLANNERS[name], trainer), works_with(trainer))
     return name
 
 
 def check_selector_name(name: str, trainer: Capability) -> SelectorEntry:
     """The selector's declaration; ConfigError if there is none, or the trainer cannot carry it out."""
     works = tuple(other for other, entry in SELECTORS if selection_obstacle(entry.needs, trainer) is None)
-    _refuse(SELECTORS, name, trainer, selection_obstacle(SELECTORS[name].needs, trainer), works)
+    refuse(SELECTORS, name, trainer, selection_obstacle(SELECTORS[name].needs, trainer), works)
     return SELECTORS[name]
 
 
@@ -165,10 +165,10 @@ def check_objective_names(names: tuple[str, ...], trainer: Capability) -> None:
     works = tuple(name for name in OBJECTIVES.names if trainer.objectives is None or name in trainer.objectives)
     for name in names:
         is_there = trainer.objectives is None or name in trainer.objectives
-        _refuse(OBJECTIVES, name, trainer, None if is_there else "its loss is not among the trainer's", works)
+        refuse(OBJECTIVES, name, trainer, None if is_there else "its loss is not among the trainer's", works)
 
 
-def _refuse(kind: Registry[Any], name: str, trainer: Capability, reason: str | None, works: tuple[str, ...]) -> None:
+def refuse(kind: Registry[Any], name: str, trainer: Capability, reason: str | None, works: tuple[str, ...]) -> None:
     """Raise the error that names a method, the reason, and what works; nothing where there is no reason."""
     if reason is not None:
         raise ConfigError(

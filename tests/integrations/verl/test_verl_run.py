@@ -170,6 +170,18 @@ def test_a_stock_estimator_through_the_hook(tmp_path) -> None:
             assert step["advantages"][row] == pytest.approx(by_hand, abs=1e-4)
 
 
+def test_a_selection_is_trained_on(tmp_path) -> None:
+    """PODS keeps 2 of 8: the others have advantage 0, and the two count as the whole group."""
+    out = finished(tmp_path, "--steps", "3", "+allotment.planner=uniform", "+allotment.select=pods")
+    assert_sound(out, 3)
+    for step in lines(out / "steps.jsonl"):
+        for rows in groups(step).values():
+            rewards = [step["rewards"][row] for row in rows]
+            found = sorted(step["advantages"][row] for row in rows)
+            mixed = len(set(rewards)) > 1
+            assert found == pytest.approx([-MEAN / 2, *[0.0] * 6, MEAN / 2] if mixed else [0.0] * 8, abs=1e-6)
+
+
 def test_a_killed_agent_loop_worker(tmp_path) -> None:
     """Its prompts fail, the step goes on with the others, as verl does after a failure; the planner hears of those."""
     out = finished(tmp_path, "--steps", "6", "lab.kill=agent", "lab.kill_at=4")

@@ -9,7 +9,7 @@ import tyro
 from pydantic import Field, model_validator
 
 from allotment.config import EstimatorName, JSONObject, ObjectiveName, RunConfig
-from allotment.integrations.capabilities import TRL as CAPABILITY
+from allotment.integrations.capabilities import TRL
 from allotment.planning.contract import check_objective_names, check_planner_name, check_selector_name
 from allotment.tasks.rewards import Rule, Verifier
 
@@ -69,12 +69,12 @@ class TRLTrainConfig(RunConfig):
 
     @model_validator(mode="after")
     def _can_be_carried_out(self) -> Self:
-        check_objective_names(self.objective, CAPABILITY)
+        check_objective_names(self.objective, TRL)
         if len(self.objective) > 1:
             raise ValueError(f"one objective with TRL, got {', '.join(self.objective)}")
-        check_planner_name(self.planner, CAPABILITY)
+        check_planner_name(self.planner, TRL)
         if self.select is not None:
-            check_selector_name(self.select, CAPABILITY)
+            check_selector_name(self.select, TRL)
         if self.prefers and self.select is not None:
             raise ValueError(
                 f"no selector beside on-policy-dpo, whose pairs are made of every rollout, got {self.select}"

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from allotment.errors import needs_extra
+from allotment.integrations.capabilities import TRL
 from allotment.trainers import TrainerEntry
-from allotment.trainers.trl.config import CAPABILITY, TRLTrainConfig
+from allotment.trainers.trl.config import TRLTrainConfig
 
 
 def _make(config: TRLTrainConfig, path: Path) -> Any:
@@ -38,7 +39,7 @@ def _plain(prompt: Any) -> str:
 TRAINER = TrainerEntry(
     TRLTrainConfig,
     _make,
-    CAPABILITY,
+    TRL,
     "a Hugging Face model with TRL",
     _texts,
     measured="estimated from one sampled completion a prompt",
