@@ -54,6 +54,20 @@ class Row:
     deviations: str
     """What differs from the source."""
 
+    @classmethod
+    def before(
+        cls,
+        predicts: str,
+        source: str,
+        deviations: str,
+        *,
+        decides: str = BEFORE,
+        optimises: str = ALIKE,
+        keeps: str = EXACT,
+    ) -> Row:
+        """The row of a planner that decides before generation and spends its budget exactly, if not said otherwise."""
+        return cls(predicts, decides, keeps, optimises, source, deviations)
+
 
 class Registry(Generic[Entry]):
     """The methods of one kind by name, in the order of the table; those registered later come last.
@@ -140,17 +154,17 @@ _METHODS = "allotment.methods"
 PLANNERS: Registry[PlannerEntry] = Registry(
     "planner",
     {
-        "vip": "allotment.planning.making:DEFAULT",
-        "vip-moments": "allotment.planning.making:MOMENTS",
-        "vip-paper": "allotment.planning.making:PAPER",
-        "vip-second-look": "allotment.planning.making:SECOND_LOOK",
-        "vip-tokens": "allotment.planning.making:TOKENS",
-        "uniform": "allotment.planning.making:UNIFORM",
-        "inverse-accuracy": "allotment.planning.making:INVERSE_ACCURACY",
-        "inverse-variance": "allotment.planning.making:INVERSE_VARIANCE",
-        "ridge": "allotment.planning.making:RIDGE",
-        "reward-variance": "allotment.planning.making:REWARD_VARIANCE",
-        "oracle": "allotment.planning.making:ORACLE",
+        "vip": "allotment.planning.variants:DEFAULT",
+        "vip-moments": "allotment.planning.variants:MOMENTS",
+        "vip-paper": "allotment.planning.variants:PAPER",
+        "vip-second-look": "allotment.planning.variants:SECOND_LOOK",
+        "vip-tokens": "allotment.planning.variants:TOKENS",
+        "uniform": "allotment.planning.baselines:UNIFORM",
+        "inverse-accuracy": "allotment.planning.baselines:INVERSE_ACCURACY",
+        "inverse-variance": "allotment.planning.baselines:INVERSE_VARIANCE",
+        "ridge": "allotment.planning.variants:RIDGE",
+        "reward-variance": "allotment.planning.reward_variance:ENTRY",
+        "oracle": "allotment.planning.baselines:ORACLE",
         "coba-rl": f"{_METHODS}.planners.coba_rl:ENTRY",
         "knapsack": f"{_METHODS}.planners.knapsack:ENTRY",
         "gvm": f"{_METHODS}.planners.gvm:ENTRY",

@@ -15,7 +15,7 @@ from allotment.allocation import (
     inverse_variance,
     uniform,
 )
-from allotment.allocation.splits import EPSILON
+from allotment.allocation.heuristics import EPSILON
 
 
 @pytest.mark.parametrize("method", METHODS)

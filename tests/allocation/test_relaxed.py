@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allotment.allocation import allocate_exact, allocate_relaxed, relaxed_counts
-from allotment.allocation.splits import CLOSED_FORMS
+from allotment.allocation.relaxed import CLOSED_FORMS
 from allotment.pricing import DR_GRPO, RLOO
 
 estimators = pytest.mark.parametrize("name", NAMES)

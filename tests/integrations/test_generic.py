@@ -16,7 +16,9 @@ from allotment.planning.contract import Contract
 class Ones(Planner):
     """One rollout a prompt, as a user's own planner may ask."""
 
-    def _check_settings(self) -> None: ...
+    def __init__(self, *, bounds, **common) -> None:
+        super().__init__(**common)
+        self.bounds = bounds
 
     def _open(self, ids, budget):
         return self._new_plan(ids, np.ones(len(ids), dtype=np.int64))

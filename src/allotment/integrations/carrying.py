@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from allotment.errors import RewardMismatchError
 from allotment.planning import Planner
-from allotment.planning.making import shortlist
+from allotment.planning.shortlist import shortlist
 from allotment.prompts.ids import canonical_ids
 from allotment.selection import Scored, Selection, Selector, check_selection
 from allotment.types import FloatArray, IntArray, Plan, PromptId, PromptIds

@@ -23,17 +23,19 @@ from allotment.planning.planner import Planner
 from allotment.planning.vip import VIP
 
 if TYPE_CHECKING:
-    from allotment.planning.making import (
-        InverseAccuracy,
-        InverseVariance,
-        RewardVarianceVIP,
-        RidgeVIP,
-        Uniform,
-        make_planner,
-    )
+    from allotment.planning.baselines import InverseAccuracy, InverseVariance, Uniform
+    from allotment.planning.making import make_planner
+    from allotment.planning.reward_variance import RewardVarianceVIP
+    from allotment.planning.variants import RidgeVIP
 
 __getattr__ = lazily(
-    __name__, {"making": "InverseAccuracy InverseVariance RewardVarianceVIP RidgeVIP Uniform make_planner"}
+    __name__,
+    {
+        "baselines": "InverseAccuracy InverseVariance Uniform",
+        "making": "make_planner",
+        "reward_variance": "RewardVarianceVIP",
+        "variants": "RidgeVIP",
+    },
 )
 
 __all__ = [

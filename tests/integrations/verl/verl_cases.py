@@ -56,7 +56,6 @@ def advantages_of(session: Session, uids, rewards, monkeypatch, estimator: str =
 class Toy(Planner):
     """The first prompt of a batch gets nothing, the second one rollout; weights and baselines from prompt and step."""
 
-    BOUNDS: ClassVar = (1, 128)
     _parts: ClassVar = {}
 
     @property
@@ -68,8 +67,7 @@ class Toy(Planner):
     def __init__(self, *, leaves_out=True, weights=True, baselines=True, told=(), **common) -> None:
         self.leaves_out, self.weights, self.baselines, self.told = leaves_out, weights, baselines, told
         super().__init__(**common)
-
-    def _check_settings(self) -> None: ...
+        self.bounds = (1, 128)
 
     def _open(self, ids, budget):
         counts = np.full(len(ids), budget // len(ids))

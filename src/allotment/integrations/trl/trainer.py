@@ -32,8 +32,8 @@ from allotment.integrations.trl.sketches import ScoreSketch
 from allotment.integrations.trl.updating import AdvantagesMixin, OpenBatch
 from allotment.integrations.trl.versions import check_methods
 from allotment.planning import VIP
-from allotment.planning.making import shortlist
 from allotment.planning.planner import PLANNER_FILE
+from allotment.planning.shortlist import shortlist
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
 from allotment.state import load_state, save_state
