@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from allotment.errors import ConfigError
-from allotment.lab.actors import Learnt
+from allotment.lab.actor import Learnt
 from allotment.lab.checkpoint import load_lab, shipped_policy
 from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab

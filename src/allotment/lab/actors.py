@@ -4,42 +4,19 @@ from __future__ import annotations
 
 from collections import deque
 from copy import deepcopy
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from allotment.errors import ConfigError
+from allotment.lab.actor import Actor, Learnt
 from allotment.lab.checkpoint import load_parameters, parameters_state
 from allotment.lab.config import TrainConfig
-from allotment.lab.generation import Lab, Rollouts
+from allotment.lab.generation import Lab
+from allotment.lab.small_actor import SmallActor
 from allotment.lab.step_rows import Metrics
-from allotment.state import State, Stateful
-from allotment.tasks.mixture import Problem
-
-
-@dataclass(frozen=True)
-class Learnt:
-    """What the trained policy has just learnt from."""
-
-    problems: list[Problem]
-    rollouts: Rollouts
-    """Those that were trained on."""
-    advantages_N: Tensor
-    weights_NT: Tensor
-
-
-class Actor(Stateful, Protocol):
-    """The policy that draws the rollouts of a step."""
-
-    def lab(self) -> Lab:
-        """Who draws the next rollouts."""
-        ...
-
-    def after_step(self, learnt: Learnt) -> Metrics:
-        """The trained policy has made its updates of a step; what there is to log."""
-        ...
+from allotment.state import State
 
 
 class CurrentActor:
@@ -174,8 +151,6 @@ def make_actor(config: TrainConfig, trained: Lab) -> Actor:
     Raises:
         ConfigError: there is no such actor, or it does not know a setting.
     """
-    from allotment.lab.small_actor import SmallActor
-
     makers: dict[str, Any] = {
         "current": CurrentActor,
         "stale": StaleActor,

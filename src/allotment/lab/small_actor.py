@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import ConfigError
-from allotment.lab.actors import Learnt
+from allotment.lab.actor import Learnt
 from allotment.lab.checkpoint import (
     load_lab,
     load_optimizer,

@@ -14,7 +14,8 @@ import numpy as np
 import torch
 
 from allotment.errors import ConfigError
-from allotment.lab.actors import Learnt, make_actor
+from allotment.lab.actor import Learnt
+from allotment.lab.actors import make_actor
 from allotment.lab.beliefs import NO_BELIEFS, Beliefs, second_look
 from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
 from allotment.lab.config import CAPABILITY, TrainConfig
