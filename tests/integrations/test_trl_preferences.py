@@ -440,8 +440,8 @@ def test_an_error_leaves_no_open_plan(tmp_path):
         ({"sync_ref_model": True}, "the reference is fixed"),
         ({"score_sketch": "last-layer"}, "score_sketch"),
         ({"prompts_per_round": 13}, "12 prompts"),
-        ({"planner": "vip-moments", "planner_kwargs": {"bounds": [3, 9]}}, "without score sketches"),
-        ({"planner_kwargs": {"bounds": [6, 9]}}, "contradicts TRL's batch"),
+        ({"planner": "vip-moments", "planner_kwargs": {"bounds": [3, 9]}}, "DPO cannot carry out the planner 'vip-moments': it must be told scores"),
+        ({"planner_kwargs": {"bounds": [6, 9]}}, "does not fit the batch of TRL's DPO"),
     ],
 )
 def test_settings_that_cannot_be(changed, said, tmp_path):

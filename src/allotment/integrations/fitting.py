@@ -130,7 +130,7 @@ def _check_sizes(planner: Planner, sizes: Sizes, trainer: Capability) -> None:
     fits = least <= lower <= sizes.mean and lower * sizes.prompts <= sizes.budget <= upper * sizes.prompts
     if planner.budget != sizes.budget or not fits:
         raise ConfigError(
-            f"the planner does not fit {trainer.name}'s batch",
+            f"the planner does not fit the batch of {trainer.name}",
             got=f"{planner.name}: budget {planner.budget}, bounds {planner.bounds}",
             allowed=f"budget {sizes.budget} = {of_budget}; bounds around {of_mean} = "
             f"{sizes.budget / sizes.prompts:g}, the mean over {sizes.prompts} prompts, from {least} on",

@@ -1,15 +1,15 @@
-"""What generates rollouts in the lab: the contract of an actor."""
+"""What generates rollouts in the lab: what an actor is, and the plainest one."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from torch import Tensor
 
+from allotment.errors import ConfigError
 from allotment.lab.generation import Lab, Rollouts
 from allotment.lab.step_rows import Metrics
-from allotment.state import Stateful
+from allotment.state import State
 from allotment.tasks.mixture import Problem
 
 
@@ -24,13 +24,30 @@ class Learnt:
     weights_NT: Tensor
 
 
-class Actor(Stateful, Protocol):
-    """The policy that draws the rollouts of a step."""
+class Actor:
+    """The policy that draws the rollouts of a step; this one is the trained policy itself: rollouts are on-policy."""
+
+    def __init__(self, trained: Lab) -> None:
+        self._trained = trained
 
     def lab(self) -> Lab:
         """Who draws the next rollouts."""
-        ...
+        return self._trained
 
     def after_step(self, learnt: Learnt) -> Metrics:
         """The trained policy has made its updates of a step; what there is to log."""
-        ...
+        return {}
+
+    def state_dict(self) -> State:
+        """What the actor has of its own."""
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave."""
+
+
+def check_actor(actor: str, got: str, is_allowed: bool, allowed: str) -> None:
+    """Raise :class:`~allotment.errors.ConfigError` unless the settings are allowed."""
+    if not is_allowed:
+        wrong = f"the actor {actor!r} cannot be made with these settings"
+        raise ConfigError(wrong, got=got, allowed=allowed, fix="correct --actor-settings")

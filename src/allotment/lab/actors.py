@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from allotment.errors import ConfigError
-from allotment.lab.actor import Actor, Learnt
+from allotment.lab.actor import Actor, Learnt, check_actor
 from allotment.lab.checkpoint import load_parameters, parameters_state
 from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab
@@ -19,35 +19,13 @@ from allotment.lab.step_rows import Metrics
 from allotment.state import State
 
 
-class CurrentActor:
-    """The trained policy itself: rollouts are on-policy."""
-
-    def __init__(self, trained: Lab) -> None:
-        self._trained = trained
-
-    def lab(self) -> Lab:
-        """The trained policy."""
-        return self._trained
-
-    def after_step(self, learnt: Learnt) -> Metrics:
-        """Nothing lags."""
-        return {}
-
-    def state_dict(self) -> State:
-        """Nothing of its own."""
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        """Nothing to restore."""
-
-
-class StaleActor:
+class StaleActor(Actor):
     """The trained policy of ``lag`` steps ago; before that many steps are made, that of the start."""
 
     def __init__(self, trained: Lab, lag: int = 8) -> None:
-        if lag < 0:
-            raise _refused("stale", f"lag={lag}", "lag >= 0")
-        self._trained, self._copy = trained, deepcopy(trained)
+        super().__init__(trained)
+        check_actor("stale", f"lag={lag}", lag >= 0, "lag >= 0")
+        self._copy = deepcopy(trained)
         self._versions = deque([parameters_state(trained.policy)], maxlen=lag + 1)
 
     def lab(self) -> Lab:
@@ -71,7 +49,7 @@ class StaleActor:
         self._versions.extend(versions[str(i)] for i in range(len(versions)))
 
 
-class RoundsActor:
+class RoundsActor(Actor):
     """The trained policy as it was at the start of a round of ``steps`` steps: fresh rollouts of an old policy.
 
     Together with a preference loss these are the rounds of on-policy DPO; one round that is longer than the run is
@@ -79,9 +57,9 @@ class RoundsActor:
     """
 
     def __init__(self, trained: Lab, steps: int = 30) -> None:
-        if steps < 1:
-            raise _refused("rounds", f"steps={steps}", "steps >= 1")
-        self._trained, self._copy, self._steps, self._done = trained, deepcopy(trained), steps, 0
+        super().__init__(trained)
+        check_actor("rounds", f"steps={steps}", steps >= 1, "steps >= 1")
+        self._copy, self._steps, self._done = deepcopy(trained), steps, 0
 
     def lab(self) -> Lab:
         """The policy of the start of this round."""
@@ -104,7 +82,7 @@ class RoundsActor:
         self._done = state["done"]
 
 
-class QuantisedActor:
+class QuantisedActor(Actor):
     """The trained policy with every matrix rounded to ``bits`` bits; biases and norms are left as they are.
 
     A weight becomes the nearest of ``2**bits - 1`` equidistant values around 0, the outermost of which is the largest
@@ -112,9 +90,10 @@ class QuantisedActor:
     """
 
     def __init__(self, trained: Lab, bits: int = 4, per: Literal["row", "tensor"] = "row") -> None:
-        if not 2 <= bits <= 32 or per not in ("row", "tensor"):
-            raise _refused("quantised", f"bits={bits}, per={per!r}", "bits from 2 to 32, per row or tensor")
-        self._trained, self._copy, self._bits, self._per_row = trained, deepcopy(trained), bits, per == "row"
+        super().__init__(trained)
+        is_allowed = 2 <= bits <= 32 and per in ("row", "tensor")
+        check_actor("quantised", f"bits={bits}, per={per!r}", is_allowed, "bits from 2 to 32, per row or tensor")
+        self._copy, self._bits, self._per_row = deepcopy(trained), bits, per == "row"
 
     @torch.no_grad()
     def lab(self) -> Lab:
@@ -122,17 +101,6 @@ class QuantisedActor:
         for own, trained in zip(self._copy.policy.parameters(), self._trained.policy.parameters(), strict=True):
             own.copy_(trained if trained.ndim < 2 else rounded(trained, self._bits, per_row=self._per_row))
         return self._copy
-
-    def after_step(self, learnt: Learnt) -> Metrics:
-        """Nothing: the copy is made when it is asked for."""
-        return {}
-
-    def state_dict(self) -> State:
-        """Nothing of its own."""
-        return {}
-
-    def load_state_dict(self, state: State) -> None:
-        """Nothing to restore."""
 
 
 def rounded(weight: Tensor, bits: int, *, per_row: bool) -> Tensor:
@@ -152,7 +120,7 @@ def make_actor(config: TrainConfig, trained: Lab) -> Actor:
         ConfigError: there is no such actor, or it does not know a setting.
     """
     makers: dict[str, Any] = {
-        "current": CurrentActor,
+        "current": Actor,
         "stale": StaleActor,
         "rounds": RoundsActor,
         "quantised": QuantisedActor,
@@ -167,8 +135,3 @@ def make_actor(config: TrainConfig, trained: Lab) -> Actor:
             allowed=", ".join(makers),
             fix="correct the setting's name",
         ) from error
-
-
-def _refused(actor: str, got: str, allowed: str) -> ConfigError:
-    wrong = f"the actor {actor!r} cannot be made with these settings"
-    return ConfigError(wrong, got=got, allowed=allowed, fix="correct --actor-settings")

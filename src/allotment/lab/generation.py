@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Literal
+from dataclasses import dataclass, fields, replace
+from itertools import chain, compress
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -53,36 +54,11 @@ class Rollouts:
     @classmethod
     def concatenate(cls, parts: Sequence[Rollouts]) -> Rollouts:
         """The rollouts of several rounds of one batch."""
-        return cls(
-            torch.cat([p.group_N for p in parts]),
-            torch.cat([p.tokens_NT for p in parts]),
-            torch.cat([p.mask_NT for p in parts]),
-            np.concatenate([p.rewards_N for p in parts]),
-            torch.cat([p.log_probs_NT for p in parts]),
-            torch.cat([p.entropies_NT for p in parts]),
-            tuple(answer for p in parts for answer in p.answers_N),
-            _all_or_none([p.distribution_NTV for p in parts]),
-            _all_or_none([p.uniforms_NT for p in parts]),
-            _all_or_no_array([p.verified_N for p in parts]),
-            _all_or_no_array([p.judged_N for p in parts]),
-        )
+        return cls(**{f.name: _joined([getattr(part, f.name) for part in parts]) for f in fields(cls)})
 
     def take(self, chosen_N: Tensor) -> Rollouts:
         """The rollouts where ``chosen_N`` [N] is True."""
-        rows = chosen_N.nonzero().squeeze(1)
-        return Rollouts(
-            self.group_N[rows],
-            self.tokens_NT[rows],
-            self.mask_NT[rows],
-            self.rewards_N[rows.numpy()],
-            self.log_probs_NT[rows],
-            self.entropies_NT[rows],
-            tuple(self.answers_N[row] for row in rows.tolist()),
-            None if self.distribution_NTV is None else self.distribution_NTV[rows],
-            None if self.uniforms_NT is None else self.uniforms_NT[rows],
-            None if self.verified_N is None else self.verified_N[rows.numpy()],
-            None if self.judged_N is None else self.judged_N[rows.numpy()],
-        )
+        return Rollouts(**{f.name: _chosen(getattr(self, f.name), chosen_N) for f in fields(self)})
 
     def of_prompt(self, row: int) -> Rollouts:
         """The rollouts of one prompt alone, which is then row 0."""
@@ -95,14 +71,20 @@ class Rollouts:
         return int(self.mask_NT.sum())
 
 
-def _all_or_none(parts: Sequence[Tensor | None]) -> Tensor | None:
-    given = [part for part in parts if part is not None]
-    return torch.cat(given) if given and len(given) == len(parts) else None
+def _joined(parts: Sequence[Any]) -> Any:
+    """One column of several parts; None where one has none."""
+    if any(part is None for part in parts):
+        return None
+    if isinstance(parts[0], tuple):
+        return tuple(chain(*parts))
+    return torch.cat(list(parts)) if isinstance(parts[0], Tensor) else np.concatenate(parts)
 
 
-def _all_or_no_array(parts: Sequence[FloatArray | None]) -> FloatArray | None:
-    given = [part for part in parts if part is not None]
-    return np.concatenate(given) if given and len(given) == len(parts) else None
+def _chosen(column: Any, chosen_N: Tensor) -> Any:
+    """The rows of a column where ``chosen_N`` is True."""
+    if isinstance(column, tuple):
+        return tuple(compress(column, chosen_N.tolist()))
+    return None if column is None else column[chosen_N if isinstance(column, Tensor) else chosen_N.numpy()]
 
 
 @dataclass(frozen=True)
@@ -131,8 +113,8 @@ class Lab:
     def rollouts(self, problems: Sequence[Problem], counts_Q: IntArray, generator: torch.Generator) -> Rollouts:
         """Sample ``counts_Q[i]`` completions of ``problems[i]`` at temperature 1 and verify them."""
         group_N = torch.repeat_interleave(torch.arange(len(problems)), torch.as_tensor(counts_Q))
-        drawn = self._sample(self.encode(problems).repeat(group_N), self.regime.max_tokens, generator)
-        tokens_NT = drawn.tokens_NT
+        cache = self.encode(problems).repeat(group_N)
+        tokens_NT, log_probs_NT, entropies_NT = self._sample(cache, self.regime.max_tokens, generator)
         ended = (tokens_NT == self.tokenizer.end).cumsum(1)
         mask_NT = (ended == 0) | ((ended == 1) & (tokens_NT == self.tokenizer.end))
         complete = (ended[:, -1] > 0).tolist()
@@ -144,9 +126,7 @@ class Lab:
             float(answer is not None and is_correct(problems[g], answer))
             for g, answer in zip(group_N.tolist(), answers_N, strict=True)
         ]
-        return Rollouts(
-            group_N, tokens_NT, mask_NT, np.array(rewards), drawn.log_probs_NT, drawn.entropies_NT, answers_N
-        )
+        return Rollouts(group_N, tokens_NT, mask_NT, np.array(rewards), log_probs_NT, entropies_NT, answers_N)
 
     def is_truncated(self, rollouts: Rollouts) -> Tensor:
         """[N] whether a rollout ran into the length limit before its end token."""
@@ -224,7 +204,7 @@ class Lab:
             answer_NT = torch.tensor([a + [self.tokenizer.pad] * (length - len(a)) for a in answers])[rows]
             tokens_NT, valid = answer_NT, torch.ones(len(rows))
             if regime.scratchpad:
-                pads = self._sample(cache, regime.scratchpad, torch.Generator().manual_seed(seed + first)).tokens_NT
+                pads = self._sample(cache, regime.scratchpad, torch.Generator().manual_seed(seed + first))[0]
                 valid = (pads != self.tokenizer.end).all(1).float()
                 tokens_NT = torch.cat([pads, answer_NT], dim=1)
             logits = self.completion_logits(cache, tokens_NT)[:, regime.scratchpad :]
@@ -274,8 +254,11 @@ class Lab:
         start = torch.full((len(tokens_NT), 1), self.tokenizer.answer)
         return torch.cat([start, tokens_NT[:, :-1]], dim=1)
 
-    def _sample(self, cache: PromptCache, length: int, generator: torch.Generator) -> _Drawn:
-        """At most ``length`` tokens of N rows; rows that have ended leave the computation and stay padded."""
+    def _sample(self, cache: PromptCache, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """At most ``length`` tokens of N rows, their log-probabilities, and the entropies of what they were drawn from.
+
+        All [N, T]; rows that have ended leave the computation and stay padded.
+        """
         n = cache.mask.shape[0]
         tokens_NT = torch.full((n, length), self.tokenizer.pad)
         log_probs_NT, entropies_NT = torch.zeros(n, length), torch.zeros(n, length)
@@ -293,16 +276,7 @@ class Lab:
                 active, last, cache = active[going], last[going], cache.repeat(going)
             if not len(active):
                 break
-        return _Drawn(tokens_NT, log_probs_NT, entropies_NT)
-
-
-@dataclass(frozen=True)
-class _Drawn:
-    """Sampled tokens with their log-probabilities, and the entropies of what they were drawn from; all [N, T]."""
-
-    tokens_NT: Tensor
-    log_probs_NT: Tensor
-    entropies_NT: Tensor
+        return tokens_NT, log_probs_NT, entropies_NT
 
 
 def seeded_generator(*key: int) -> torch.Generator:

@@ -13,13 +13,9 @@ from typing import Any, Literal
 
 import torch
 
-from allotment.errors import needs_extra
 from allotment.lab.regime import REGIMES
 from allotment.lab.tokenizer import ANSWER
 from allotment.tasks.mixture import Problem, load_mixture
-
-with needs_extra("trl"):
-    pass
 
 SCRATCHPAD = REGIMES["scratchpad"]
 

@@ -47,6 +47,9 @@ class PromptCache:
         )
 
 
+_Through = tuple[list[Tensor], tuple[Tensor, ...], tuple[Tensor, ...]]
+
+
 class Block(nn.Module):
     """Pre-norm attention and ReLU MLP."""
 
@@ -124,13 +127,8 @@ class Policy(nn.Module):
         visible = visible | torch.eye(length, dtype=torch.bool)  # a padding row attends to itself, so no NaN
         mask = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
         x = self.tokens(tokens_QL) + self.positions.weight[MAX_PROMPT - length : MAX_PROMPT]
-        layers, keys, values = [], [], []
-        for block in self.blocks:
-            x, key, value = block(x, None, mask)
-            layers.append(x)
-            keys.append(key)
-            values.append(value)
-        return PromptCache(tuple(keys), tuple(values), padding_QL), layers, real_QL
+        layers, keys, values = self._through(x, mask, None)
+        return PromptCache(keys, values, padding_QL), layers, real_QL
 
     def extend(self, cache: PromptCache, tokens_NT: Tensor, start: int = 0) -> tuple[Tensor, PromptCache]:
         """[N, T, vocabulary] logits after each of T further tokens, and the longer cache; see :meth:`hidden`."""
@@ -157,14 +155,18 @@ class Policy(nn.Module):
         causal = torch.zeros(length, length).masked_fill(~_causal(length), -torch.inf)
         mask = torch.cat([cache.mask[:, None, :].expand(-1, length, -1), causal.expand(rows, -1, -1)], dim=2)
         x = self.tokens(tokens_NT) + self.positions.weight[MAX_PROMPT + start : MAX_PROMPT + start + length]
-        layers, keys, values = [], [], []
-        for block, key, value in zip(self.blocks, cache.keys, cache.values, strict=True):
-            x, key, value = block(x, (key, value), mask)
+        layers, keys, values = self._through(x, mask, cache)
+        return layers, PromptCache(keys, values, torch.cat([cache.mask, torch.zeros(rows, length)], dim=1))
+
+    def _through(self, x: Tensor, mask: Tensor, past: PromptCache | None) -> _Through:
+        """Each block's output, and its keys and values with those of the past."""
+        layers, caches = [], []
+        for i, block in enumerate(self.blocks):
+            x, key, value = block(x, None if past is None else (past.keys[i], past.values[i]), mask)
             layers.append(x)
-            keys.append(key)
-            values.append(value)
-        longer = PromptCache(tuple(keys), tuple(values), torch.cat([cache.mask, torch.zeros(rows, length)], dim=1))
-        return layers, longer
+            caches.append((key, value))
+        keys, values = zip(*caches, strict=True)
+        return layers, keys, values
 
 
 def _causal(length: int) -> Tensor:

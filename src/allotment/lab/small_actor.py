@@ -5,8 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from allotment.errors import ConfigError
-from allotment.lab.actor import Learnt
+from allotment.lab.actor import Actor, Learnt, check_actor
 from allotment.lab.checkpoint import (
     load_lab,
     load_optimizer,
@@ -22,7 +21,7 @@ from allotment.methods.objectives.jackpot import kl_divergence
 from allotment.state import State
 
 
-class SmallActor:
+class SmallActor(Actor):
     """The shipped small policy, with an optimiser of its own: the actor omega of Jackpot (arXiv 2602.06107).
 
     After each step of the trained policy theta it makes one step on the same trajectories, all of them:
@@ -36,19 +35,19 @@ class SmallActor:
     def __init__(
         self, trained: Lab, distill: float = 1.0, learning_rate: float = 3e-4, weight_cap: float = 2.0
     ) -> None:
-        if not (distill >= 0 and learning_rate >= 0 and weight_cap > 0):
-            raise _refused(
-                f"distill={distill}, learning_rate={learning_rate}, weight_cap={weight_cap}",
-                "distill and learning_rate >= 0, weight_cap > 0",
-            )
-        path = shipped_policy(trained.regime.name, "small")
-        if not path.exists():
-            raise _refused(f"regime {trained.regime.name}", "a regime with a small policy: scratchpad, short")
-        own = load_lab(trained.regime, path)
-        if own.tokenizer.vocabulary != trained.tokenizer.vocabulary:
-            raise _refused("a trained policy with another vocabulary", "the shipped policies")
-        self._trained, self._own, self._distill, self._weight_cap = trained, own, distill, weight_cap
-        self._optimizer = torch.optim.AdamW(own.policy.parameters(), lr=learning_rate)
+        super().__init__(trained)
+        check_actor(
+            "small",
+            f"distill={distill}, learning_rate={learning_rate}, weight_cap={weight_cap}",
+            distill >= 0 and learning_rate >= 0 and weight_cap > 0,
+            "distill and learning_rate >= 0, weight_cap > 0",
+        )
+        regime, path = trained.regime, shipped_policy(trained.regime.name, "small")
+        check_actor("small", f"regime {regime.name}", path.exists(), "a regime with a small policy: scratchpad, short")
+        self._own, self._distill, self._weight_cap = load_lab(regime, path), distill, weight_cap
+        is_same = self._own.tokenizer.vocabulary == trained.tokenizer.vocabulary
+        check_actor("small", "a trained policy with another vocabulary", is_same, "the shipped policies")
+        self._optimizer = torch.optim.AdamW(self._own.policy.parameters(), lr=learning_rate)
 
     def lab(self) -> Lab:
         """The small policy."""
@@ -88,8 +87,3 @@ class SmallActor:
         """Take over what :meth:`state_dict` gave."""
         load_parameters(self._own.policy, state["parameters"])
         load_optimizer(self._optimizer, state["optimizer"])
-
-
-def _refused(got: str, allowed: str) -> ConfigError:
-    wrong = "the actor 'small' cannot be made with these settings"
-    return ConfigError(wrong, got=got, allowed=allowed, fix="correct --actor-settings")

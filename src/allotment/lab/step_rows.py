@@ -9,6 +9,7 @@ import numpy as np
 
 from allotment.allocation import TokenAllocation
 from allotment.lab.generation import Rollouts
+from allotment.run_logs.figures import plan_rows
 from allotment.types import FloatArray, Plan
 
 Metrics = dict[str, Any]
@@ -17,24 +18,9 @@ Metrics = dict[str, Any]
 def rollout_rows(step: int, plan: Plan, row_of: Mapping[str, int], rollouts: Rollouts) -> list[Metrics]:
     """One line per prompt that had rollouts in this round."""
     groups, rows = rollouts.group_N.numpy(), [row_of[str(i)] for i in plan.prompt_ids]
-    successes = np.bincount(groups, rollouts.rewards_N, minlength=len(row_of))[rows]
-    tokens = np.bincount(groups, rollouts.mask_NT.sum(1).numpy(), minlength=len(row_of))[rows]
-    mean = None if plan.posterior is None else plan.posterior.success_probability()
-    deviation = None if plan.posterior is None else plan.posterior.standard_deviation()
-    return [
-        {
-            "prompt_id": prompt,
-            "step": step,
-            "round": plan.round,
-            "n": int(plan.counts[q]),
-            "successes": int(successes[q]),
-            "tokens": int(tokens[q]),
-            "predicted_mean": None if mean is None else round(float(mean[q]), 6),
-            "predicted_sd": None if deviation is None else round(float(deviation[q]), 6),
-        }
-        for q, prompt in enumerate(plan.prompt_ids)
-        if plan.counts[q]
-    ]
+    successes_Q = np.bincount(groups, rollouts.rewards_N, minlength=len(row_of))[rows]
+    tokens_Q = np.bincount(groups, rollouts.mask_NT.sum(1).numpy(), minlength=len(row_of))[rows]
+    return plan_rows(plan, step, plan.counts, successes_Q, tokens_Q)
 
 
 def step_metrics(plan: Plan, rows: Sequence[Metrics]) -> Metrics:

@@ -117,7 +117,7 @@ def test_the_planner_fits_verls_batch() -> None:
         (["+allotment.planner=best"], "unknown planner"),
         (["+allotment.planner='nowhere:make'"], "cannot be imported"),
         (["+allotment.planner_kwargs.bounds=[1,32]"], "lower"),
-        (["+allotment.planner_kwargs.bounds=[9,32]"], "does not fit verl's batch"),
+        (["+allotment.planner_kwargs.bounds=[9,32]"], "does not fit the batch of verl"),
         (["+allotment.planner_kwargs.budget=100"], "budget 128 = train_batch_size x n"),
         (["+allotment.planner_kwargs.rounds=2"], "a planner of one round"),
         (["+allotment.planner=vip-moments"], "told rewards alone"),
