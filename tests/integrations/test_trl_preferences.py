@@ -440,7 +440,10 @@ def test_an_error_leaves_no_open_plan(tmp_path):
         ({"sync_ref_model": True}, "the reference is fixed"),
         ({"score_sketch": "last-layer"}, "score_sketch"),
         ({"prompts_per_round": 13}, "12 prompts"),
-        ({"planner": "vip-moments", "planner_kwargs": {"bounds": [3, 9]}}, "DPO cannot carry out the planner 'vip-moments': it must be told scores"),
+        (
+            {"planner": "vip-moments", "planner_kwargs": {"bounds": [3, 9]}},
+            "planner 'vip-moments': it must be told scores",
+        ),
         ({"planner_kwargs": {"bounds": [6, 9]}}, "does not fit the batch of TRL's DPO"),
     ],
 )
