@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from allotment.lab.checkpoint import save_lab
 from allotment.lab.regime import REGIMES
 from allotment.tasks.countdown import solutions_of, warm_start_problems
 from allotment.tasks.mixture import Problem
-from shipped.warm_start import Stage, new_lab, train_stage
+from shipped.warm_start import Stage, new_lab, save_lab, train_stage
 
 STAGE = Stage(REGIMES["countdown"], 3500, 4e-3)
 ANSWERS_PER_PROBLEM = 16

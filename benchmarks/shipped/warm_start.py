@@ -18,11 +18,12 @@ import torch
 from rich.progress import track
 from torch.nn.functional import cross_entropy
 
-from allotment.lab.checkpoint import SizeName, save_lab, shipped_policy
+from allotment.lab.checkpoint import KIND, SizeName, parameters_state, shipped_policy
 from allotment.lab.generation import Lab
 from allotment.lab.policy import Policy, PolicySize
 from allotment.lab.regime import REGIMES, SCRATCHPAD_ALPHABET, Regime
 from allotment.lab.tokenizer import Tokenizer
+from allotment.state import encode_json, save_state
 from allotment.tasks.mixture import Problem, load_mixture
 
 
@@ -49,6 +50,18 @@ def new_lab(problems: Sequence[Problem], regime: Regime, seed: int = 0, size: Si
     tokenizer = Tokenizer.train([p.question for p in problems], answers + SCRATCHPAD_ALPHABET + "=")
     torch.manual_seed(seed)
     return Lab(Policy(replace(SIZES[size], vocabulary=len(tokenizer))), tokenizer, regime)
+
+
+def save_lab(path: Path, lab: Lab) -> None:
+    """Write policy, vocabulary and regime to one file."""
+    size = lab.policy.size
+    state = {
+        "regime": lab.regime.name,
+        "vocabulary": encode_json(list(lab.tokenizer.vocabulary)),
+        "size": {"width": size.width, "layers": size.layers, "heads": size.heads},
+        "parameters": parameters_state(lab.policy),
+    }
+    save_state(path, state, kind=KIND)
 
 
 def train_stage(lab: Lab, problems: Sequence[Problem], stage: Stage) -> float:

@@ -114,11 +114,7 @@ def rounded(weight: Tensor, bits: int, *, per_row: bool) -> Tensor:
 
 
 def make_actor(config: TrainConfig, trained: Lab) -> Actor:
-    """The actor of a configuration.
-
-    Raises:
-        ConfigError: there is no such actor, or it does not know a setting.
-    """
+    """The actor of a configuration. Raises ConfigError: there is no such actor, or it does not know a setting."""
     makers: dict[str, Any] = {
         "current": Actor,
         "stale": StaleActor,

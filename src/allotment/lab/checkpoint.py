@@ -1,4 +1,4 @@
-"""The warm-started policy as package data: load it, save it."""
+"""The warm-started policy as package data; states of modules and optimisers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from allotment.lab.generation import Lab
 from allotment.lab.policy import Policy, PolicySize
 from allotment.lab.regime import Regime, regime_named
 from allotment.lab.tokenizer import Tokenizer
-from allotment.state import State, decode_json, encode_json, load_state, save_state
+from allotment.state import State, decode_json, load_state
 
 KIND = "lab-policy"
 SizeName = Literal["normal", "small"]
@@ -26,26 +26,9 @@ def shipped_policy(regime: str, size: SizeName = "normal") -> Path:
     return Path(__file__).parent / "data" / f"{regime_named(regime).name}{suffix}.safetensors"
 
 
-def save_lab(path: Path, lab: Lab) -> None:
-    """Write policy, vocabulary and regime to one file."""
-    size = lab.policy.size
-    save_state(
-        path,
-        {
-            "regime": lab.regime.name,
-            "vocabulary": encode_json(list(lab.tokenizer.vocabulary)),
-            "size": {"width": size.width, "layers": size.layers, "heads": size.heads},
-            "parameters": parameters_state(lab.policy),
-        },
-        kind=KIND,
-    )
-
-
 def load_lab(regime: str | Regime, path: Path | None = None) -> Lab:
-    """The lab with the shipped policy of a regime, or with the policy in ``path``.
-
-    Raises:
-        StateError: the file is damaged or belongs to another regime.
+    """The lab with the shipped policy of a regime, or with the policy in ``path``. Raises StateError: the file is
+    damaged or belongs to another regime.
     """
     regime = regime if isinstance(regime, Regime) else regime_named(regime)
     path = path or shipped_policy(regime.name)

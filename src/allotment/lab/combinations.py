@@ -26,11 +26,7 @@ def trains_on_preferences(config: TrainConfig) -> bool:
 
 
 def check_combination(config: TrainConfig) -> None:
-    """Refuse what cannot stand together, with the reason.
-
-    Raises:
-        ConfigError: two objectives fill one place, or contradict each other, the planner or the selector.
-    """
+    """Refuse, with the reason, objectives that fill one place or contradict each other, the planner or the selector."""
     for place, what in _PLACES.items():
         if len(both := [name for name in config.objective if OBJECTIVES[name].place == place]) > 1:
             raise refused(config, f"{' and '.join(both)} both say {what}", "choose one of them")

@@ -9,9 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from allotment.prediction import embed
-from allotment.state import load_state, save_state
-from allotment.tasks.countdown import load_countdown
-from allotment.tasks.mixture import load_mixture
+from allotment.state import load_state
 from allotment.types import FloatArray
 
 KIND = "lab-embeddings"
@@ -22,24 +20,12 @@ def prompt_embeddings(questions: Sequence[str]) -> FloatArray:
     """[M, 384] all-MiniLM-L6-v2 embeddings; read from the package if it has them all, else computed."""
     shipped = load_state(SHIPPED, kind=KIND)
     row_of = {key: row for row, key in enumerate(shipped["questions"].tolist())}
-    keys = [_fingerprint(question) for question in questions]
+    keys = [fingerprint(question) for question in questions]
     if all(key in row_of for key in keys):
         return np.asarray(shipped["embeddings"], dtype=np.float64)[[row_of[key] for key in keys]]
     return embed(questions, progress=True).astype(np.float64)
 
 
-def make(path: Path = SHIPPED) -> None:
-    """Compute the embeddings of all pools and write them, in half precision."""
-    questions = [problem.question for problem in (*load_mixture().pool, *load_countdown().pool)]
-    half = embed(questions, progress=True).astype(np.float16)
-    keys = np.array([_fingerprint(question) for question in questions])
-    save_state(path, {"questions": keys, "embeddings": half}, kind=KIND)
-
-
-def _fingerprint(question: str) -> int:
+def fingerprint(question: str) -> int:
     """Eight bytes of a hash."""
     return int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big", signed=True)
-
-
-if __name__ == "__main__":
-    make()

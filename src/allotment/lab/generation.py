@@ -200,8 +200,7 @@ class Lab:
             rows = torch.arange(len(part)).repeat_interleave(draws)
             cache = self.encode(part).repeat(rows)
             answers = [self.tokenizer.encode_answer("=" * bool(regime.scratchpad) + p.answer) for p in part]
-            length = max(map(len, answers))
-            answer_NT = torch.tensor([a + [self.tokenizer.pad] * (length - len(a)) for a in answers])[rows]
+            answer_NT = self.tokenizer.padded(answers)[rows]
             tokens_NT, valid = answer_NT, torch.ones(len(rows))
             if regime.scratchpad:
                 pads = self._sample(cache, regime.scratchpad, torch.Generator().manual_seed(seed + first))[0]

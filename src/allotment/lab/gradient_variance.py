@@ -88,7 +88,9 @@ def measure(config: GradientVarianceConfig, progress: Callable[[str], None] = la
     """
     torch.set_num_threads(1)
     lab, pool = load_lab(config.regime), mixture_of(config.regime).pool
-    _check(config, len(pool))
+    if config.batches * config.prompts > len(pool):
+        got, fix = f"{config.batches} batches of {config.prompts}", "lower --batches or --prompts"
+        raise ConfigError("more prompts than the pool holds", got=got, allowed=f"{len(pool)} prompts in all", fix=fix)
     random = np.random.default_rng(config.seed)
     batches = random.permutation(len(pool))[: config.batches * config.prompts].reshape(config.batches, config.prompts)
     planners = _informed_planners(config, lab, pool, progress)
@@ -99,7 +101,12 @@ def measure(config: GradientVarianceConfig, progress: Callable[[str], None] = la
         halves = moments_of_halves(lab, problems, config, batch=number)
         uniform = sum(half.variance(np.full(config.prompts, config.rollouts_per_prompt)).sum() for half in halves)
         if not uniform > 0:
-            raise _no_variance(config, number)
+            raise ConfigError(
+                f"batch {number + 1} has no gradient variance: no prompt had both a right and a wrong rollout",
+                got=f"{config.prompts} prompts of {config.rollouts} rollouts",
+                allowed="batches with variance",
+                fix="raise --prompts or --rollouts",
+            )
         for name in config.planners:
             counts = [_counts(name, config, problems, planners, other) for other in (halves[1], halves[0])]
             planned = sum(half.variance(c).sum() for half, c in zip(halves, counts, strict=True))
@@ -160,14 +167,8 @@ def _informed_planners(
     history = list(past_steps(lab, pool, config.history, config.seed, sketch))
     planners: dict[str, SuccessPlanner] = {}
     for name in named:
-        planner = make_planner(
-            name,
-            lab,
-            pool,
-            budget=config.rollouts_per_prompt * config.prompts,
-            bounds=config.bounds,
-            seed=config.seed,
-        )
+        budget = config.rollouts_per_prompt * config.prompts
+        planner = make_planner(name, lab, pool, budget=budget, bounds=config.bounds, seed=config.seed)
         if not isinstance(planner, SuccessPlanner):
             refuse(PLANNERS, name, MEASUREMENT, "its past is told in counts of successes", works_with(MEASUREMENT))
             continue
@@ -175,22 +176,3 @@ def _informed_planners(
             step.teach(planner)
         planners[name] = planner
     return planners
-
-
-def _check(config: GradientVarianceConfig, pool_size: int) -> None:
-    if config.batches * config.prompts > pool_size:
-        raise ConfigError(
-            "more prompts than the pool holds",
-            got=f"{config.batches} batches of {config.prompts}",
-            allowed=f"{pool_size} prompts in all",
-            fix="lower --batches or --prompts",
-        )
-
-
-def _no_variance(config: GradientVarianceConfig, batch: int) -> ConfigError:
-    return ConfigError(
-        f"batch {batch + 1} has no gradient variance to compare: no prompt had both a right and a wrong rollout",
-        got=f"{config.prompts} prompts of {config.rollouts} rollouts",
-        allowed="batches with variance",
-        fix="raise --prompts or --rollouts",
-    )

@@ -39,13 +39,8 @@ class Judge(Stateful, Protocol):
 
 
 def make_judge(config: TrainConfig, lab: Lab, mixture: Mixture) -> Judge | None:
-    """The judge of a configuration; None where it is the verifier.
-
-    Raises:
-        ConfigError: it does not know a setting, or finds nothing to learn from.
-    """
+    """The judge of a configuration, None where it is the verifier; ConfigError as its class, or on an unknown setting."""
     for name, entry in declared(config, "reward").items():
         settings = {name: judge_settings(config, name)}
-        judge: Judge = made(name, entry.make, settings, lab=lab, mixture=mixture, seed=config.seed)
-        return judge
+        return made(name, entry.make, settings, lab=lab, mixture=mixture, seed=config.seed)  # type: ignore[no-any-return]
     return None

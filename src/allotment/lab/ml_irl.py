@@ -30,21 +30,17 @@ _SLACK = 1e-3
 class MaximumLikelihoodIRL:
     """Maximum-likelihood inverse reinforcement learning (arXiv 2210.01808) in the verifier's place.
 
-    The verifier is not asked: what is right is known from demonstrations alone, right completions of prompts of the
-    pool. One step of the policy on the reward, one step of the reward (:mod:`allotment.methods.objectives.ml_irl`), in
-    turns. The reward step is on the rollouts of the policy before its step, one step later than in the paper, so that
-    no further ones are drawn. It is that of the likelihood where rollouts are of the trained policy (``--actor
-    current``).
+    What is right is known from demonstrations alone, right completions of prompts of the pool. Steps of the policy on
+    the reward and steps of the reward (:mod:`allotment.methods.objectives.ml_irl`) take turns. The reward step is on
+    the rollouts of the policy before its step, one step later than in the paper, so that no further ones are drawn; it
+    is that of the likelihood where rollouts are of the trained policy (``--actor current``).
 
-    The reward is a network on what the policy's blocks make of prompt and completion, as the policy was at the start:
-    each block's output, normalised. From the trained policy's own hidden states, the policy could raise its reward by
-    changing them and not what it writes; the likelihood's gradient, which takes the reward as a function of prompt and
-    completion, would be another; and the reward would mean nothing without that policy. The same policy is the
-    reference, so that both are of the start of the run also where it is taken up again.
+    The reward is a network on the output of each of the policy's blocks at prompt and completion, normalised, as the
+    policy was at the start: its current states it could change to be rewarded for no other writing. The same policy
+    is the reference.
 
     Success is ours, for the method has none: r within half of the running mean gap, between demonstrations and
-    rollouts, of the mean reward of the prompt's own demonstrations; of all demonstrations where it has none. What
-    depends on the prompt alone, which the likelihood leaves open, drops out for prompts with demonstrations. While the
+    rollouts, of the mean reward of the prompt's own demonstrations; of all demonstrations where it has none. While the
     reward is 0, at the first step, everything is a success.
     """
 
@@ -63,7 +59,7 @@ class MaximumLikelihoodIRL:
         penalty: float = 0.1,
         pooling: Pooling = "mean",
     ) -> None:
-        """Check the demonstrations.
+        """Check the demonstrations; ConfigError on a setting, InvalidInputError on a demonstration that is not allowed.
 
         Args:
             lab: the policy to be trained, as it is at the start.
@@ -75,10 +71,6 @@ class MaximumLikelihoodIRL:
             learning_rate: of the reward's Adam; 0 freezes it.
             penalty: on squared rewards, ours; 0 is the paper's.
             pooling: hidden states at the ``last`` token, or their ``mean`` over prompt and completion.
-
-        Raises:
-            ConfigError: a setting cannot be.
-            InvalidInputError: a demonstration is not of the task.
         """
         if pooling not in get_args(Pooling):
             raise _refused("pooling", repr(pooling), ", ".join(get_args(Pooling)))
@@ -114,10 +106,8 @@ class MaximumLikelihoodIRL:
 
     @torch.no_grad()
     def judge(self, problems: Sequence[Problem], rollouts: Rollouts) -> Judged:
-        """``r - beta (log pi - log pi_ref)``, and whether r is near to that of demonstrations.
-
-        Raises:
-            InvalidInputError: a hidden state is not finite.
+        """``r - beta (log pi - log pi_ref)``, and whether r is near to that of demonstrations; InvalidInputError if a
+        hidden state is not finite.
         """
         rewards_N = self.rewards(problems, rollouts)
         given = (problems, rollouts.group_N, rollouts.tokens_NT, rollouts.mask_NT)

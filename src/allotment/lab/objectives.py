@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from torch import nn
 
@@ -13,6 +13,7 @@ from allotment.lab.combinations import check_combination, declared, refused, tra
 from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab
 from allotment.learning import AdvantageName
+from allotment.learning.objective import Place
 from allotment.learning.record import Need, Surrogate, TokenGate, TokenObjective
 from allotment.methods.objectives.gdpo import GDPO
 from allotment.planning.making import parameters
@@ -58,28 +59,27 @@ def make_objective(config: TrainConfig, lab: Lab) -> Objective:
     settings = _settings(config)
     check_combination(config)
     offered = {"width": lab.policy.size.width, "seed": config.seed, "rewards": config.rewards}
-    losses = {name: made(name, entry.make, settings, **offered) for name, entry in declared(config, "loss").items()}
-    gates = {name: made(name, entry.make, settings, **offered) for name, entry in declared(config, "gate").items()}
-    loss: TokenObjective = next(iter(losses.values()), None) or _usual_loss(config, settings)
+
+    def parts(place: Place) -> dict[str, Any]:
+        entries = declared(config, place).items()
+        return {name: made(name, e.make, settings, **offered) for name, e in entries if e.make is not None}
+
+    loss = next(iter(parts("loss").values()), None) or _usual_loss(config, settings)
+    gates = parts("gate")
     if "jackpot" in gates and getattr(loss, "anchor", "old") == "rollout":
         reason = "divergence-ppo and jackpot both weigh by the ratio to the rollout policy"
         raise refused(config, reason, 'give divergence-ppo the setting "anchor": "old"')
-    combining = {n: e for n, e in declared(config, "advantages").items() if e.make is not None}
-    gdpo: GDPO | None = next((made(n, e.make, settings, **offered) for n, e in combining.items()), None)
-    return Objective(_advantage(config), gdpo, loss, gates)
+    return Objective(_advantage(config), next(iter(parts("advantages").values()), None), loss, gates)
 
 
 def _usual_loss(config: TrainConfig, settings: Mapping[str, dict[str, Any]]) -> TokenObjective:
     """Where no objective says the loss: preferences for a learnt reward that trains so, else the clipped surrogate."""
-    loss: TokenObjective
+    name, make = "surrogate", cast(Any, Surrogate)
     if trains_on_preferences(config):
-        name = next(iter(declared(config, "reward")))
+        name, make = next(iter(declared(config, "reward"))), OBJECTIVES["on-policy-dpo"].make
         own = settings.get(name, {})
-        chosen = {key: own.get(key, value) for key, value in _PREFERENCE.items()}
-        loss = made(name, OBJECTIVES["on-policy-dpo"].make, {name: chosen})
-    else:
-        loss = made("surrogate", Surrogate, settings)
-    return loss
+        settings = {name: {key: own.get(key, value) for key, value in _PREFERENCE.items()}}
+    return cast(TokenObjective, made(name, make, settings))
 
 
 def _advantage(config: TrainConfig) -> AdvantageName:
@@ -93,21 +93,13 @@ def _advantage(config: TrainConfig) -> AdvantageName:
 
 
 def judge_settings(config: TrainConfig, name: str) -> dict[str, Any]:
-    """The settings of a learnt reward, without those of the loss that it brings.
-
-    Raises:
-        ConfigError: ``train`` has another value.
-    """
+    """The settings of a learnt reward, without those of the loss that it brings; ConfigError on another ``train``."""
     settings = dict(_settings(config).get(name, {}))
     if name == "representation-reward":
-        train = settings.pop("train", "preference")
-        if train not in ("preference", "policy-gradient"):
-            raise ConfigError(
-                "a representation-based reward cannot train so",
-                got=repr(train),
-                allowed="preference, policy-gradient",
-                fix="choose one of them",
-            )
+        train, allowed = settings.pop("train", "preference"), "preference, policy-gradient"
+        if train not in allowed.split(", "):
+            wrong = "a representation-based reward cannot train so"
+            raise ConfigError(wrong, got=repr(train), allowed=allowed, fix="choose one of them")
         settings = {key: value for key, value in settings.items() if key not in ("beta", "alpha")}
     return settings
 
@@ -128,11 +120,7 @@ def _settings(config: TrainConfig) -> dict[str, dict[str, Any]]:
 
 
 def made(name: str, make: Any, settings: Mapping[str, dict[str, Any]], **offered: Any) -> Any:
-    """A part of an objective from its settings, and what it takes of what is offered.
-
-    Raises:
-        ConfigError: it does not know one of them.
-    """
+    """A part of an objective from its settings (ConfigError on others), and what it takes of what is offered."""
     own = settings.get(name, {})
     taken = parameters(make)
     try:

@@ -70,7 +70,7 @@ def make_training_selector(planner: Planner, config: TrainConfig) -> Selector | 
         reason = "the loss of a step in two rounds takes every rollout of both"
     elif planner.selector is not None:
         reason = f"{config.planner} says itself which rollouts are trained on and how they count"
-    elif planner.contract.weights and SELECTORS[config.select].needs.looks_back:
+    elif (planner.contract.weights or planner.contract.baselines) and SELECTORS[config.select].needs.looks_back:
         reason = f"{config.planner} says itself how the prompts of a step count, not those of the steps before"
     else:
         entry = check_selector_name(config.select, CAPABILITY)

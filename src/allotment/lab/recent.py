@@ -30,10 +30,10 @@ class Visit:
 
 
 class Recent:
-    """The visits of the last ``window`` steps, the newest last."""
+    """The visits of the last ``window`` steps, the newest last; to prompts of the ``pool``."""
 
-    def __init__(self, window: int) -> None:
-        self._window = window
+    def __init__(self, window: int, pool: Sequence[Problem]) -> None:
+        self._window, self._pool = window, pool
         self.visits: list[Visit] = []
 
     def add(self, visit: Visit) -> None:
@@ -88,27 +88,24 @@ class Recent:
     def state_dict(self) -> State:
         """All visits; empty where the window is one step, which needs none of them."""
         visits = self.visits if self._window > 1 else []
-        return {str(visit.step): _visit_state(visit) for visit in visits}
+        return {
+            str(visit.step): {
+                "problems": encode_json([p.id for p in visit.problems]),
+                "first_number": visit.first_number,
+                "answers_N": encode_json(list(visit.rollouts.answers_N)),
+                **{name: np.array(getattr(visit.rollouts, name)) for name in _ARRAYS},
+            }
+            for visit in visits
+        }
 
-    def load_state_dict(self, state: State, problems: Sequence[Problem]) -> None:
-        """Take over what :meth:`state_dict` gave; ``problems`` holds every prompt by its id."""
-        by_id = {p.id: p for p in problems}
+    def load_state_dict(self, state: State) -> None:
+        """Take over what :meth:`state_dict` gave."""
+        by_id = {p.id: p for p in self._pool}
         self.visits = [_visit_from_state(int(step), state[step], by_id) for step in sorted(state, key=int)]
 
 
 _ARRAYS = [f.name for f in fields(Rollouts) if f.name != "answers_N" and f.default is MISSING]
 """Columns that every rollout has; the others are an objective's, which looks at no earlier step."""
-
-
-def _visit_state(visit: Visit) -> State:
-    values = {name: getattr(visit.rollouts, name) for name in _ARRAYS}
-    arrays = {name: v.numpy().copy() if isinstance(v, Tensor) else v for name, v in values.items()}
-    return {
-        "problems": encode_json([p.id for p in visit.problems]),
-        "first_number": visit.first_number,
-        "answers_N": encode_json(list(visit.rollouts.answers_N)),
-        **arrays,
-    }
 
 
 def _visit_from_state(step: int, state: State, by_id: Mapping[str, Problem]) -> Visit:

@@ -72,21 +72,16 @@ class RepresentationReward:
     to pairs of a right and a wrong one. The verifier is not asked again. A rollout's reward is ``sigmoid(s) - 1/2``; a
     success is s > 0.
 
-    The default is not the paper's, ``pooling="last"``, ``compare="prompt"``, ``states="current"``. So small a
-    policy's state at the last token says next to nothing of which of a prompt's rollouts is right; what its states
-    said for the tokens drawn says more. Pairs of one prompt leave open what prompts are worth to each other, pairs of
-    any two are mostly told apart by their prompts; after half of both, successes vary within prompts about as the
-    verifier's do. And a policy that trains on its own current states is scored better while the verifier's
-    success falls; with those of the start it rises a little (docs/experiments.md).
+    The default is not the paper's, ``pooling="last"``, ``compare="prompt"``, ``states="current"``, with which the
+    policy is scored better while the verifier's success falls (docs/experiments.md).
 
-    Reconstructions and deviations: one pooling of hidden states for fitting and scoring, where the released code fits
-    on means (padding included) and scores last tokens. The loss leaves the zero of s open: s is shifted so that among
-    rollouts of labelled prompts that the fit has not seen, as many are above 0 as are right. Labelled prompts are
-    balanced over levels; whole prompts are held out.
+    Deviations: one pooling of hidden states for fitting and scoring, where the released code fits on means (padding
+    included) and scores last tokens. The loss leaves the zero of s open: s is shifted so that among rollouts of
+    labelled prompts that the fit has not seen, as many are above 0 as are right. Labelled prompts are balanced over
+    levels; whole prompts are held out.
 
     With ``co_loss`` the probe takes a step of the margin loss on the best and the worst rollout of each prompt after
-    every step of the policy. Their order is the probe's own: it confirms itself and learns nothing of the task, and the
-    shift stays where it is. Off by default, on in the paper.
+    every step of the policy. Their order is the probe's own: it confirms itself. Off by default, on in the paper.
     """
 
     KIND = "RepresentationReward"
@@ -107,7 +102,8 @@ class RepresentationReward:
         epochs: int = 50,
         learning_rate: float = 1e-3,
     ) -> None:
-        """Draw, label, fit: some seconds.
+        """Draw, label, fit: some seconds. ConfigError on a setting that is not allowed, or where the warm start has too few
+        prompts, or one-sided ones alone.
 
         Args:
             lab: the policy to be trained, as it is at the start.
@@ -116,17 +112,14 @@ class RepresentationReward:
             pooling: of hidden states: those at the ``last`` token (the paper), their ``mean`` over prompt and
                 completion, or their ``choice`` (:meth:`~allotment.lab.generation.Lab.representations`).
             compare: pairs of one ``prompt`` (the paper), of ``any`` two, or half of ``both``.
-            states: whose hidden states are scored: those of the policy at the ``start``, a fixed reward model; or the
-                ``current`` policy's (the paper), which it can change to be scored better.
+            states: whose hidden states are scored: those of the policy at the ``start``, or the ``current`` one's (the
+                paper).
             co_loss: whether the probe is trained on.
             prompts: that are labelled.
             rollouts: of each of them.
             fit_pairs: that the probe is fitted to, at most, those held out included.
             epochs: of the fit.
             learning_rate: of Adam, in the fit and of the co-loss.
-
-        Raises:
-            ConfigError: the warm start has too few prompts, or one-sided ones alone; or a setting cannot be.
         """
         named = {"pooling": (pooling, Pooling), "compare": (compare, Compare), "states": (states, States)}
         for name, (value, names) in named.items():
@@ -157,11 +150,7 @@ class RepresentationReward:
         return scores_N
 
     def judge(self, problems: Sequence[Problem], rollouts: Rollouts) -> Judged:
-        """Rewards in (-1/2, 1/2), and whether they are above 0.
-
-        Raises:
-            InvalidInputError: a score is not finite.
-        """
+        """Rewards in (-1/2, 1/2), and whether they are above 0; InvalidInputError if a score is not finite."""
         scores_N = self.scores(problems, rollouts).double()
         return Judged((scores_N.sigmoid() - 0.5).numpy(), (scores_N > 0).double().numpy())
 

@@ -27,9 +27,7 @@ def solution_chances(lab: Lab, problems: Sequence[Problem]) -> list[Mapping[str,
     for first in range(0, len(answers), _ROWS):
         part = answers[first : first + _ROWS]
         low, high = part[0][0], part[-1][0]
-        rows = [lab.tokenizer.encode_answer(text) for _, text, _ in part]
-        length = max(map(len, rows))
-        tokens_NT = torch.tensor([row + [lab.tokenizer.pad] * (length - len(row)) for row in rows])
+        tokens_NT = lab.tokenizer.padded([lab.tokenizer.encode_answer(text) for _, text, _ in part])
         group_N = torch.tensor([q - low for q, *_ in part])
         log_p_NT = lab.log_probs(problems[low : high + 1], group_N, tokens_NT, tokens_NT != lab.tokenizer.pad)
         for (q, _, form), chance in zip(part, log_p_NT.sum(1).double().exp().tolist(), strict=True):

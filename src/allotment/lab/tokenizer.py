@@ -11,6 +11,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 
+import torch
+from torch import Tensor
+
 from allotment.errors import InvalidInputError
 
 PAD, ANSWER, END = "<pad>", "<ans>", "<end>"
@@ -59,6 +62,11 @@ class Tokenizer:
             InvalidInputError: a character is not in the vocabulary.
         """
         return [*self._lookup(text, text), self.end]
+
+    def padded(self, rows: Sequence[Sequence[int]]) -> Tensor:
+        """[N, T] rows of token numbers, padded on the right."""
+        length = max(map(len, rows))
+        return torch.tensor([[*row, *[self.pad] * (length - len(row))] for row in rows])
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text up to, without, the first end token; special tokens before it show by name."""

@@ -41,7 +41,7 @@ from allotment.planning import Planner
 from allotment.planning.contract import check_planner
 from allotment.run_logs.directory import RunDirectory
 from allotment.selection import Selection, check_selection, emptied_groups
-from allotment.state import State
+from allotment.state import State, Stateful
 from allotment.tasks.countdown import mixture_of
 from allotment.tasks.mixture import Mixture, Problem
 from allotment.types import IntArray, Plan
@@ -67,7 +67,13 @@ class Trainer:
         self.config = config
         self.lab = load_lab(config.regime) if lab is None else lab
         self.mixture = mixture_of(config.regime) if mixture is None else mixture
-        _check_pool(len(self.mixture.pool), config)
+        if config.asked_prompts > len(self.mixture.pool):
+            raise ConfigError(
+                "a step takes more prompts than the pool holds",
+                got=f"{config.asked_prompts}, for prompts_per_step {config.prompts_per_step}",
+                allowed=f"at most {len(self.mixture.pool)}",
+                fix="lower --prompts-per-step or --candidate-prompts",
+            )
         self.learner = Learner(self.lab, config)
         self.actor = make_actor(config, self.lab)
         self.judge = make_judge(config, self.lab, self.mixture)
@@ -87,8 +93,11 @@ class Trainer:
         has_use = "scores" in self.planner.contract.told
         self.sketch = sketch_named(config.sketch, self.lab, config.sketches, config.seed) if has_use else None
         self.selector = make_training_selector(self.planner, config)
-        self.recent = Recent(1 if self.selector is None else self.selector.window)
+        self.recent = Recent(1 if self.selector is None else self.selector.window, self.mixture.pool)
         self.totals = Totals()
+        self._length: Length = (
+            "mean" if config.aggregation == "token_mean" else "sum"
+        )  # "sum" keeps E[p], docs/weights.md
 
     def run(self, directory: RunDirectory, on_step: Callable[[Metrics], None] = lambda metrics: None) -> None:
         """Train to the last step, from the checkpoint if there is one; ``on_step`` sees every metrics line."""
@@ -217,10 +226,6 @@ class Trainer:
         metrics = self.learner.update(problems, rollouts, advantages_N, weights_NT)
         return metrics | self.actor.after_step(Learnt(problems, rollouts, advantages_N, weights_NT))
 
-    @property
-    def _length(self) -> Length:
-        return "mean" if self.config.aggregation == "token_mean" else "sum"  # "sum" keeps E[p], docs/weights.md
-
     def _named_rewards(self, rollouts: Rollouts) -> dict[str, torch.Tensor]:
         return named_rewards(self.config.rewards, self.lab, rollouts, self.config.length_target)
 
@@ -270,49 +275,33 @@ class Trainer:
 
         Where prompts have many answers, also how many different ones 16 rollouts of a prompt are expected to find.
         """
-        if self.lab.regime.has_many_answers:
-            return many_answers(self.lab, "pool", self.mixture.pool) | many_answers(
-                self.lab, "held_out", self.mixture.held_out
-            )
-        pool = self.lab.success_probability(self.mixture.pool)
-        held_out = self.lab.success_probability(self.mixture.held_out)
-        return {"pool_success": float(pool.mean()), "held_out_success": float(held_out.mean())}
+        sets = {"pool": self.mixture.pool, "held_out": self.mixture.held_out}
+        if not self.lab.regime.has_many_answers:
+            return {f"{name}_success": float(self.lab.success_probability(own).mean()) for name, own in sets.items()}
+        return {key: value for name, own in sets.items() for key, value in many_answers(self.lab, name, own).items()}
+
+    @property
+    def _parts(self) -> dict[str, Stateful]:
+        """What is saved beside policy and learner, by its name in a checkpoint."""
+        parts = {"actor": self.actor, "judge": self.judge, "planner": self.planner, "selector": self.selector}
+        return {name: part for name, part in (parts | {"recent": self.recent}).items() if part is not None}
 
     def state_dict(self, step: int) -> State:
         """Everything a resumed run needs, after ``step`` steps."""
-        actor = self.actor.state_dict()
+        states = {name: part.state_dict() for name, part in self._parts.items()}
         return {
             "step": step,
             "rollouts": self.totals.rollouts,
             "tokens": self.totals.tokens,
             "parameters": parameters_state(self.lab.policy),
             **self.learner.state_dict(),
-            **({"actor": actor} if actor else {}),
-            **({} if self.judge is None else {"judge": self.judge.state_dict()}),
-            "planner": self.planner.state_dict(),
-            **({} if self.selector is None else {"selector": self.selector.state_dict()}),
-            **({"recent": recent} if (recent := self.recent.state_dict()) else {}),
+            **{name: state for name, state in states.items() if state},
         }
 
     def load_state_dict(self, state: State) -> None:
         """Take over what :meth:`state_dict` gave."""
         load_parameters(self.lab.policy, state["parameters"])
         self.learner.load_state_dict(state)
-        self.actor.load_state_dict(state.get("actor", {}))
-        if self.judge is not None:
-            self.judge.load_state_dict(state["judge"])
-        self.planner.load_state_dict(state["planner"])
-        if self.selector is not None:
-            self.selector.load_state_dict(state["selector"])
-        self.recent.load_state_dict(state.get("recent", {}), self.mixture.pool)
+        for name, part in self._parts.items():
+            part.load_state_dict(state.get(name, {}))
         self.totals = Totals(state["rollouts"], state["tokens"])
-
-
-def _check_pool(pool_size: int, config: TrainConfig) -> None:
-    if config.asked_prompts > pool_size:
-        raise ConfigError(
-            "a step takes more prompts than the pool holds",
-            got=f"{config.asked_prompts}, for prompts_per_step {config.prompts_per_step}",
-            allowed=f"at most {pool_size}",
-            fix="lower --prompts-per-step or --candidate-prompts",
-        )
