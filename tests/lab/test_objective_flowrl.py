@@ -9,9 +9,8 @@ from allotment.cli.main import main
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.config import TrainConfig
-from allotment.lab.generation import seeded_generator
+from allotment.lab.generation import expected_distinct, seeded_generator, solution_chances
 from allotment.lab.objectives import make_objective
-from allotment.lab.solutions import expected_distinct, solution_chances
 from allotment.lab.train import Trainer
 from allotment.learning.losses import TokenLoss
 from allotment.run_logs.directory import RunDirectory

@@ -27,19 +27,12 @@ class Beliefs:
     @classmethod
     def of(cls, plan: Plan, row_of: Mapping[str, int], group_N: torch.Tensor) -> Beliefs:
         """Those of a plan; ``group_N`` are rows of the batch."""
-
-        def spread(values_Q: FloatArray | None) -> torch.Tensor | None:
-            if values_Q is None:
-                return None
-            by_row = torch.zeros(len(row_of), dtype=torch.float64)
-            by_row[[row_of[str(i)] for i in plan.prompt_ids]] = torch.from_numpy(values_Q)
-            return by_row[group_N].float()
-
         shares_Q = plan.baseline_shares
         if plan.baselines is not None and shares_Q is None:
             shares_Q = np.ones(len(plan.prompt_ids))
         factors_Q = None if plan.weights is None else plan.loss_factors(len(group(group_N)))
-        return cls(spread(factors_Q), spread(plan.baselines), spread(shares_Q))
+        values = (factors_Q, plan.baselines, shares_Q)
+        return cls(*(None if v_Q is None else _spread(v_Q, plan, row_of, group_N) for v_Q in values))
 
     def take(self, rows_N: torch.Tensor) -> Beliefs:
         """Those of some rollouts."""
@@ -60,7 +53,12 @@ def second_look(
     """Round and expected later rollouts of each rollout, both [N]."""
     expected_Q = plans[0].expected_later
     assert expected_Q is not None
-    by_row_Q = torch.zeros(len(row_of))
-    by_row_Q[[row_of[str(i)] for i in plans[0].prompt_ids]] = torch.from_numpy(expected_Q).float()
     rounds_N = torch.cat([torch.full_like(p.group_N, plan.round) for plan, p in zip(plans, parts, strict=True)])
-    return rounds_N, by_row_Q[torch.cat([part.group_N for part in parts])]
+    return rounds_N, _spread(expected_Q.astype(np.float64), plans[0], row_of, torch.cat([p.group_N for p in parts]))
+
+
+def _spread(values_Q: FloatArray, plan: Plan, row_of: Mapping[str, int], group_N: torch.Tensor) -> torch.Tensor:
+    """[N] the value of each rollout's prompt, 0 for prompts that are not in the plan."""
+    by_row = torch.zeros(len(row_of), dtype=torch.float64)
+    by_row[[row_of[str(i)] for i in plan.prompt_ids]] = torch.from_numpy(values_Q)
+    return by_row[group_N].float()

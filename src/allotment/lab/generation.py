@@ -1,8 +1,8 @@
-"""Rollouts of the lab's policy: sampling, scoring, verification, exact success probability."""
+"""Rollouts of the lab's policy: sampling, scoring, verification, exact chances of success."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from itertools import chain, compress
 from typing import Any, Literal
@@ -13,12 +13,17 @@ from torch import Tensor
 
 from allotment.lab.policy import Policy, PromptCache
 from allotment.lab.regime import Regime
-from allotment.lab.solutions import solution_chances
 from allotment.lab.tokenizer import Tokenizer
 from allotment.learning import SketchDirections, last_layer_scores, layer_scores
+from allotment.tasks.countdown import solutions_of
 from allotment.tasks.mixture import Problem
 from allotment.tasks.verifier import is_correct
 from allotment.types import FloatArray, IntArray
+
+DISTINCT_IN = 16
+"""Rollouts of a prompt among which different right answers are counted."""
+_ROWS = 2048
+"""Answers that are scored at once."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +112,10 @@ class Lab:
 
     def encode(self, problems: Sequence[Problem]) -> PromptCache:
         """The prompt cache of Q problems; carries gradients if they are enabled."""
-        return self.policy.encode_prompts([self.tokenizer.encode_prompt(p.question) for p in problems])
+        return self.policy.encode_prompts(self._prompts(problems))
+
+    def _prompts(self, problems: Sequence[Problem]) -> list[list[int]]:
+        return [self.tokenizer.encode_prompt(p.question) for p in problems]
 
     @torch.no_grad()
     def rollouts(self, problems: Sequence[Problem], counts_Q: IntArray, generator: torch.Generator) -> Rollouts:
@@ -146,7 +154,7 @@ class Lab:
     @torch.no_grad()
     def prompt_hidden(self, problems: Sequence[Problem]) -> Tensor:
         """[Q, H] mean of the last hidden states over the tokens of each prompt."""
-        return self.policy.prompt_hidden([self.tokenizer.encode_prompt(p.question) for p in problems])
+        return self.policy.prompt_hidden(self._prompts(problems))
 
     @torch.no_grad()
     def representations(
@@ -167,8 +175,7 @@ class Lab:
         real_NT = torch.cat([torch.ones_like(answer_N1, dtype=torch.bool), rollouts.mask_NT], dim=1)
         if pooling == "last":
             return states_NTLH[torch.arange(len(rollouts)), real_NT.sum(1) - 1]
-        prompts = [self.tokenizer.encode_prompt(p.question) for p in problems]
-        prompt_QTLH, prompt_real_QT = self.policy.prompt_states(prompts)
+        prompt_QTLH, prompt_real_QT = self.policy.prompt_states(self._prompts(problems))
         summed_QLH = torch.einsum("qtlh,qt->qlh", prompt_QTLH, prompt_real_QT.to(prompt_QTLH.dtype))
         summed_NLH = torch.einsum("ntlh,nt->nlh", states_NTLH, real_NT.to(states_NTLH.dtype))
         tokens_N = prompt_real_QT.sum(1)[rollouts.group_N] + real_NT.sum(1)
@@ -281,3 +288,33 @@ class Lab:
 def seeded_generator(*key: int) -> torch.Generator:
     """Random numbers that are a function of ``key`` alone."""
     return torch.Generator().manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+
+@torch.no_grad()
+def solution_chances(lab: Lab, problems: Sequence[Problem]) -> list[Mapping[str, float]]:
+    """For each problem, the probability that a rollout is a right answer of each form; they sum to the success."""
+    found: list[dict[str, float]] = [{} for _ in problems]
+    answers = [(q, *answer) for q, problem in enumerate(problems) for answer in solutions_of(problem).items()]
+    for first in range(0, len(answers), _ROWS):
+        part = answers[first : first + _ROWS]
+        low, high = part[0][0], part[-1][0]
+        tokens_NT = lab.tokenizer.padded([lab.tokenizer.encode_answer(text) for _, text, _ in part])
+        group_N = torch.tensor([q - low for q, *_ in part])
+        log_p_NT = lab.log_probs(problems[low : high + 1], group_N, tokens_NT, tokens_NT != lab.tokenizer.pad)
+        for (q, _, form), chance in zip(part, log_p_NT.sum(1).double().exp().tolist(), strict=True):
+            found[q][form] = found[q].get(form, 0.0) + chance
+    return list(found)
+
+
+def expected_distinct(chances: Mapping[str, float], rollouts: int = DISTINCT_IN) -> float:
+    """How many forms ``rollouts`` independent rollouts are expected to hold: ``sum 1 - (1 - p)^n``."""
+    return sum(1 - (1 - chance) ** rollouts for chance in chances.values())
+
+
+def many_answers(lab: Lab, name: str, problems: Sequence[Problem]) -> dict[str, Any]:
+    """Mean success probability, and mean number of different right answers in 16 rollouts, of the set ``name``."""
+    chances = solution_chances(lab, problems)
+    return {
+        f"{name}_success": float(np.mean([sum(own.values()) for own in chances])),
+        f"{name}_distinct": float(np.mean([expected_distinct(own) for own in chances])),
+    }

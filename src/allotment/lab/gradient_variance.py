@@ -81,10 +81,8 @@ class Ratio:
 
 
 def measure(config: GradientVarianceConfig, progress: Callable[[str], None] = lambda text: None) -> dict[str, Ratio]:
-    """Gradient variance of every planner of ``config``, relative to uniform at the same budget.
-
-    Raises:
-        ConfigError: more prompts than the pool holds, or a batch in which no prompt has any variance.
+    """Gradient variance of every planner of ``config``, relative to uniform at the same budget. Raises ConfigError:
+    more prompts than the pool holds, or a batch in which no prompt has any variance.
     """
     torch.set_num_threads(1)
     lab, pool = load_lab(config.regime), mixture_of(config.regime).pool

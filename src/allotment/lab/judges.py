@@ -39,7 +39,7 @@ class Judge(Stateful, Protocol):
 
 
 def make_judge(config: TrainConfig, lab: Lab, mixture: Mixture) -> Judge | None:
-    """The judge of a configuration, None where it is the verifier; ConfigError as its class, or on an unknown setting."""
+    """The judge of a configuration, None where it is the verifier; ConfigError on an unknown setting."""
     for name, entry in declared(config, "reward").items():
         settings = {name: judge_settings(config, name)}
         return made(name, entry.make, settings, lab=lab, mixture=mixture, seed=config.seed)  # type: ignore[no-any-return]

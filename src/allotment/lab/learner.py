@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from copy import deepcopy
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -36,9 +35,7 @@ class Learner:
         ``advantages_N``: [N]. ``weights_NT``: [N, T] weight of every token in the loss. The metrics are those of the
         last update.
         """
-        live_N = (
-            torch.ones_like(advantages_N, dtype=torch.bool) if self.objective.needs_every_row else advantages_N != 0
-        )
+        live_N = (advantages_N != 0) | self.objective.needs_every_row
         metrics: Metrics = {}
         old_NT: Tensor | None = None
         rows, advantages_N, weights_NT = rollouts.take(live_N), advantages_N[live_N], weights_NT[live_N]
@@ -77,14 +74,7 @@ class Learner:
         if self._reference is not None:
             with torch.no_grad():
                 reference_NT = self._reference.log_probs(*given)
-        extra: dict[str, Any] = {}
-        if "distributions" in needs:
-            extra |= {"distribution_NTV": outputs.distribution_NTV, "tokens_NT": rollouts.tokens_NT}
-            extra["rollout_distribution_NTV"] = rollouts.distribution_NTV
-        if "hidden" in needs:
-            extra |= {"hidden_NTH": outputs.hidden_NTH.detach(), "tokens_NT": rollouts.tokens_NT}
-        if "prompt_hidden" in needs:
-            extra["prompt_hidden_NH"] = self.lab.prompt_hidden(problems)[rollouts.group_N]
+        is_whole, is_hidden = "distributions" in needs, "hidden" in needs
         return TokenRecord(
             log_probs_NT=outputs.log_probs_NT,
             old_log_probs_NT=outputs.log_probs_NT.detach() if old_NT is None else old_NT,
@@ -92,10 +82,14 @@ class Learner:
             mask_NT=mask_NT,
             group_ids_N=rollouts.group_N,
             rollout_log_probs_NT=rollouts.log_probs_NT,
-            uniforms_NT=rollouts.uniforms_NT,
             reference_log_probs_NT=reference_NT,
+            distribution_NTV=outputs.distribution_NTV if is_whole else None,
+            rollout_distribution_NTV=rollouts.distribution_NTV if is_whole else None,
+            tokens_NT=rollouts.tokens_NT if is_whole or is_hidden else None,
+            uniforms_NT=rollouts.uniforms_NT,
+            hidden_NTH=outputs.hidden_NTH.detach() if is_hidden else None,
+            prompt_hidden_NH=self.lab.prompt_hidden(problems)[rollouts.group_N] if "prompt_hidden" in needs else None,
             head=self._head() if "head_moments" in needs else None,
-            **extra,
         )
 
     def _head(self) -> HeadMoments:

@@ -50,11 +50,8 @@ class Objective:
 
 
 def make_objective(config: TrainConfig, lab: Lab) -> Objective:
-    """The objective of a configuration; an empty one is the policy gradient of its estimator.
-
-    Raises:
-        ConfigError: two names fill one place, cannot stand beside each other or beside the planner, or a setting is
-            of none of them.
+    """The objective of a configuration; an empty one is the policy gradient of its estimator. Raises ConfigError:
+    two names fill one place, cannot stand beside each other or beside the planner, or a setting is of none of them.
     """
     settings = _settings(config)
     check_combination(config)

@@ -29,18 +29,12 @@ def make_planner(
     trained_prompts: int | None = None,
     **settings: Any,
 ) -> Planner:
-    """The planner of that name over ``problems``.
+    """The planner of that name over ``problems``, all prompts that will be asked; ConfigError if there is none, or on a
+    setting it does not know.
 
-    Args:
-        name: one of ``PLANNERS.names``.
-        lab: whose policy the oracle looks into.
-        problems: every prompt that will be asked.
-        tokens_per_rollout: for a token budget, what a rollout is expected to take before any is seen.
-        trained_prompts: how many of the prompts asked get rollouts, for planners that choose among them.
-        settings: ``budget``, ``bounds``, ``estimator``, ``seed`` and further ones of the planner.
-
-    Raises:
-        ConfigError: there is no planner of that name, or it does not know a setting.
+    ``lab``: whose policy the oracle looks into. ``tokens_per_rollout``: for a token budget, what a rollout is expected
+    to take before any is seen. ``trained_prompts``: how many of the prompts asked get rollouts, for planners that
+    choose among them. ``settings``: ``budget``, ``bounds``, ``estimator``, ``seed`` and further ones.
     """
     name = check_planner_name(name, CAPABILITY)
     by_id = {p.id: p for p in problems}
@@ -59,10 +53,8 @@ def make_planner(
 
 
 def make_training_selector(planner: Planner, config: TrainConfig) -> Selector | None:
-    """What chooses among a step's rollouts: the planner's own way, or the one of the configuration.
-
-    Raises:
-        ConfigError: both are named, or a setting is not known.
+    """What chooses among a step's rollouts: the planner's own way, or the one of the configuration. Raises
+    ConfigError: both are named, or a setting is not known.
     """
     if config.select is None:
         return planner.selector

@@ -136,15 +136,10 @@ class Policy(nn.Module):
         return self.head(hidden_NTH), longer
 
     def hidden(self, cache: PromptCache, tokens_NT: Tensor, start: int = 0) -> tuple[Tensor, PromptCache]:
-        """What the output matrix is multiplied with after each of T further tokens, and the cache that includes them.
+        """[N, T, width] what the output matrix is multiplied with after each of T further tokens, and the longer cache.
 
-        Args:
-            cache: of N rollouts; holds the prompt and the first ``start`` tokens of the answer part.
-            tokens_NT: the next tokens; the answer part begins with the answer token.
-            start: position of the first of them in the answer part.
-
-        Returns:
-            [N, T, width] last hidden states, and the longer cache.
+        ``cache``: of N rollouts; holds the prompt and the first ``start`` tokens of the answer part, which begins with
+        the answer token. ``tokens_NT``: the next tokens; ``start`` is the place of the first.
         """
         layers, longer = self._continue(cache, tokens_NT, start)
         return self.norm(layers[-1]), longer

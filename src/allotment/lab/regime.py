@@ -63,11 +63,7 @@ REGIMES = {
 
 
 def regime_named(name: str) -> Regime:
-    """The regime of that name.
-
-    Raises:
-        ConfigError: there is none.
-    """
+    """The regime of that name. Raises ConfigError: there is none."""
     if name not in REGIMES:
         raise ConfigError("unknown regime", got=repr(name), allowed=sorted(REGIMES), fix="choose one of them")
     return REGIMES[name]

@@ -28,12 +28,10 @@ States = Literal["current", "start"]
 def fitted_probe(
     labelled: Labelled, compare: Compare, pairs: int, epochs: int, learning_rate: float, seed: int
 ) -> tuple[RepresentationProbe, float]:
-    """A probe, and the score above which as many rollouts of the prompts held out stand as are right.
+    """A probe, and the score above which as many rollouts of the prompts held out stand as are right. Raises
+    ConfigError: too few prompts have right and wrong rollouts.
 
     A tenth of the prompts is held out; a tenth of the ``pairs``, at most, is from there and chooses the epoch.
-
-    Raises:
-        ConfigError: too few prompts have right and wrong rollouts.
     """
     prompts = np.random.default_rng([seed, 10]).permutation(np.unique(labelled.prompt_N))
     held_out_N = np.isin(labelled.prompt_N, prompts[: -(-len(prompts) // 10)])
@@ -43,12 +41,9 @@ def fitted_probe(
     test_chosen_PLH, test_rejected_PLH = labelled_pairs(held_out, compare, most, seed)
     train, test = len(chosen_PLH), len(test_chosen_PLH)
     if not (train and test):
-        raise _refused(
-            "has no pairs to learn from: its prompts are one-sided, all rollouts right or all wrong",
-            f"{train} pairs to learn from, {test} held out",
-            "at least one of each",
-            "label more prompts, or draw more rollouts of each",
-        )
+        wrong = "has no pairs to learn from: its prompts are one-sided, all rollouts right or all wrong"
+        got, fix = f"{train} pairs to learn from, {test} held out", "label more prompts, or draw more rollouts of each"
+        raise _refused(wrong, got, "at least one of each", fix)
     probe = RepresentationProbe(*labelled.states_NLH.shape[1:])
     fit_probe(
         probe,
@@ -102,8 +97,8 @@ class RepresentationReward:
         epochs: int = 50,
         learning_rate: float = 1e-3,
     ) -> None:
-        """Draw, label, fit: some seconds. ConfigError on a setting that is not allowed, or where the warm start has too few
-        prompts, or one-sided ones alone.
+        """Draw, label, fit: some seconds. ConfigError on a setting that is not allowed, or where the warm start has too
+        few prompts, or one-sided ones alone.
 
         Args:
             lab: the policy to be trained, as it is at the start.
@@ -129,12 +124,9 @@ class RepresentationReward:
             got = f"rollouts {rollouts}, fit_pairs {fit_pairs}, epochs {epochs}, learning_rate {learning_rate}"
             raise _refused("cannot have these settings", got, "2, 2, 1 or more, a finite number above 0", "correct it")
         if not 2 <= prompts <= len(mixture.warm_start):
-            raise _refused(
-                "needs labelled prompts that are not trained on",
-                f"{prompts} wanted, {len(mixture.warm_start)} in the mixture's warm_start",
-                "from 2 to as many as there are",
-                "set prompts, or take a regime whose task has prompts for a warm start (countdown has none)",
-            )
+            got = f"{prompts} wanted, {len(mixture.warm_start)} in the mixture's warm_start"
+            fix = "set prompts, or take a regime whose task has prompts for a warm start (countdown has none)"
+            raise _refused("needs labelled prompts that are not trained on", got, "from 2 to as many as there are", fix)
         self.pooling, self.co_loss = pooling, co_loss
         self._scored = deepcopy(lab) if states == "start" else lab
         problems = balanced(mixture.warm_start, prompts, seed)

@@ -48,18 +48,14 @@ class Tokenizer:
         return len(self.vocabulary)
 
     def encode_prompt(self, prompt: str) -> list[int]:
-        """Token numbers of a prompt; longest phrases first.
-
-        Raises:
-            InvalidInputError: a character is not in the vocabulary.
+        """Token numbers of a prompt; longest phrases first. Raises InvalidInputError: a character is not in the
+        vocabulary.
         """
         return self._lookup(self._pattern.findall(prompt), prompt)
 
     def encode_answer(self, text: str) -> list[int]:
-        """Token numbers of a completion, one per character, with the end token.
-
-        Raises:
-            InvalidInputError: a character is not in the vocabulary.
+        """Token numbers of a completion, one per character, with the end token. Raises InvalidInputError: a
+        character is not in the vocabulary.
         """
         return [*self._lookup(text, text), self.end]
 
@@ -90,9 +86,7 @@ class Tokenizer:
         try:
             return [self._numbers[part] for part in parts]
         except KeyError as error:
-            raise InvalidInputError(
-                "a text holds a character outside the vocabulary",
-                got=f"{error.args[0]!r} in {text!r}",
-                allowed="".join(t for t in self.vocabulary if len(t) == 1),
-                fix="train a new tokenizer and a new checkpoint on the texts to be used",
-            ) from None
+            wrong, got = "a text holds a character outside the vocabulary", f"{error.args[0]!r} in {text!r}"
+            fix = "train a new tokenizer and a new checkpoint on the texts to be used"
+            allowed = "".join(t for t in self.vocabulary if len(t) == 1)
+            raise InvalidInputError(wrong, got=got, allowed=allowed, fix=fix) from None

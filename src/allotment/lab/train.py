@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,14 +19,13 @@ from allotment.lab.actors import make_actor
 from allotment.lab.beliefs import NO_BELIEFS, Beliefs, second_look
 from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
 from allotment.lab.config import CAPABILITY, TrainConfig
-from allotment.lab.generation import Lab, Rollouts, seeded_generator
+from allotment.lab.generation import Lab, Rollouts, many_answers, seeded_generator
 from allotment.lab.judges import make_judge
 from allotment.lab.learner import Learner
 from allotment.lab.planners import make_planner, make_training_selector
 from allotment.lab.recent import Recent, Visit
 from allotment.lab.rewards import named_rewards
 from allotment.lab.scores import sketch_named
-from allotment.lab.solutions import many_answers
 from allotment.lab.step_rows import Metrics, rollout_rows, step_metrics
 from allotment.learning import (
     Length,
@@ -47,19 +46,9 @@ from allotment.tasks.mixture import Mixture, Problem
 from allotment.types import IntArray, Plan
 
 
-@dataclass
-class Totals:
-    """What a run has generated so far."""
-
-    rollouts: int = 0
-    tokens: int = 0
-
-
 class Trainer:
-    """One run of reinforcement learning in the lab; sets torch to one thread, for the same bits everywhere.
-
-    Raises:
-        ConfigError: a step takes more prompts than the pool holds.
+    """One run of reinforcement learning in the lab; sets torch to one thread, for the same bits everywhere. Raises
+    ConfigError: a step takes more prompts than the pool holds.
     """
 
     def __init__(self, config: TrainConfig, lab: Lab | None = None, mixture: Mixture | None = None) -> None:
@@ -94,10 +83,9 @@ class Trainer:
         self.sketch = sketch_named(config.sketch, self.lab, config.sketches, config.seed) if has_use else None
         self.selector = make_training_selector(self.planner, config)
         self.recent = Recent(1 if self.selector is None else self.selector.window, self.mixture.pool)
-        self.totals = Totals()
-        self._length: Length = (
-            "mean" if config.aggregation == "token_mean" else "sum"
-        )  # "sum" keeps E[p], docs/weights.md
+        self.rollouts_total = self.tokens_total = 0
+        is_mean = config.aggregation == "token_mean"
+        self._length: Length = "mean" if is_mean else "sum"  # "sum" keeps E[p], docs/weights.md
 
     def run(self, directory: RunDirectory, on_step: Callable[[Metrics], None] = lambda metrics: None) -> None:
         """Train to the last step, from the checkpoint if there is one; ``on_step`` sees every metrics line."""
@@ -152,12 +140,12 @@ class Trainer:
             advantages_N = second_look_advantages(self.rewards(rollouts), rollouts.group_N, *look)
             learning = self.update(problems, rollouts, advantages_N, self.loss_weights(rollouts))
         else:
-            learning = self.learn(Visit(step, tuple(problems), rollouts, self.totals.rollouts), plans[0])
+            learning = self.learn(Visit(step, tuple(problems), rollouts, self.rollouts_total), plans[0])
         if self.judge is not None:
             learning |= self.judge.learn(problems, rollouts)
-        self.totals.rollouts += len(rollouts)
-        self.totals.tokens += rollouts.n_tokens
-        totals = {"rollouts_total": self.totals.rollouts, "tokens_total": self.totals.tokens}
+        self.rollouts_total += len(rollouts)
+        self.tokens_total += rollouts.n_tokens
+        totals = {"rollouts_total": self.rollouts_total, "tokens_total": self.tokens_total}
         shown = {**step_metrics(plans[0], rows), **self._reward_metrics(rollouts), **learning}
         return {"step": step, **totals, **shown}, rows
 
@@ -291,8 +279,8 @@ class Trainer:
         states = {name: part.state_dict() for name, part in self._parts.items()}
         return {
             "step": step,
-            "rollouts": self.totals.rollouts,
-            "tokens": self.totals.tokens,
+            "rollouts": self.rollouts_total,
+            "tokens": self.tokens_total,
             "parameters": parameters_state(self.lab.policy),
             **self.learner.state_dict(),
             **{name: state for name, state in states.items() if state},
@@ -304,4 +292,4 @@ class Trainer:
         self.learner.load_state_dict(state)
         for name, part in self._parts.items():
             part.load_state_dict(state.get(name, {}))
-        self.totals = Totals(state["rollouts"], state["tokens"])
+        self.rollouts_total, self.tokens_total = state["rollouts"], state["tokens"]
