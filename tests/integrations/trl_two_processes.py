@@ -29,7 +29,7 @@ if Version("1.9.0") > TRL:  # no iterable data sets
 class Unable(VIP):
     """A planner that finds no split."""
 
-    def _decide(self, ids, budget):
+    def _open(self, ids, budget):
         raise InfeasibleBudgetError(f"no split of {budget} over {len(ids)} prompts")
 
 
