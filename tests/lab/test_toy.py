@@ -79,7 +79,7 @@ def test_a_selector_sees_the_window_with_ages_and_numbers():
     assert (len(first), len(second), len(last)) == (32, 64, 64)
     assert second.ages_Q.tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
     assert second.prompt_ids == (0, 1, 2, 3, 0, 1, 2, 3)
-    assert (first.progress, last.progress, last.asked) == (0.25, 1.0, 4)
+    assert (first.progress, last.progress, len({*last.prompt_ids})) == (0.25, 1.0, 4)
     np.testing.assert_array_equal(second.numbers_N[:32], first.numbers_N)
     np.testing.assert_array_equal(second.rewards_N[:32], first.rewards_N)
     np.testing.assert_array_equal(np.unique(last.numbers_N), np.arange(64, 128))
