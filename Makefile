@@ -16,8 +16,9 @@ install: .venv/installed
 demo: install
 	$(BIN)/python examples/demo.py
 
+# Two files of tests at a time, one for each core.
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 # The adapter with another version of TRL, all else as pinned: make test-trl VERSION=0.29.0
 test-trl: TRL := .venv-trl-$(VERSION)

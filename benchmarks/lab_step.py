@@ -6,7 +6,7 @@ import time
 
 import numpy as np
 
-from allotment.config import TrainConfig
+from allotment.lab.config import TrainConfig
 from allotment.lab.train import Trainer
 
 STEPS, WARM_UP = 60, 5

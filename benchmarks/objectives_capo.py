@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from scipy.stats import spearmanr
 
-from allotment.config import TrainConfig
+from allotment.lab.config import TrainConfig
 from allotment.lab.train import Trainer
 from allotment.methods.objectives.capo import predicted_changes
 from objectives_divergence import mean_se, paired, part_of_the_pool, step_times, table

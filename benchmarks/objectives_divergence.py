@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from allotment.config import TrainConfig
+from allotment.lab.config import TrainConfig
 from allotment.lab.train import Trainer
 from allotment.tasks.mixture import Mixture, load_mixture
 

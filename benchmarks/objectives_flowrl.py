@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from allotment.config import TrainConfig
+from allotment.lab.config import TrainConfig
 from allotment.lab.train import Trainer
 from allotment.types import FloatArray
 

@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from rich.progress import track
 
-from allotment.config import TrainConfig
+from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Rollouts
+from allotment.lab.judges import named_rewards
 from allotment.lab.recent import Visit
-from allotment.lab.rewards import named_rewards
 from allotment.lab.train import Trainer
 from allotment.learning import grpo_advantages
 from allotment.methods.objectives.gdpo import GDPO

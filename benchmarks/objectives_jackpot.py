@@ -20,8 +20,8 @@ import torch
 import tyro
 from torch import Tensor
 
-from allotment.config import TrainConfig
 from allotment.lab.checkpoint import load_lab, shipped_policy
+from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.train import Trainer
 from allotment.learning import advantage_estimator, rollout_weights

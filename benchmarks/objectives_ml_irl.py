@@ -28,8 +28,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from allotment.config import TrainConfig
 from allotment.lab.checkpoint import load_lab
+from allotment.lab.config import TrainConfig
 from allotment.lab.demonstrations import written_demonstrations
 from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.ml_irl import MaximumLikelihoodIRL

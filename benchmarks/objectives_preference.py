@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from allotment.config import TrainConfig
+from allotment.lab.config import TrainConfig
 from allotment.lab.train import Trainer
 from theory.preference_bandit import rare_action_bandit
 from theory.tabular_preferences import Rounds, distil_rewards, hybrid_dpo, offline_dpo, on_policy_dpo

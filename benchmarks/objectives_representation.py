@@ -29,11 +29,17 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
-from allotment.config import TrainConfig
 from allotment.lab.checkpoint import load_lab
+from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
-from allotment.lab.labelled import Compare, Pooling, balanced, labelled_rollouts
-from allotment.lab.representation_reward import RepresentationReward, fitted_probe
+from allotment.lab.representation_reward import (
+    Compare,
+    Pooling,
+    RepresentationReward,
+    balanced,
+    fitted_probe,
+    labelled_rollouts,
+)
 from allotment.lab.train import Trainer
 from allotment.methods.objectives.representation import auc, auc_within
 from allotment.tasks.mixture import Problem, load_mixture

@@ -32,8 +32,8 @@ from scipy.special import betaincinv
 
 from allotment import VIP
 from allotment.allocation import allocate_exact
-from allotment.config import GradientVarianceConfig
 from allotment.lab.checkpoint import load_lab
+from allotment.lab.config import GradientVarianceConfig
 from allotment.lab.generation import Lab, seeded_generator
 from allotment.lab.gradient_variance import Moments, rewards_and_scores
 from allotment.learning import second_look_advantages

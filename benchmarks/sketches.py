@@ -14,11 +14,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 import torch
 
-from allotment.config import GradientVarianceConfig, SketchName, TrainConfig
 from allotment.lab.checkpoint import load_lab
+from allotment.lab.config import GradientVarianceConfig, SketchName, TrainConfig
 from allotment.lab.generation import Lab, seeded_generator
-from allotment.lab.gradient_variance import Moments, moments_of_halves
-from allotment.lab.history import PastStep, past_steps
+from allotment.lab.gradient_variance import Moments, PastStep, moments_of_halves, past_steps
 from allotment.lab.planners import make_planner
 from allotment.lab.scores import Sketch, sketch_named
 from allotment.lab.train import Trainer

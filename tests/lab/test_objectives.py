@@ -9,7 +9,7 @@ import torch
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.config import TrainConfig
-from allotment.lab.rewards import named_rewards
+from allotment.lab.judges import named_rewards
 from allotment.lab.train import Trainer
 from allotment.learning import grpo_advantages
 from allotment.learning.losses import TokenLoss

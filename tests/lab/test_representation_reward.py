@@ -14,8 +14,14 @@ from allotment.errors import ConfigError, InvalidInputError, StateError
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.config import TrainConfig
 from allotment.lab.generation import seeded_generator
-from allotment.lab.labelled import Labelled, balanced, labelled_pairs, labelled_rollouts
-from allotment.lab.representation_reward import RepresentationReward, fitted_probe
+from allotment.lab.representation_reward import (
+    Labelled,
+    RepresentationReward,
+    balanced,
+    fitted_probe,
+    labelled_pairs,
+    labelled_rollouts,
+)
 from allotment.lab.train import Trainer
 from allotment.methods.objectives.representation import auc, auc_within
 from allotment.run_logs.files import read_log

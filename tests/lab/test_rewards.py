@@ -5,7 +5,7 @@ import torch
 from allotment.errors import ConfigError, InvalidInputError
 from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Rollouts
-from allotment.lab.rewards import named_rewards
+from allotment.lab.judges import named_rewards
 from allotment.lab.train import Trainer
 from allotment.run_logs.directory import RunDirectory
 

@@ -4,12 +4,11 @@ import pytest
 import torch
 
 from allotment.errors import ConfigError
-from allotment.lab.actor import Learnt
+from allotment.lab.actors import Learnt, SmallActor
 from allotment.lab.checkpoint import load_lab, shipped_policy
 from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab
 from allotment.lab.regime import REGIMES
-from allotment.lab.small_actor import SmallActor
 from allotment.lab.tokenizer import Tokenizer
 from allotment.lab.train import Trainer
 from allotment.run_logs.directory import RunDirectory

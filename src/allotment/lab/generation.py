@@ -20,6 +20,8 @@ from allotment.tasks.mixture import Problem
 from allotment.tasks.verifier import is_correct
 from allotment.types import FloatArray, IntArray
 
+Pooling = Literal["last", "mean", "choice"]
+"""Which hidden states stand for a rollout; see :meth:`Lab.representations`."""
 DISTINCT_IN = 16
 """Rollouts of a prompt among which different right answers are counted."""
 _ROWS = 2048
@@ -157,9 +159,7 @@ class Lab:
         return self.policy.prompt_hidden(self._prompts(problems))
 
     @torch.no_grad()
-    def representations(
-        self, problems: Sequence[Problem], rollouts: Rollouts, pooling: Literal["last", "mean", "choice"] = "last"
-    ) -> Tensor:
+    def representations(self, problems: Sequence[Problem], rollouts: Rollouts, pooling: Pooling = "last") -> Tensor:
         """[N, layers, H] what every block makes of prompt and completion together.
 
         ``last``: at the last token of the completion, its end token if it has one. ``mean``: the mean over all tokens

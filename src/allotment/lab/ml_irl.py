@@ -13,9 +13,8 @@ from torch.nn.functional import layer_norm
 from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_optimizer, load_parameters, optimizer_state, parameters_state
 from allotment.lab.demonstrations import Demonstration, as_rollouts, written_demonstrations
-from allotment.lab.generation import Lab, Rollouts
+from allotment.lab.generation import Lab, Pooling, Rollouts
 from allotment.lab.judges import Judged
-from allotment.lab.labelled import Pooling
 from allotment.lab.step_rows import Metrics
 from allotment.learning.groups import group
 from allotment.learning.objective import ObjectiveEntry, ObjectiveRow

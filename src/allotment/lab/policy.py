@@ -97,30 +97,30 @@ class Policy(nn.Module):
         assert isinstance(block, Block)
         return block.out
 
-    def encode_prompts(self, prompts: Sequence[Sequence[int]], pad: int = 0) -> PromptCache:
+    def encode_prompts(self, prompts: Sequence[Sequence[int]]) -> PromptCache:
         """Run Q prompts once, right-aligned; the answer token is not part of them."""
-        return self._run_prompts(prompts, pad)[0]
+        return self._run_prompts(prompts)[0]
 
     def prompt_hidden(self, prompts: Sequence[Sequence[int]]) -> Tensor:
         """[Q, width] mean of the last hidden states over the tokens of each prompt."""
-        _, layers, real_QL = self._run_prompts(prompts, 0)
+        _, layers, real_QL = self._run_prompts(prompts)
         real_QL1 = real_QL[:, :, None]
         summed_QH: Tensor = (self.norm(layers[-1]) * real_QL1).sum(1)
         return summed_QH / real_QL1.sum(1)
 
     def prompt_states(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Output of every block at the tokens of Q prompts [Q, T, layers, width]; which places are tokens [Q, T]."""
-        _, layers, real_QT = self._run_prompts(prompts, 0)
+        _, layers, real_QT = self._run_prompts(prompts)
         return torch.stack(layers, dim=2), real_QT
 
     def states(self, cache: PromptCache, tokens_NT: Tensor) -> Tensor:
         """[N, T, layers, width] output of every block at T tokens of N answer parts, the answer token first."""
         return torch.stack(self._continue(cache, tokens_NT, 0)[0], dim=2)
 
-    def _run_prompts(self, prompts: Sequence[Sequence[int]], pad: int) -> tuple[PromptCache, list[Tensor], Tensor]:
+    def _run_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[PromptCache, list[Tensor], Tensor]:
         """The cache, each block's output [Q, L, width], and which of its places are tokens [Q, L]."""
         length = max(map(len, prompts))
-        tokens_QL = torch.tensor([[pad] * (length - len(p)) + list(p) for p in prompts])
+        tokens_QL = torch.tensor([[0] * (length - len(p)) + list(p) for p in prompts])
         real_QL = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts])
         padding_QL = torch.zeros(real_QL.shape).masked_fill(~real_QL, -torch.inf)
         visible = real_QL[:, None, :] & _causal(length)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, fields, replace
 from typing import Any
 
@@ -93,24 +93,22 @@ class Recent:
                 "problems": encode_json([p.id for p in visit.problems]),
                 "first_number": visit.first_number,
                 "answers_N": encode_json(list(visit.rollouts.answers_N)),
-                **{name: np.array(getattr(visit.rollouts, name)) for name in _ARRAYS},
+                **{name: torch.as_tensor(getattr(visit.rollouts, name)).numpy().copy() for name in _ARRAYS},
             }
             for visit in visits
         }
 
     def load_state_dict(self, state: State) -> None:
         """Take over what :meth:`state_dict` gave."""
-        by_id = {p.id: p for p in self._pool}
-        self.visits = [_visit_from_state(int(step), state[step], by_id) for step in sorted(state, key=int)]
+        by_id, self.visits = {p.id: p for p in self._pool}, []
+        for step in sorted(state, key=int):
+            own = state[step]
+            columns: dict[str, Any] = {name: torch.from_numpy(np.array(own[name])) for name in _ARRAYS}
+            columns["rewards_N"] = columns["rewards_N"].numpy()
+            rollouts = Rollouts(**columns, answers_N=tuple(decode_json(own["answers_N"])))
+            problems = tuple(by_id[i] for i in decode_json(own["problems"]))
+            self.visits.append(Visit(int(step), problems, rollouts, own["first_number"]))
 
 
 _ARRAYS = [f.name for f in fields(Rollouts) if f.name != "answers_N" and f.default is MISSING]
 """Columns that every rollout has; the others are an objective's, which looks at no earlier step."""
-
-
-def _visit_from_state(step: int, state: State, by_id: Mapping[str, Problem]) -> Visit:
-    arrays = {name: np.array(state[name]) for name in _ARRAYS}
-    columns: dict[str, Any] = {n: a if n == "rewards_N" else torch.from_numpy(a) for n, a in arrays.items()}
-    rollouts = Rollouts(**columns, answers_N=tuple(decode_json(state["answers_N"])))
-    problems = tuple(by_id[i] for i in decode_json(state["problems"]))
-    return Visit(step, problems, rollouts, state["first_number"])

@@ -52,14 +52,8 @@ class Regime:
         return completion[self.answer_start :] if completion[self.scratchpad : self.answer_start] == "=" else None
 
 
-REGIMES = {
-    regime.name: regime
-    for regime in (
-        Regime("scratchpad", 5),
-        Regime("short", 0),
-        Regime("countdown", 0, max_answer=11, has_many_answers=True),
-    )
-}
+_ALL = (Regime("scratchpad", 5), Regime("short", 0), Regime("countdown", 0, max_answer=11, has_many_answers=True))
+REGIMES = {regime.name: regime for regime in _ALL}
 
 
 def regime_named(name: str) -> Regime:

@@ -14,17 +14,15 @@ import numpy as np
 import torch
 
 from allotment.errors import ConfigError
-from allotment.lab.actor import Learnt
-from allotment.lab.actors import make_actor
+from allotment.lab.actors import Learnt, make_actor
 from allotment.lab.beliefs import NO_BELIEFS, Beliefs, second_look
 from allotment.lab.checkpoint import load_lab, load_parameters, parameters_state
 from allotment.lab.config import CAPABILITY, TrainConfig
 from allotment.lab.generation import Lab, Rollouts, many_answers, seeded_generator
-from allotment.lab.judges import make_judge
+from allotment.lab.judges import make_judge, named_rewards
 from allotment.lab.learner import Learner
 from allotment.lab.planners import make_planner, make_training_selector
 from allotment.lab.recent import Recent, Visit
-from allotment.lab.rewards import named_rewards
 from allotment.lab.scores import sketch_named
 from allotment.lab.step_rows import Metrics, rollout_rows, step_metrics
 from allotment.learning import (
