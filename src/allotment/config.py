@@ -6,15 +6,16 @@ import difflib
 import json
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 import tyro
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from allotment.errors import ConfigError
+from allotment.pricing import get_estimator
 from allotment.registry import OBJECTIVES, PLANNERS, SELECTORS, Registry
 
-EstimatorName = Literal["rloo", "dr_grpo"]
+EstimatorName = Literal["rloo", "dr_grpo", "shrinkage"]
 
 
 def by_name(registry: Registry[Any]) -> tyro.constructors.PrimitiveConstructorSpec[str]:
@@ -158,16 +159,18 @@ def explained(error: ValidationError, source: str) -> ConfigError:
 class RunConfig(Config):
     """What the runs of all trainers have in common."""
 
+    USUAL_ESTIMATOR: ClassVar[EstimatorName] = "rloo"
+    """Where neither the planner nor a person names one."""
     seed: int = Field(0, ge=0)
     """Fixes prompts and sampling; runs of equal seed are paired."""
     steps: int = Field(100, ge=1)
     """Optimiser steps; one batch of prompts each."""
     prompts_per_step: int = Field(16, ge=1)
     """Prompts that are trained on at a step."""
-    rollouts_per_prompt: int = Field(8, ge=2)
+    rollouts_per_prompt: int = Field(8, ge=1)
     """Mean number of rollouts of a prompt; the budget of a step is this times the prompts, spent exactly."""
-    bounds: tuple[int, int] = (3, 32)
-    """Least and most rollouts of a prompt."""
+    bounds: tuple[int, int] | None = None
+    """Least and most rollouts of a prompt; by default as the planner has it: 3 and 32, or 1 and 32 for joint."""
     planner: PlannerName = "vip"
     """Who decides the number of rollouts of each prompt."""
     planner_settings: JSONObject = Field(default_factory=dict)
@@ -176,8 +179,9 @@ class RunConfig(Config):
     """Which of the generated rollouts are trained on; all by default, or as the planner's method has it."""
     select_settings: JSONObject = Field(default_factory=dict)
     """Further settings of the selector, such as '{"keep": 4}'."""
-    estimator: EstimatorName = "rloo"
-    """Advantage that is computed and whose variance is priced."""
+    estimator: EstimatorName | None = None
+    """Advantage that is computed and whose variance is priced; by default as the planner has it: rloo, or shrinkage for
+    joint."""
     learning_rate: float = Field(1e-4, gt=0, allow_inf_nan=False)
     """Learning rate of AdamW, constant."""
     evaluate_every: int = Field(10, ge=1)
@@ -193,12 +197,23 @@ class RunConfig(Config):
     @property
     def lower(self) -> int:
         """Least rollouts of a prompt."""
-        return self.bounds[0]
+        return self.limits[0]
 
     @property
     def upper(self) -> int:
         """Most rollouts of a prompt."""
-        return self.bounds[1]
+        return self.limits[1]
+
+    @property
+    def limits(self) -> tuple[int, int]:
+        """``bounds``, or the planner's."""
+        lower, upper = PLANNERS[self.planner].bounds
+        return self.bounds or (1 if self.priced == "shrinkage" else lower, upper)
+
+    @property
+    def priced(self) -> EstimatorName:
+        """``estimator``, or the planner's."""
+        return self.estimator or PLANNERS[self.planner].estimator or self.USUAL_ESTIMATOR
 
     @property
     def task(self) -> str:
@@ -213,7 +228,7 @@ class RunConfig(Config):
     @property
     def weighting(self) -> str:
         """Advantage and aggregation, in words."""
-        return f"{self.estimator}, prompt mean"
+        return f"{self.priced}, prompt mean"
 
     @classmethod
     def renamed(cls, values: dict[str, Any]) -> dict[str, Any]:
@@ -227,13 +242,13 @@ class RunConfig(Config):
 
     @model_validator(mode="after")
     def _bounds_admit_the_mean(self) -> Self:
-        check_bounds(self.bounds, self.rollouts_per_prompt, self.estimator)
+        check_bounds(self.limits, self.rollouts_per_prompt, self.priced)
         return self
 
 
 def check_bounds(bounds: tuple[int, int], mean: int, estimator: EstimatorName) -> None:
     """Raise ``ValueError`` unless a mean of ``mean`` rollouts lies within bounds that the estimator allows."""
-    least = 3 if estimator == "dr_grpo" else 2
+    least = get_estimator(estimator).minimum_count
     lower, upper = bounds
     if not least <= lower <= mean <= upper:
         raise ValueError(

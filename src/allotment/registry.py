@@ -155,6 +155,7 @@ PLANNERS: Registry[PlannerEntry] = Registry(
     "planner",
     {
         "vip": "allotment.planning.variants:DEFAULT",
+        "joint": "allotment.planning.variants:JOINT",
         "vip-moments": "allotment.planning.variants:MOMENTS",
         "vip-paper": "allotment.planning.variants:PAPER",
         "vip-second-look": "allotment.planning.variants:SECOND_LOOK",

@@ -7,8 +7,9 @@ flat axis), ``_T`` token, ``_K`` count of rollouts on a grid, ``_M`` registered 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from functools import lru_cache
+from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -72,6 +73,10 @@ class Posterior:
         some_Q1, trials_Q1 = np.maximum(counts, 0)[:, None], trials[:, None]
         cdf_Q = self._expect(lambda g: np.asarray(bdtr(some_Q1, trials_Q1, expit(g)), dtype=np.float64))
         return np.asarray(np.where(counts < 0, 0.0, np.minimum(cdf_Q, 1.0)), dtype=np.float64)
+
+    def take(self, rows: IntArray) -> Self:
+        """The belief about some of the prompts."""
+        return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def _expect(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:
         nodes, weights = gauss_hermite(QUADRATURE_NODES)

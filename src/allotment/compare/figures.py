@@ -11,7 +11,7 @@ import numpy as np
 
 from allotment.config import RunConfig
 from allotment.errors import ConfigError
-from allotment.registry import TRAINERS
+from allotment.registry import PLANNERS, TRAINERS
 from allotment.report.data import Arm, Run, read_run
 from allotment.report.summary import Estimate, Measure, curve
 from allotment.run_logs.directory import saved_config
@@ -87,10 +87,11 @@ class Comparison:
         """The run of an entry and a seed; twice the budget raises the upper bound where it must."""
         mean = entry.rollouts_per_prompt
         suffix = "" if mean == self.settings.rollouts_per_prompt else f"-b{mean}"
-        lower, upper = self.settings.bounds
-        bounds = (lower, upper if mean in self.budgets else max(upper, mean))
         planner, _, selector = entry.planner.partition("+")
-        changed = {"planner": planner, "seed": seed, "rollouts_per_prompt": mean, "bounds": bounds}
+        changed = {"planner": planner, "seed": seed, "rollouts_per_prompt": mean}
+        lower, upper = self.settings.bounds or PLANNERS[planner].bounds
+        if self.settings.bounds is not None or (mean > upper and mean not in self.budgets):
+            changed["bounds"] = (lower, upper if mean in self.budgets else max(upper, mean))
         if selector:
             changed["select"] = selector
         config = type(self.settings).from_values(self.settings.model_dump() | changed, f"the {entry.label} runs")

@@ -62,7 +62,7 @@ def _check_beside_planner(config: TrainConfig, is_preference: bool) -> None:
     planner, contract = config.planner, PLANNERS[config.planner].contract
     brings = frozenset() if contract.selects is None else contract.selects.brings
     judges, entries = list(declared(config, "reward")), declared(config)
-    others = [n for n, e in entries.items() if (e.place == "advantages" and n != config.estimator) or e.whole]
+    others = [n for n, e in entries.items() if (e.place == "advantages" and n != config.priced) or e.whole]
     if contract.own_advantages is not None:
         others = others or judges * is_preference
         if others:

@@ -116,7 +116,7 @@ class TrainConfig(RunConfig):
     @property
     def weighting(self) -> str:
         """Advantage and aggregation, in words."""
-        return f"{self.estimator}, {self.aggregation.replace('_', ' ')}"
+        return f"{self.priced}, {self.aggregation.replace('_', ' ')}"
 
 
 class GradientVarianceConfig(Config):

@@ -22,6 +22,7 @@ from allotment.types import Allocation, FloatArray, Posterior, PromptId, PromptI
 class _Baseline(SuccessPlanner):
     """A planner whose counts come from a rule other than least variance; it still predicts, for the log."""
 
+    BELIEVES = True
     RULE: Callable[..., Allocation]
 
     def _values(self, posterior: Posterior) -> FloatArray:

@@ -90,6 +90,10 @@ class PlannerEntry:
     """What a trainer must offer: ``embeddings``, ``success_probability``."""
     candidates: int = 1
     """Prompts that are offered for each one trained on, by default."""
+    estimator: Literal["rloo", "dr_grpo", "shrinkage"] | None = None
+    """The estimator it is made for, where none is named; None for that of the trainer."""
+    bounds: tuple[int, int] = (3, 32)
+    """Least and most rollouts of a prompt, where none are named."""
     row: Row | None = None
 
 

@@ -27,35 +27,51 @@ PriceName = Literal["success_variance", "plug_in", "gradient_moments"]
 """What a prompt's variance is taken to depend on: E[p(1-p)], p(1-p) at the mean of p's logit, or its scores too."""
 Split = Literal["exact", "relaxed"]
 """The integer optimum, or the paper's continuous relaxation, rounded (theorems 5.1, 5.2, algorithm 2)."""
-_PLAIN = {"price": "success_variance", "split": "exact", "unit": "rollouts", "rounds": 1}
+Choose = Literal["rollouts", "prompts"]
+"""What is chosen: how many rollouts each prompt gets, or which prompts get some, too."""
+_PLAIN = {"price": "success_variance", "split": "exact", "unit": "rollouts", "rounds": 1, "choose": "rollouts"}
 _OPTIONS: dict[tuple[str, object], tuple[str, ...]] = {
-    ("rounds", 2): ("price", "split", "unit"),
+    ("rounds", 2): ("price", "split", "unit", "choose"),
     ("unit", "tokens"): ("split", "rounds"),
-    ("price", "gradient_moments"): ("split", "rounds"),
-    ("price", "plug_in"): (),
-    ("split", "relaxed"): (),
+    ("price", "gradient_moments"): ("split", "rounds", "choose"),
+    ("price", "plug_in"): ("choose",),
+    ("split", "relaxed"): ("choose",),
+    ("choose", "prompts"): ("price", "split", "rounds"),
 }
 """What each option needs: the others named here as they are by default."""
-_RLOO_ONLY = (("rounds", 2), ("price", "gradient_moments"))
+_ESTIMATORS: dict[tuple[str, object], tuple[str, ...]] = {
+    ("rounds", 2): ("rloo",),
+    ("price", "gradient_moments"): ("rloo",),
+    ("price", "plug_in"): ("rloo", "dr_grpo"),
+    ("split", "relaxed"): ("rloo", "dr_grpo"),
+    ("choose", "prompts"): ("rloo", "shrinkage"),
+}
+"""The estimators that go with an option, where not all do."""
 
 
 def check_options(planner: VIP) -> None:
     """Refuse options that are unknown or do not fit together."""
-    known = {"price": get_args(PriceName), "split": get_args(Split), "unit": get_args(Unit), "rounds": (1, 2)}
+    known: dict[str, tuple[object, ...]] = {
+        "price": get_args(PriceName),
+        "split": get_args(Split),
+        "unit": get_args(Unit),
+        "rounds": (1, 2),
+        "choose": get_args(Choose),
+    }
     chosen = {name: getattr(planner, name) for name in known}
     for name, value in chosen.items():
         is_known = any(type(value) is type(option) and value == option for option in known[name])
         needs_plain = _OPTIONS.get((name, value), ()) if is_known else ()
         clashes = [f"{other}={chosen[other]!r}" for other in needs_plain if chosen[other] != _PLAIN[other]]
-        if is_known and (name, value) in _RLOO_ONLY and planner.estimator != "rloo":
+        if is_known and planner.estimator not in _ESTIMATORS.get((name, value), (planner.estimator,)):
             clashes.append(f"estimator={planner.estimator!r}")
         if not is_known or clashes:
             raise InvalidInputError(
                 f"VIP cannot have these {name}" if name == "rounds" else f"VIP cannot have this {name}",
                 got=f"{name}={value!r}" + (f" together with {', '.join(clashes)}" if clashes else ""),
                 allowed=", ".join(map(repr, known[name]))
-                + "; two rounds and gradient moments with estimator 'rloo' and "
-                "the exact split alone, tokens in one round, split exactly",
+                + "; two rounds and gradient moments with estimator 'rloo' and the exact split alone, tokens in one "
+                "round, split exactly; prompts chosen with 'rloo' or 'shrinkage', by success variance, in one round",
                 fix=f"use {name}={_PLAIN[name]!r}",
             )
 

@@ -58,7 +58,8 @@ class Planner(ABC):
     Args:
         budget: rollouts of a step.
         bounds: least and most rollouts of a prompt; :attr:`BOUNDS` if None.
-        estimator: ``"rloo"`` or ``"dr_grpo"``, the gradient estimator whose variance is priced.
+        estimator: ``"rloo"``, ``"dr_grpo"`` or, with a planner that has a belief, ``"shrinkage"``: the gradient
+            estimator whose variance is priced.
         seed: breaks ties between prompts of equal price, differently at each step.
 
     Raises:
@@ -66,7 +67,9 @@ class Planner(ABC):
     """
 
     BOUNDS: ClassVar[tuple[int, int]] = (3, 32)
-    """Default of ``bounds``."""
+    """Default of ``bounds``; with an estimator that believes the least is 1."""
+    BELIEVES: ClassVar[bool] = False
+    """Whether it has a belief for the estimator ``"shrinkage"``."""
     CONCURRENT_STEPS: ClassVar[bool] = False
     """With several rounds: whether a step may be opened while another is not complete."""
     success_threshold: float = 0.5
@@ -76,11 +79,20 @@ class Planner(ABC):
         self, *, budget: int, bounds: tuple[int, int] | None = None, estimator: str = "rloo", seed: int = 0
     ) -> None:
         self.budget = whole("budget", budget)
-        self.bounds = pair_of_wholes(self.BOUNDS if bounds is None else bounds)
-        self.estimator = get_estimator(estimator).name
+        curve = get_estimator(estimator)
+        usual = (1, self.BOUNDS[1]) if curve.believes else self.BOUNDS
+        self.bounds = pair_of_wholes(usual if bounds is None else bounds)
+        self.estimator = curve.name
         self.seed = whole("seed", seed)
         lower, upper = self.bounds
-        minimum = get_estimator(estimator).minimum_count
+        minimum = curve.minimum_count
+        if curve.believes and not self.BELIEVES:
+            raise InvalidInputError(
+                f"{type(self).__name__} has no belief for the estimator {curve.name!r}",
+                got=f"estimator {curve.name!r}",
+                allowed="'rloo', 'dr_grpo'",
+                fix="use one of them, or the planner 'vip' or 'uniform'",
+            )
         if not (minimum <= lower <= upper and self.budget >= lower):
             raise InvalidInputError(
                 "budget and bounds do not make sense",

@@ -12,7 +12,7 @@ from allotment.planning.planner import Common
 from allotment.planning.vip import VIP
 from allotment.prediction import HierarchicalRegression, LengthPredictor, Ridge
 from allotment.prompts.embeddings import Embeddings
-from allotment.registry import Row
+from allotment.registry import UNBIASED, Row
 from allotment.types import PromptIds
 
 
@@ -57,6 +57,19 @@ DEFAULT = PlannerEntry(
         "success probability: hierarchical model of counts, embeddings and drift",
         "arXiv 2602.01601",
         "three, each measured: predictor, `E[p(1-p)]` for `p(1-p)`, exact integers; `vip-paper` has none",
+    ),
+)
+JOINT = PlannerEntry(
+    partial(VIP, choose="prompts"),
+    Contract(leaves_out=True, weights=True, baselines=True),
+    candidates=16,
+    estimator="shrinkage",
+    bounds=(1, 32),
+    row=Row.before(
+        "success probability: hierarchical model of counts, embeddings and drift",
+        "[which prompts, how many rollouts, which baseline](joint.md)",
+        "not in a paper",
+        optimises=UNBIASED,
     ),
 )
 MOMENTS = PlannerEntry(

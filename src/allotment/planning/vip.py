@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any, Self, Unpack
 
+import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact
 from allotment.errors import InvalidInputError
+from allotment.planning.choosing import PromptChoice, draw
 from allotment.planning.contract import Contract
-from allotment.planning.options import PriceName, SecondLook, Split, Unit, check_options, second_round
+from allotment.planning.options import Choose, PriceName, SecondLook, Split, Unit, check_options, second_round
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common
 from allotment.planning.rounds import Step
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import GradientMoments, HierarchicalRegression, LengthPredictor, Predictor, default_predictor
-from allotment.pricing import Price, posterior_weights
+from allotment.prediction.observed import GradientSize
+from allotment.pricing import Price, WeightedPrice, get_estimator, posterior_weights
 from allotment.prompts.embeddings import Embeddings
 from allotment.state import State, Stateful
 from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, PromptIds
@@ -45,6 +49,9 @@ class VIP(SuccessPlanner):
             in expectation, from the first step on with ``LengthPredictor(typical_length=...)``.
         rounds: 2, or a :class:`~allotment.planning.options.SecondLook`, splits each step: a first share of the
             budget, a look at what came back, the rest by what was seen. Ask the same prompts again until ``done``.
+        choose: ``"prompts"``, or a :class:`~allotment.planning.choosing.PromptChoice`, lets ``ask`` return fewer
+            prompts than it was given: drawn with known probabilities and weighed by their inverse in ``plan.weights``.
+            ``"rollouts"``: all of them, only their rollouts are chosen. See docs/joint.md.
         common: ``budget`` (spent exactly, or tokens, see ``unit``), ``bounds``, ``estimator``, ``seed`` of
             :class:`~allotment.planning.planner.Planner`.
 
@@ -53,6 +60,7 @@ class VIP(SuccessPlanner):
     """
 
     CONCURRENT_STEPS = True
+    BELIEVES = True
 
     def __init__(
         self,
@@ -66,6 +74,7 @@ class VIP(SuccessPlanner):
         split: Split = "exact",
         unit: Unit | LengthPredictor = "rollouts",
         rounds: int | SecondLook = 1,
+        choose: Choose | PromptChoice = "rollouts",
         **common: Unpack[Common],
     ) -> None:
         about_prompts = (embeddings, ids, features)
@@ -82,6 +91,7 @@ class VIP(SuccessPlanner):
         self.unit: Unit = "tokens" if isinstance(unit, LengthPredictor) else unit
         self.rounds: int = 2 if isinstance(rounds, SecondLook) else rounds
         self.split: Split = split
+        self.choose: Choose = choose if isinstance(choose, str) else "prompts"
         check_options(self)
         self.moments = price if isinstance(price, GradientMoments) else None
         if price == "gradient_moments":
@@ -89,6 +99,10 @@ class VIP(SuccessPlanner):
         self.lengths = unit if isinstance(unit, LengthPredictor) else None
         if unit == "tokens":
             self.lengths = LengthPredictor()
+        self.choice = choose if not isinstance(choose, str) else PromptChoice() if choose == "prompts" else None
+        """How prompts are drawn; None where all are taken."""
+        self.sizes = None if self.choice is None else GradientSize()
+        """The squared gradient of a prompt, for the choice of prompts."""
         self._look = rounds if isinstance(rounds, SecondLook) else SecondLook() if rounds == 2 else None
 
     @classmethod
@@ -116,9 +130,14 @@ class VIP(SuccessPlanner):
             in_tokens=self.lengths is not None,
             spends=(1.0, 1.0) if self.lengths is None else (0.0, float("inf")),
             told=frozenset(name for name, is_told in told.items() if is_told),  # type: ignore[misc]
+            leaves_out=self.choice is not None,
+            weights=self.choice is not None,
+            baselines=self.levels is not None,
         )
 
     def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
+        if self.choice is not None:
+            return self._open_chosen(ids, budget, self.choice)
         plan = super()._open(ids, budget)
         return plan if self._look is None else self._look.first_round(plan)
 
@@ -129,26 +148,59 @@ class VIP(SuccessPlanner):
         prior = self.predictor.predict(ids)
         return second_round(step, prior, self.success_threshold, self.bounds, self._tie_keys(ids))
 
-    def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
-        lower, upper = self.bounds
-        keys = self._tie_keys(ids)
-        limits: dict[str, Any] = {"lower": lower, "upper": upper, "estimator": self.estimator, "tie_keys": keys}
+    def _open_chosen(self, ids: tuple[PromptId, ...], budget: int, choice: PromptChoice) -> Plan:
+        """The plan of the prompts that are drawn among the candidates."""
+        assert self.sizes is not None
+        belief, order_M = self.predictor.predict(ids), np.argsort(self._tie_keys(ids, "order"))
+        costs_M = None if self.lengths is None else self._costs(ids, budget)
+        price, sizes_M = self._price(ids, belief), self.sizes.predict(belief)
+        start = float(self._draws(("start",), "choose")[0])
+        drawn = draw(choice, price, sizes_M, budget, self.bounds, order_M, start, costs_M)
+        chosen, weights_Q = tuple(ids[row] for row in drawn.rows), 1.0 / drawn.probabilities
+        posterior = belief.take(drawn.rows)
+        allocation = self._allocate(chosen, posterior, budget, weights_Q)
+        more = {"weights": weights_Q, "candidates": len(ids), **self._baselines(posterior, allocation.counts)}
+        return self._new_plan(chosen, allocation.counts, posterior=posterior, allocation=allocation, **more)
+
+    def _price(self, ids: tuple[PromptId, ...], posterior: Posterior) -> Price:
+        """What rollouts of each prompt are worth."""
         if self.moments is not None and self.moments.is_informed:
             from allotment.pricing import gradient_moments_price
 
-            price: FloatArray | Price = gradient_moments_price(posterior, self.moments.predict(ids))
-        else:
-            price = weights_Q = posterior_weights(posterior, plug_in=self.price == "plug_in")
-            if self.split == "relaxed":
-                from allotment.allocation import allocate_relaxed
+            return gradient_moments_price(posterior, self.moments.predict(ids))
+        if self.levels is not None:
+            return self._shrinkage_price(posterior)
+        weights_Q = posterior_weights(posterior, plug_in=self.price == "plug_in")
+        return WeightedPrice(weights_Q, get_estimator(self.estimator))
 
-                return allocate_relaxed(weights_Q, budget, **limits)
+    def _costs(self, ids: tuple[PromptId, ...], budget: int) -> FloatArray:
+        """[Q] tokens that a rollout of each prompt is expected to take."""
+        assert self.lengths is not None
+        return self.lengths.expected_length(ids, unknown=budget / (self.bounds[0] * len(ids)))
+
+    def _allocate(
+        self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int, weights_Q: FloatArray | None = None
+    ) -> Allocation:
+        """``weights_Q`` [Q] multiply the gradients of the prompts; ones if None."""
+        lower, upper = self.bounds
+        keys = self._tie_keys(ids)
+        limits: dict[str, Any] = {"lower": lower, "upper": upper, "estimator": self.estimator, "tie_keys": keys}
+        if self.split == "relaxed":
+            from allotment.allocation import allocate_relaxed
+
+            return allocate_relaxed(posterior_weights(posterior, plug_in=self.price == "plug_in"), budget, **limits)
+        price = self._price(ids, posterior)
+        if weights_Q is not None:
+            from allotment.pricing import scaled
+
+            price = scaled(price, weights_Q**2)
         if self.lengths is None:
             return allocate_exact(price, budget, **limits)
         from allotment.allocation import allocate_tokens
 
-        costs_Q = self.lengths.expected_length(ids, unknown=budget / (lower * len(ids)))
-        return allocate_tokens(price, budget, costs_Q, **limits)
+        costs_Q = self._costs(ids, budget)
+        spendable = budget if self.choice is None else self.choice.spendable(budget, lower * costs_Q)
+        return allocate_tokens(price, spendable, costs_Q, **limits)
 
     def _observe(self, outcome: Outcome) -> None:
         if self.lengths is not None and outcome.lengths_N is None and len(outcome.rewards_N):
@@ -159,17 +211,22 @@ class VIP(SuccessPlanner):
                 fix="tell(plan, rewards, group_ids, lengths=[...])",
             )
         self._observe_scores(self.moments, outcome)
+        if self.sizes is not None and outcome.scores_NK is not None:
+            successes_N = (outcome.rewards_N >= self.success_threshold).astype(np.float64)
+            belief = self.predictor.predict(outcome.prompt_ids)
+            self.sizes.observe(belief, successes_N, outcome.rows_N, outcome.scores_NK)
         super()._observe(outcome)
         if self.lengths is not None and outcome.lengths_N is not None:
             self.lengths.observe(outcome.prompt_ids, outcome.rows_N, outcome.lengths_N)
 
     @property
     def _parts(self) -> dict[str, Stateful]:
-        parts = {"predictor": self.predictor, "lengths": self.lengths, "moments": self.moments}
-        return {name: part for name, part in parts.items() if part is not None}
+        parts = {"lengths": self.lengths, "moments": self.moments, "sizes": self.sizes}
+        return super()._parts | {name: part for name, part in parts.items() if part is not None}
 
     def _settings(self) -> State:
         own: State = {"plug_in": self.price == "plug_in", "relaxed": self.split == "relaxed", "rounds": self.rounds}
         price = "gradient_moments" if self.price == "gradient_moments" else "success_variance"
         share = {} if self._look is None else {"first_share": self._look.first_share}
-        return {**super()._settings(), **own, "unit": self.unit, "price": price, **share}
+        chosen = {} if self.choice is None else {"choose": asdict(self.choice)}
+        return {**super()._settings(), **own, "unit": self.unit, "price": price, **share, **chosen}

@@ -7,6 +7,7 @@ from allotment.pricing.price import (
     DR_GRPO,
     ESTIMATORS,
     RLOO,
+    SHRINKAGE,
     Estimator,
     Price,
     WeightedPrice,
@@ -18,21 +19,32 @@ from allotment.pricing.price import (
 
 if TYPE_CHECKING:
     from allotment.pricing.prices import SecondLookPrice, TablePrice, gradient_moments_price
+    from allotment.pricing.shrinkage import ShrinkagePrice, posterior_price, scaled
 
-__getattr__ = lazily(__name__, {"prices": "SecondLookPrice TablePrice gradient_moments_price"})
+__getattr__ = lazily(
+    __name__,
+    {
+        "prices": "SecondLookPrice TablePrice gradient_moments_price",
+        "shrinkage": "ShrinkagePrice posterior_price scaled",
+    },
+)
 
 __all__ = [
     "DR_GRPO",
     "ESTIMATORS",
     "RLOO",
+    "SHRINKAGE",
     "Estimator",
     "Price",
     "SecondLookPrice",
+    "ShrinkagePrice",
     "TablePrice",
     "WeightedPrice",
     "bernoulli_weights",
     "check_vector",
     "get_estimator",
     "gradient_moments_price",
+    "posterior_price",
     "posterior_weights",
+    "scaled",
 ]

@@ -35,6 +35,9 @@ class Estimator:
     gain: Curve
     """``g(n) - g(n + 1)``, what the rollout after the n-th is worth. From ``minimum_count`` on it falls with n, in
     floating point too: a closed form, not a difference."""
+    believes: bool = False
+    """Whether rollouts are compared with a belief too; the curve is then that of a belief without uncertainty, and
+    :class:`~allotment.pricing.ShrinkagePrice` the price with it."""
 
 
 def _rloo_variance(counts: npt.ArrayLike) -> FloatArray:
@@ -57,6 +60,15 @@ def _dr_grpo_gain(counts: npt.ArrayLike) -> FloatArray:
     return (both - 2.0 * n - 1.0) / (both * both)
 
 
+def _mean_variance(counts: npt.ArrayLike) -> FloatArray:
+    return 1.0 / _floats(counts)
+
+
+def _mean_gain(counts: npt.ArrayLike) -> FloatArray:
+    n = _floats(counts)
+    return 1.0 / (n * (n + 1.0))
+
+
 def _floats(counts: npt.ArrayLike) -> FloatArray:
     return np.asarray(counts, dtype=np.float64)
 
@@ -70,7 +82,10 @@ DR_GRPO = Estimator("dr_grpo", 3, _dr_grpo_variance, _dr_grpo_gain)
 Convex only from n = 3: the gain of the third rollout (1/36) is smaller than that of the fourth (5/144).
 """
 
-ESTIMATORS = {estimator.name: estimator for estimator in (RLOO, DR_GRPO)}
+SHRINKAGE = Estimator("shrinkage", 1, _mean_variance, _mean_gain, believes=True)
+"""A belief mixed with the other rollouts (:mod:`allotment.pricing.shrinkage`); ``1 / n`` if it is certain."""
+
+ESTIMATORS = {estimator.name: estimator for estimator in (RLOO, DR_GRPO, SHRINKAGE)}
 """All estimators by name."""
 
 

@@ -84,7 +84,7 @@ def _allocation(study: Study, looks: Sequence[Look], forecasts: Sequence[Predict
         which = f"all {len(found):,} dots" if drawn == len(found) else f"{drawn:,} of {len(found):,} dots"
         note = f"Counts from {found.n.min()} to {found.n.max()}, mean {found.n.mean():.1f}; {which} shown."
         label = f"Scatter plot for {arm.label}: rollouts given against predicted success probability."
-        specification = figures.allocation_figure(found, looks[number], ideal=arm.config.estimator == "rloo")
+        specification = figures.allocation_figure(found, looks[number], ideal=arm.config.priced == "rloo")
         table = bins_table(bins(found.only(~found.first)))
         return Panel(arm.label, specification, label, table, note + _without(found), number)
 

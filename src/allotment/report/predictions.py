@@ -324,7 +324,7 @@ def _sums_by_step(arm: Arm, seen: Visits) -> FloatArray:
     """[S, 3] step, and the variance as allotted and with equal counts, of each step of each run."""
     if not len(seen):
         return np.zeros((0, 3))
-    curve = get_estimator(arm.config.estimator).variance
+    curve = get_estimator(arm.config.priced).variance
     keys_S2, group_V = np.unique(np.stack([seen.run, seen.step], axis=1), axis=0, return_inverse=True)
     usable_S = np.bincount(group_V, seen.n < 2) == 0
     kept_V = usable_S[group_V]

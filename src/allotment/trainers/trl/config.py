@@ -22,9 +22,11 @@ class TRLTrainConfig(RunConfig):
     """Folder or hub name of a Hugging Face causal language model."""
     dataset: str
     """A .jsonl, .json, .parquet or .csv file with prompts and answers, or reasoning-gym:NAME."""
-    estimator: EstimatorName = "dr_grpo"
-    """dr_grpo: GRPOTrainer, loss dr_grpo, rewards not scaled; rloo: RLOOTrainer. Its variance is priced, also with
-    on-policy-dpo, whose gradient begins as that of rloo."""
+    USUAL_ESTIMATOR = "dr_grpo"
+    estimator: EstimatorName | None = None
+    """dr_grpo, the default: GRPOTrainer, loss dr_grpo, rewards not scaled; rloo: RLOOTrainer; shrinkage: as dr_grpo,
+    against the planner's belief. Its variance is priced, also with on-policy-dpo, whose gradient begins as that of
+    rloo."""
     objective: tuple[ObjectiveName, ...] = ()
     """on-policy-dpo: DPOTrainer on pairs of a prompt's rollouts, fresh in each step, against the policy of the start;
     rloo, dr_grpo, grpo: their advantages; by default the estimator's. The others need the lab."""

@@ -27,6 +27,7 @@ from allotment.trainers.trl.metrics_lines import MetricsLines, OnStep
 KINDS: dict[str, tuple[Any, Any]] = {
     "dr_grpo": (AllotmentGRPOTrainer, AllotmentGRPOConfig),
     "grpo": (AllotmentGRPOTrainer, AllotmentGRPOConfig),
+    "shrinkage": (AllotmentGRPOTrainer, AllotmentGRPOConfig),
     "rloo": (AllotmentRLOOTrainer, AllotmentRLOOConfig),
     "on-policy-dpo": (AllotmentDPOTrainer, AllotmentDPOConfig),
 }
@@ -102,7 +103,12 @@ def _rows(config: TRLTrainConfig) -> tuple[list[Row], list[Row]]:
 
 def _kind(config: TRLTrainConfig) -> tuple[Any, Any]:
     """Trainer and configuration class."""
-    return KINDS[config.objective[0] if config.objective else config.estimator]
+    return KINDS[config.objective[0] if config.objective else config.priced]
+
+
+def _estimator(config: TRLTrainConfig) -> dict[str, str]:
+    """The planner's, where it is not that of the trainer's class."""
+    return {"estimator": "shrinkage"} if config.priced == "shrinkage" else {}
 
 
 def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
@@ -128,7 +134,7 @@ def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
         "save_steps": config.checkpoint_every * config.updates,
         "bf16": config.dtype == "bfloat16" or (config.dtype == "auto" and has_gpu and torch.cuda.is_bf16_supported()),
         "planner": config.planner,
-        "planner_kwargs": {"bounds": list(config.bounds), **config.planner_settings},
+        "planner_kwargs": {"bounds": [config.lower, config.upper], **_estimator(config), **config.planner_settings},
         "prompt_id_column": "prompt_id",
         "prompt_embeddings": config.prompt_embeddings,
         "logging_steps": config.updates,
@@ -139,7 +145,7 @@ def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
     }
     if prefers:
         own |= {"prompts_per_round": config.prompts_per_step, "updates_per_round": config.updates}
-        own["planner_kwargs"]["estimator"] = config.estimator
+        own["planner_kwargs"]["estimator"] = config.priced
     else:
         own |= {"select": config.select, "select_kwargs": config.select_settings or None}
     defaults: dict[str, Any] = {
