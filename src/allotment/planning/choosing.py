@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +16,10 @@ from allotment.allocation.inclusion import inclusion, systematic, with_sum
 from allotment.checks import check_setting
 from allotment.errors import InfeasibleBudgetError
 from allotment.pricing import Price
-from allotment.types import FloatArray, IntArray
+from allotment.types import FloatArray, IntArray, Plan, PromptId
+
+if TYPE_CHECKING:
+    from allotment.planning.vip import VIP
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,23 @@ class PromptChoice:
         without the prompts' own cost, or what they take at least; the budget holds in expectation.
         """
         return max(budget - self.prompt_cost * len(fewest_Q), float(fewest_Q.sum()))
+
+
+def open_chosen(planner: VIP, ids: tuple[PromptId, ...], budget: int) -> Plan:
+    """The plan of a new step: of the prompts that are drawn among the candidates ``ids``."""
+    assert planner.choice is not None
+    assert planner.sizes is not None
+    belief, order_M = planner.predictor.predict(ids), np.argsort(planner._tie_keys(ids, "order"))
+    costs_M = None if planner.lengths is None else planner.token_costs(ids, budget)
+    price, sizes_M = planner.price_of(ids, belief), planner.sizes.predict(belief)
+    start = float(planner._draws(("start",), "choose")[0])
+    drawn = draw(planner.choice, price, sizes_M, budget, planner.bounds, order_M, start, costs_M)
+    chosen, weights_Q = tuple(ids[row] for row in drawn.rows), 1.0 / drawn.probabilities
+    posterior = belief.take(drawn.rows)
+    allocation = planner._allocate(chosen, posterior, budget, weights_Q)
+    believed = {} if planner.shrinkage is None else planner.shrinkage.of_plan(posterior, allocation.counts)
+    more = {"weights": weights_Q, "candidates": len(ids), **believed}
+    return planner._new_plan(chosen, allocation.counts, posterior=posterior, allocation=allocation, **more)
 
 
 @dataclass(frozen=True, eq=False)

@@ -14,15 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.checks import pair_of_wholes, whole
-from allotment.errors import InvalidInputError, RewardMismatchError, StateError, StateVersionError
+from allotment.errors import InvalidInputError, RewardMismatchError
 from allotment.planning.contract import Contract
 from allotment.planning.ledger import Ledger
 from allotment.planning.outcome import Outcome
-from allotment.planning.rounds import Rounds, Step, ledger_from_state, ledger_state
+from allotment.planning.rounds import Rounds, Step
+from allotment.planning.saving import load_saved_state, saved_state
 from allotment.pricing import get_estimator
 from allotment.prompts.ids import canonical_ids
 from allotment.selection import Selector
-from allotment.state import State, Stateful, StateGroup, check_state, load_state, save_state
+from allotment.state import State, Stateful, load_state, save_state
 from allotment.types import FloatArray, Plan, PromptId, PromptIds
 
 log = logging.getLogger("allotment")
@@ -279,30 +280,9 @@ class Planner(ABC):
         keys_Q = self._tie_keys(ids, purpose, step)
         return np.asarray((keys_Q >> np.uint64(11)) / 2.0**53, dtype=np.float64)
 
-    @property
-    def _format(self) -> int:
-        """Version of the state; steps between two rounds were saved in another form by version 1."""
-        return 2 if self.contract.several_rounds else 1
-
     def state_dict(self) -> State:
         """Settings, beliefs, open plans: everything."""
-        version = {} if self._format == 1 else {"format": self._format}
-        return {
-            "kind": type(self).__name__,
-            **version,
-            "settings": self._settings(),
-            "step": self._step,
-            "missing": self.missing_rollouts,
-            "predictor": self._saved().state_dict(),
-            "ledger": ledger_state(self._ledger),
-        }
-
-    def _saved(self) -> Stateful:
-        """The parts as one; a single one stands alone."""
-        parts = dict(self._parts)
-        if self.contract.several_rounds:
-            parts["rounds"] = self._rounds
-        return next(iter(parts.values())) if len(parts) == 1 else StateGroup(parts)
+        return saved_state(self)
 
     def load_state_dict(self, state: State) -> None:
         """Take over what :meth:`state_dict` gave, all or nothing; later plans are bit-identical.
@@ -311,36 +291,7 @@ class Planner(ABC):
             StateError: the state is of another planner, has other settings, or lacks keys.
             StateVersionError: the state was saved by another version of this planner.
         """
-        check_state(state, type(self).__name__, ("settings", "step", "missing", "predictor", "ledger"))
-        saved, own = state["settings"], self._settings()
-        if saved != own:
-            values = saved if isinstance(saved, dict) else {}
-            different = {k: (values.get(k), own.get(k)) for k in {**own, **values} if values.get(k) != own.get(k)}
-            raise StateError(
-                "the planner state does not fit this planner",
-                got=f"settings (saved, own) {different}",
-                allowed="equal settings",
-                fix="make the planner with the settings it was saved with; ask(budget=...) varies a single step",
-            )
-        if (version := state.get("format", 1)) != self._format:
-            raise StateVersionError(
-                f"the state of {self.name} has another format",
-                got=version,
-                allowed=self._format,
-                fix="load it with the version of allotment that wrote it, or start the planner anew",
-            )
-        ledger = ledger_from_state(state["ledger"])
-        step, missing = state["step"], state["missing"]
-        newest = max((plan.step for plan in ledger.plans()), default=-1)
-        if not (type(step) is type(missing) is int and newest < step and missing >= 0):
-            raise StateError(
-                "the counters of a planner state cannot be right",
-                got=f"step {step!r}, missing {missing!r}, newest open plan of step {newest}",
-                allowed="step above that of every open plan, missing >= 0",
-                fix="load a whole state_dict(), or start anew",
-            )
-        self._saved().load_state_dict(state["predictor"])  # the last that can fail; it is all or nothing itself
-        self._ledger, self._step, self.missing_rollouts = ledger, step, missing
+        load_saved_state(self, state)
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`state_dict` to one file, atomically."""

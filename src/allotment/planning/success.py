@@ -4,22 +4,18 @@ from __future__ import annotations
 
 import math
 from abc import abstractmethod
-from dataclasses import replace
-from typing import TYPE_CHECKING, Unpack
+from typing import Unpack
 
 from allotment.checks import check_setting
 from allotment.planning.contract import Contract
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common, Planner
+from allotment.planning.shrinkage import Shrinkage
 from allotment.prediction import GradientMoments, Predictor, default_predictor
 from allotment.prediction.measured import ScoreVisit
-from allotment.prediction.observed import RewardLevels
 from allotment.pricing import get_estimator
 from allotment.state import State, Stateful
-from allotment.types import Allocation, FloatArray, IntArray, Plan, Posterior, PromptId
-
-if TYPE_CHECKING:
-    from allotment.pricing import ShrinkagePrice
+from allotment.types import Allocation, Plan, Posterior, PromptId
 
 
 class SuccessSettings(Common, total=False):
@@ -49,10 +45,8 @@ class SuccessPlanner(Planner):
         self.success_threshold = float(success_threshold)
         allowed = "the least reward that is a success, such as 0.5"  # else no reward would be one, or every one
         check_setting("success_threshold", success_threshold, math.isfinite(self.success_threshold), allowed)
-        self.levels: RewardLevels | None = None
-        """What failures and successes are worth, for an estimator that compares rewards with the belief."""
-        if get_estimator(self.estimator).believes:
-            self.levels = RewardLevels()
+        self.shrinkage = Shrinkage() if get_estimator(self.estimator).believes else None
+        """For an estimator that compares rewards with the belief."""
 
     def _usual_predictor(self) -> Predictor:
         """The library's default, without embeddings."""
@@ -64,7 +58,7 @@ class SuccessPlanner(Planner):
     @property
     def contract(self) -> Contract:
         """With an estimator that believes, plans carry baselines."""
-        return Contract(baselines=self.levels is not None)
+        return Contract(baselines=self.shrinkage is not None)
 
     @abstractmethod
     def _allocate(self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int) -> Allocation:
@@ -72,35 +66,19 @@ class SuccessPlanner(Planner):
 
     @property
     def _parts(self) -> dict[str, Stateful]:
-        return {"predictor": self.predictor} | ({} if self.levels is None else {"levels": self.levels})
+        return {"predictor": self.predictor} | ({} if self.shrinkage is None else {"shrinkage": self.shrinkage})
 
     def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
         posterior = self.predictor.predict(ids)
         allocation = self._allocate(ids, posterior, budget)
-        counts_Q, believed = allocation.counts, self._baselines(posterior, allocation.counts)
-        return self._new_plan(ids, counts_Q, posterior=posterior, allocation=allocation, **believed)
-
-    def _baselines(self, posterior: Posterior, counts_Q: IntArray) -> dict[str, FloatArray]:
-        """Baselines and their shares, [Q] each, as a plan has them; nothing for an estimator without a belief."""
-        if self.levels is None:
-            return {}
-        baselines_Q = self.levels.baseline(posterior.success_probability())
-        return {"baselines": baselines_Q, "baseline_shares": self._shrinkage_price(posterior).shares(counts_Q)}
-
-    def _shrinkage_price(self, posterior: Posterior) -> ShrinkagePrice:
-        """The price with the spread of rewards among equally good rollouts, where they are not 0/1."""
-        from allotment.pricing import ShrinkagePrice
-
-        price = ShrinkagePrice.of(posterior)
-        if self.levels is None:
-            return price
-        return replace(price, variance=price.variance + self.levels.spread(posterior.success_probability()))
+        believed = {} if self.shrinkage is None else self.shrinkage.of_plan(posterior, allocation.counts)
+        return self._new_plan(ids, allocation.counts, posterior=posterior, allocation=allocation, **believed)
 
     def _observe(self, outcome: Outcome) -> None:
         ids, rows_B = outcome.told()
-        if self.levels is not None:
+        if self.shrinkage is not None:
             self.predictor.predict(ids)  # raises where it would not observe them, before anything is learnt
-            self.levels.observe(outcome.rewards_N, outcome.rewards_N >= self.success_threshold)
+            self.shrinkage.observe(outcome.rewards_N, outcome.rewards_N >= self.success_threshold)
         self.predictor.observe(ids, outcome.successes(self.success_threshold)[rows_B], outcome.received[rows_B])
 
     def _observe_scores(self, moments: GradientMoments | None, outcome: Outcome) -> None:

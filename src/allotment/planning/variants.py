@@ -60,7 +60,7 @@ DEFAULT = PlannerEntry(
     ),
 )
 JOINT = PlannerEntry(
-    partial(VIP, choose="prompts"),
+    partial(VIP, estimator="shrinkage", choose="prompts"),
     Contract(leaves_out=True, weights=True, baselines=True),
     candidates=16,
     estimator="shrinkage",

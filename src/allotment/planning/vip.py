@@ -10,15 +10,15 @@ import numpy.typing as npt
 
 from allotment.allocation import allocate_exact
 from allotment.errors import InvalidInputError
-from allotment.planning.choosing import PromptChoice, draw
+from allotment.planning.choosing import PromptChoice, open_chosen
 from allotment.planning.contract import Contract
+from allotment.planning.gradient_size import GradientSize
 from allotment.planning.options import Choose, PriceName, SecondLook, Split, Unit, check_options, second_round
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common
 from allotment.planning.rounds import Step
 from allotment.planning.success import SuccessPlanner
 from allotment.prediction import GradientMoments, HierarchicalRegression, LengthPredictor, Predictor, default_predictor
-from allotment.prediction.observed import GradientSize
 from allotment.pricing import Price, WeightedPrice, get_estimator, posterior_weights
 from allotment.prompts.embeddings import Embeddings
 from allotment.state import State, Stateful
@@ -132,12 +132,12 @@ class VIP(SuccessPlanner):
             told=frozenset(name for name, is_told in told.items() if is_told),  # type: ignore[misc]
             leaves_out=self.choice is not None,
             weights=self.choice is not None,
-            baselines=self.levels is not None,
+            baselines=self.shrinkage is not None,
         )
 
     def _open(self, ids: tuple[PromptId, ...], budget: int) -> Plan:
         if self.choice is not None:
-            return self._open_chosen(ids, budget, self.choice)
+            return open_chosen(self, ids, budget)
         plan = super()._open(ids, budget)
         return plan if self._look is None else self._look.first_round(plan)
 
@@ -148,32 +148,18 @@ class VIP(SuccessPlanner):
         prior = self.predictor.predict(ids)
         return second_round(step, prior, self.success_threshold, self.bounds, self._tie_keys(ids))
 
-    def _open_chosen(self, ids: tuple[PromptId, ...], budget: int, choice: PromptChoice) -> Plan:
-        """The plan of the prompts that are drawn among the candidates."""
-        assert self.sizes is not None
-        belief, order_M = self.predictor.predict(ids), np.argsort(self._tie_keys(ids, "order"))
-        costs_M = None if self.lengths is None else self._costs(ids, budget)
-        price, sizes_M = self._price(ids, belief), self.sizes.predict(belief)
-        start = float(self._draws(("start",), "choose")[0])
-        drawn = draw(choice, price, sizes_M, budget, self.bounds, order_M, start, costs_M)
-        chosen, weights_Q = tuple(ids[row] for row in drawn.rows), 1.0 / drawn.probabilities
-        posterior = belief.take(drawn.rows)
-        allocation = self._allocate(chosen, posterior, budget, weights_Q)
-        more = {"weights": weights_Q, "candidates": len(ids), **self._baselines(posterior, allocation.counts)}
-        return self._new_plan(chosen, allocation.counts, posterior=posterior, allocation=allocation, **more)
-
-    def _price(self, ids: tuple[PromptId, ...], posterior: Posterior) -> Price:
+    def price_of(self, ids: tuple[PromptId, ...], posterior: Posterior) -> Price:
         """What rollouts of each prompt are worth."""
         if self.moments is not None and self.moments.is_informed:
             from allotment.pricing import gradient_moments_price
 
             return gradient_moments_price(posterior, self.moments.predict(ids))
-        if self.levels is not None:
-            return self._shrinkage_price(posterior)
+        if self.shrinkage is not None:
+            return self.shrinkage.price(posterior)
         weights_Q = posterior_weights(posterior, plug_in=self.price == "plug_in")
         return WeightedPrice(weights_Q, get_estimator(self.estimator))
 
-    def _costs(self, ids: tuple[PromptId, ...], budget: int) -> FloatArray:
+    def token_costs(self, ids: tuple[PromptId, ...], budget: int) -> FloatArray:
         """[Q] tokens that a rollout of each prompt is expected to take."""
         assert self.lengths is not None
         return self.lengths.expected_length(ids, unknown=budget / (self.bounds[0] * len(ids)))
@@ -189,7 +175,7 @@ class VIP(SuccessPlanner):
             from allotment.allocation import allocate_relaxed
 
             return allocate_relaxed(posterior_weights(posterior, plug_in=self.price == "plug_in"), budget, **limits)
-        price = self._price(ids, posterior)
+        price = self.price_of(ids, posterior)
         if weights_Q is not None:
             from allotment.pricing import scaled
 
@@ -198,7 +184,7 @@ class VIP(SuccessPlanner):
             return allocate_exact(price, budget, **limits)
         from allotment.allocation import allocate_tokens
 
-        costs_Q = self._costs(ids, budget)
+        costs_Q = self.token_costs(ids, budget)
         spendable = budget if self.choice is None else self.choice.spendable(budget, lower * costs_Q)
         return allocate_tokens(price, spendable, costs_Q, **limits)
 

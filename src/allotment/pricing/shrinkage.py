@@ -55,18 +55,18 @@ class ShrinkagePrice:
 
     def shares(self, counts_Q: IntArray) -> FloatArray:
         """w, [Q] in [0, 1]: the weight of the belief against the other rollouts; 1 for a group of one."""
-        return _over(self.variance, self.variance + (counts_Q - 1.0) * self.uncertainty, 1.0)
+        return _share(self.variance, self.uncertainty, counts_Q.astype(np.float64))
+
+
+def _share(a: FloatArray, v: FloatArray, n: FloatArray) -> FloatArray:
+    """``a / (a + (n - 1) v)``; 1 where nothing is unsure."""
+    a, whole = np.broadcast_arrays(a, a + (n - 1.0) * v)
+    return np.asarray(np.divide(a, whole, out=np.ones(whole.shape), where=whole > 0.0), dtype=np.float64)
 
 
 def _baseline_error(a: FloatArray, v: FloatArray, n: FloatArray) -> FloatArray:
-    """``a v / (a + (n - 1) v)``, the mean squared error of the baseline; v at n = 1, 0 where a or v is 0."""
-    return np.asarray(np.where(n == 1.0, v, a * _over(v, a + (n - 1.0) * v, 0.0)), dtype=np.float64)
-
-
-def _over(part: FloatArray, whole: FloatArray, otherwise: float) -> FloatArray:
-    part, whole = np.broadcast_arrays(part, whole)
-    ratio = np.divide(part, whole, out=np.full(whole.shape, otherwise), where=whole > 0.0)
-    return np.asarray(ratio, dtype=np.float64)
+    """``a v / (a + (n - 1) v)``, the mean squared error of the baseline; v at n = 1."""
+    return v * _share(a, v, n)
 
 
 def posterior_price(

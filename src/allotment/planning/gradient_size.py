@@ -1,4 +1,4 @@
-"""What shrinkage and the choice of prompts learn beside success: levels of rewards, and sizes of gradients."""
+"""The squared gradient of a prompt: what it costs to leave the prompt out (docs/joint.md)."""
 
 from __future__ import annotations
 
@@ -16,58 +16,6 @@ the optimum is broad (docs/joint.md)."""
 _KAPPA_RANGE = (0.3, 6.0)
 _PRIOR_WEIGHT = 4.0
 """What the usual kappa weighs: as much as 64 prompts of p = 1/2."""
-
-
-class RewardLevels:
-    """The mean and the variance of a reward among failures and among successes: (0, 1) and none for 0/1 rewards.
-
-    A success is a reward of at least a threshold. With these a belief about success is one about the mean reward, for
-    rewards of -1 and 1 or shaped ones too.
-    """
-
-    KIND = "RewardLevels"
-
-    def __init__(self) -> None:
-        self._sums_2x3 = np.zeros((2, 3))
-        """Discounted count, sum and sum of squares of failures and of successes."""
-
-    def baseline(self, probability: FloatArray) -> FloatArray:
-        """[Q] the mean reward of prompts with these success probabilities."""
-        low, high = self._means()
-        return low + (high - low) * probability
-
-    def spread(self, probability: FloatArray) -> FloatArray:
-        """[Q] variance of the reward within failures and within successes, in units of the squared gap of the two."""
-        low, high = self._means()
-        count_2, sum_2, square_2 = self._sums_2x3.T
-        mean_2 = sum_2 / np.maximum(count_2, 1e-300)
-        within_2 = np.where(count_2 > 0, np.maximum(square_2 / np.maximum(count_2, 1e-300) - mean_2**2, 0.0), 0.0)
-        within_2 = np.where(within_2 > 1e-12 * (1.0 + mean_2**2), within_2, 0.0)  # rounding of equal rewards
-        if not within_2.any() or high == low:
-            return np.zeros_like(probability)
-        spread_Q = ((1.0 - probability) * within_2[0] + probability * within_2[1]) / (high - low) ** 2
-        return np.asarray(spread_Q, dtype=np.float64)
-
-    def _means(self) -> tuple[float, float]:
-        count_2, sum_2, _ = self._sums_2x3.T
-        low, high = (s / c if c > 0 else usual for s, c, usual in zip(sum_2, count_2, (0.0, 1.0), strict=True))
-        return float(low), float(high)
-
-    def observe(self, rewards_N: FloatArray, is_success_N: np.ndarray[tuple[int], np.dtype[np.bool_]]) -> None:
-        """Learn from the rewards of a step."""
-        rewards_N, order = np.sort(rewards_N), np.argsort(rewards_N, kind="stable")  # no trace of the order
-        won_N = is_success_N[order]
-        new = [[part.size, part.sum(), (part**2).sum()] for part in (rewards_N[~won_N], rewards_N[won_N])]
-        self._sums_2x3 = FORGETTING * self._sums_2x3 + np.array(new)
-
-    def state_dict(self) -> State:
-        """The sums."""
-        return {"kind": self.KIND, "sums": self._sums_2x3.copy()}
-
-    def load_state_dict(self, state: State) -> None:
-        """See :class:`~allotment.state.Stateful`."""
-        check_state(state, self.KIND, ("sums",))
-        self._sums_2x3 = array_from_state(state, "sums", (2, 3))
 
 
 class GradientSize:

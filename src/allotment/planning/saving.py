@@ -1,0 +1,91 @@
+"""A planner as a state, and back: settings, beliefs, open plans, rounds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from allotment.errors import StateError, StateVersionError
+from allotment.planning.rounds import ledger_from_state, ledger_state
+from allotment.state import State, Stateful, StateGroup, check_state
+
+if TYPE_CHECKING:
+    from allotment.planning.planner import Planner
+
+
+def saved_state(planner: Planner) -> State:
+    """What :meth:`Planner.state_dict` gives."""
+    version = {} if _format(planner) == 1 else {"format": _format(planner)}
+    return {
+        "kind": type(planner).__name__,
+        **version,
+        "settings": planner._settings(),
+        "step": planner._step,
+        "missing": planner.missing_rollouts,
+        "predictor": _parts(planner).state_dict(),
+        "ledger": ledger_state(planner._ledger),
+    }
+
+
+def load_saved_state(planner: Planner, state: State) -> None:
+    """What :meth:`Planner.load_state_dict` does."""
+    check_state(state, type(planner).__name__, ("settings", "step", "missing", "predictor", "ledger"))
+    _check_settings(state["settings"], planner._settings())
+    if (version := state.get("format", 1)) != _format(planner):
+        raise StateVersionError(
+            f"the state of {planner.name} has another format",
+            got=version,
+            allowed=_format(planner),
+            fix="load it with the version of allotment that wrote it, or start the planner anew",
+        )
+    ledger = ledger_from_state(state["ledger"])
+    step, missing = state["step"], state["missing"]
+    newest = max((plan.step for plan in ledger.plans()), default=-1)
+    if not (type(step) is type(missing) is int and newest < step and missing >= 0):
+        raise StateError(
+            "the counters of a planner state cannot be right",
+            got=f"step {step!r}, missing {missing!r}, newest open plan of step {newest}",
+            allowed="step above that of every open plan, missing >= 0",
+            fix="load a whole state_dict(), or start anew",
+        )
+    if planner.contract.several_rounds:
+        _check_rounds(state["predictor"], {str(plan.step) for plan in ledger.plans()})
+    _parts(planner).load_state_dict(state["predictor"])  # the last that can fail; it is all or nothing itself
+    planner._ledger, planner._step, planner.missing_rollouts = ledger, step, missing
+
+
+def _check_settings(saved: object, own: State) -> None:
+    if saved != own:
+        values = saved if isinstance(saved, dict) else {}
+        different = {k: (values.get(k), own.get(k)) for k in {**own, **values} if values.get(k) != own.get(k)}
+        raise StateError(
+            "the planner state does not fit this planner",
+            got=f"settings (saved, own) {different}",
+            allowed="equal settings",
+            fix="make the planner with the settings it was saved with; ask(budget=...) varies a single step",
+        )
+
+
+def _check_rounds(parts: object, open_steps: set[str]) -> None:
+    """Every open plan belongs to a step of the rounds."""
+    rounds = parts.get("rounds") if isinstance(parts, dict) else None
+    steps = rounds.get("steps") if isinstance(rounds, dict) else None
+    if unknown := open_steps - set(steps if isinstance(steps, dict) else ()):
+        raise StateError(
+            "an open plan of a planner state belongs to no step",
+            got=f"plans of steps {', '.join(sorted(unknown))}",
+            allowed="an entry in `rounds` for the step of each open plan",
+            fix="load a whole state_dict(), or start anew",
+        )
+
+
+def _format(planner: Planner) -> int:
+    """Version of the state; steps between two rounds were saved in another form by version 1."""
+    return 2 if planner.contract.several_rounds else 1
+
+
+def _parts(planner: Planner) -> Stateful:
+    """The parts as one; a single one stands alone."""
+    parts = dict(planner._parts)
+    if planner.contract.several_rounds:
+        parts["rounds"] = planner._rounds
+    return next(iter(parts.values())) if len(parts) == 1 else StateGroup(parts)
