@@ -20,6 +20,7 @@ from allotment.planning.contract import Capability, check_planner_name
 from allotment.registry import PLANNERS
 
 RegimeName = Literal["scratchpad", "short", "countdown"]
+PoolName = Literal["mixture", "generated"]
 RewardName = Literal["correctness", "format", "length"]
 ActorName = Literal["current", "stale", "rounds", "quantised", "small"]
 SketchName = Literal["exact", "last-block", "last-layer"]
@@ -85,6 +86,9 @@ class TrainConfig(RunConfig):
     regime: RegimeName = "scratchpad"
     """Form of a completion: free characters before the answer, or the answer alone; countdown is a task of its own,
     with many right answers to a prompt."""
+    pool: PoolName = "mixture"
+    """Prompts that are trained on: those of the mixture, which come back every epoch, or tens of thousands of generated
+    ones in one pass, each at most once."""
     aggregation: Literal["prompt_mean", "sequence_mean", "token_mean"] = "prompt_mean"
     """How token losses become one number; see docs/weights.md before changing it."""
     clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
@@ -101,6 +105,12 @@ class TrainConfig(RunConfig):
     def _rewards_are_different(self) -> Self:
         if len(set(self.rewards)) < len(self.rewards):
             raise ValueError(f"each reward once, got {', '.join(self.rewards)}")
+        return self
+
+    @model_validator(mode="after")
+    def _pool_is_of_the_task(self) -> Self:
+        if self.pool == "generated" and self.regime == "countdown":
+            raise ValueError("the generated pool is of the mixture: regime scratchpad or short, got countdown")
         return self
 
     @property

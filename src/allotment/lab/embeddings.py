@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from allotment.prediction import embed
+from allotment.prediction import embed, text_features
 from allotment.state import load_state
 from allotment.types import FloatArray
 
@@ -24,6 +25,16 @@ def prompt_embeddings(questions: Sequence[str]) -> FloatArray:
     if all(key in row_of for key in keys):
         return np.asarray(shipped["embeddings"], dtype=np.float64)[[row_of[key] for key in keys]]
     return embed(questions, progress=True).astype(np.float64)
+
+
+@lru_cache(maxsize=2)  # half a second for the generated pool
+def standard_features(questions: tuple[str, ...]) -> FloatArray:
+    """[M, 16] what is counted in the texts, each number with mean 0 and variance 1; read-only."""
+    counted_MF = text_features(questions)
+    spread_F = counted_MF.std(axis=0)
+    features_MF: FloatArray = (counted_MF - counted_MF.mean(axis=0)) / np.where(spread_F > 0, spread_F, 1.0)
+    features_MF.setflags(write=False)
+    return features_MF
 
 
 def fingerprint(question: str) -> int:

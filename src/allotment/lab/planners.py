@@ -7,7 +7,7 @@ from typing import Any
 
 from allotment.errors import ConfigError
 from allotment.lab.config import CAPABILITY, TrainConfig
-from allotment.lab.embeddings import prompt_embeddings
+from allotment.lab.embeddings import prompt_embeddings, standard_features
 from allotment.lab.generation import Lab
 from allotment.planning import Planner
 from allotment.planning import make_planner as planner_by_name
@@ -27,6 +27,7 @@ def make_planner(
     *,
     tokens_per_rollout: float = 1.0,
     trained_prompts: int | None = None,
+    by_text: bool = False,
     **settings: Any,
 ) -> Planner:
     """The planner of that name over ``problems``, all prompts that will be asked; ConfigError if there is none, or on a
@@ -34,7 +35,8 @@ def make_planner(
 
     ``lab``: whose policy the oracle looks into. ``tokens_per_rollout``: for a token budget, what a rollout is expected
     to take before any is seen. ``trained_prompts``: how many of the prompts asked get rollouts, for planners that
-    choose among them. ``settings``: ``budget``, ``bounds``, ``estimator``, ``seed`` and further ones.
+    choose among them. ``by_text``: numbers counted in the texts stand for the embeddings, which take milliseconds a
+    prompt. ``settings``: ``budget``, ``bounds``, ``estimator``, ``seed`` and further ones.
     """
     name = check_planner_name(name, CAPABILITY)
     by_id = {p.id: p for p in problems}
@@ -47,8 +49,11 @@ def make_planner(
         offered["trained_prompts"] = trained_prompts
     if "embeddings" in parameters(PLANNERS[name].make) or isinstance(settings.get("predictor"), str):
         questions = [p.question for p in problems]
-        offered |= {"embeddings": prompt_embeddings(questions), "ids": list(by_id)}
-        offered["features"] = text_features(questions)
+        offered["ids"] = list(by_id)
+        if by_text:
+            offered["embeddings"] = standard_features(tuple(questions))
+        else:
+            offered |= {"embeddings": prompt_embeddings(questions), "features": text_features(questions)}
     return planner_by_name(name, offered=offered, **settings)
 
 

@@ -53,14 +53,8 @@ class Trainer:
         torch.set_num_threads(1)
         self.config = config
         self.lab = load_lab(config.regime) if lab is None else lab
-        self.mixture = mixture_of(config.regime) if mixture is None else mixture
-        if config.asked_prompts > len(self.mixture.pool):
-            raise ConfigError(
-                "a step takes more prompts than the pool holds",
-                got=f"{config.asked_prompts}, for prompts_per_step {config.prompts_per_step}",
-                allowed=f"at most {len(self.mixture.pool)}",
-                fix="lower --prompts-per-step or --candidate-prompts",
-            )
+        self.mixture = mixture_of(config.regime, config.pool) if mixture is None else mixture
+        _check_pool(config, len(self.mixture.pool))
         self.learner = Learner(self.lab, config)
         self.actor = make_actor(config, self.lab)
         self.judge = make_judge(config, self.lab, self.mixture)
@@ -74,6 +68,7 @@ class Trainer:
             tokens_per_rollout=config.tokens_per_rollout,
             seed=config.seed,
             trained_prompts=config.prompts_per_step,
+            by_text=config.pool == "generated",
             **config.planner_settings,
         )
         check_planner(self.planner, CAPABILITY)
@@ -250,18 +245,22 @@ class Trainer:
         )
 
     def batch(self, step: int) -> list[Problem]:
-        """The prompts of a step (from 1): each epoch is a new shuffle of the pool; a last, short batch is left out."""
+        """The prompts of a step (from 1): each epoch is a new shuffle of the pool; a last, short batch is left out.
+
+        A generated pool is passed once: its first epoch is the only one.
+        """
         pool, size = self.mixture.pool, self.config.asked_prompts
         epoch, place = divmod(step - 1, len(pool) // size)
         order = np.random.default_rng([self.config.seed, epoch]).permutation(len(pool))
         return [pool[i] for i in order[place * size : (place + 1) * size]]
 
     def evaluate(self) -> Metrics:
-        """Mean exact success probability on the whole pool and on the held-out prompts.
+        """Mean exact success probability on the pool (some prompts of a generated one) and on the held-out prompts.
 
         Where prompts have many answers, also how many different ones 16 rollouts of a prompt are expected to find.
         """
-        sets = {"pool": self.mixture.pool, "held_out": self.mixture.held_out}
+        measured = self.mixture.pool if self.mixture.measured is None else self.mixture.measured
+        sets = {"pool": measured, "held_out": self.mixture.held_out}
         if not self.lab.regime.has_many_answers:
             return {f"{name}_success": float(self.lab.success_probability(own).mean()) for name, own in sets.items()}
         return {key: value for name, own in sets.items() for key, value in many_answers(self.lab, name, own).items()}
@@ -291,3 +290,21 @@ class Trainer:
         for name, part in self._parts.items():
             part.load_state_dict(state.get(name, {}))
         self.rollouts_total, self.tokens_total = state["rollouts"], state["tokens"]
+
+
+def _check_pool(config: TrainConfig, prompts: int) -> None:
+    """Raise ConfigError where the pool has too few prompts: for a step, or for one pass of a generated pool."""
+    if config.asked_prompts > prompts:
+        raise ConfigError(
+            "a step takes more prompts than the pool holds",
+            got=f"{config.asked_prompts}, for prompts_per_step {config.prompts_per_step}",
+            allowed=f"at most {prompts}",
+            fix="lower --prompts-per-step or --candidate-prompts",
+        )
+    if config.pool == "generated" and config.steps * config.asked_prompts > prompts:
+        raise ConfigError(
+            "the generated pool is passed once, and the steps ask for more prompts than it holds",
+            got=f"{config.steps} steps of {config.asked_prompts} prompts, {config.steps * config.asked_prompts} in all",
+            allowed=f"at most {prompts} in all: {prompts // config.asked_prompts} such steps",
+            fix="lower --steps, --prompts-per-step or --candidate-prompts",
+        )

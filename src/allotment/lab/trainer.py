@@ -19,7 +19,7 @@ def _make(config: TrainConfig, path: Path) -> Any:
 def _texts(config: TrainConfig) -> dict[str, str]:
     with needs_extra("train"):
         from allotment.tasks.countdown import questions_of
-    return questions_of(config.regime)
+    return questions_of(config.regime, config.pool)
 
 
 TRAINER = TrainerEntry(

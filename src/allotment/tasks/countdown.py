@@ -10,6 +10,7 @@ from itertools import combinations, islice
 
 import reasoning_gym
 
+from allotment.tasks.generated import load_generated
 from allotment.tasks.mixture import Level, Mixture, Problem, load_mixture
 
 SEED = 20260202
@@ -132,14 +133,16 @@ def load_countdown() -> Mixture:
     return Mixture(tuple(pool), tuple(held_out), ())
 
 
-def mixture_of(regime: str) -> Mixture:
-    """The prompts that a regime of the lab is about."""
+def mixture_of(regime: str, pool: str = "mixture") -> Mixture:
+    """The prompts that a regime of the lab is about; with ``pool`` "generated" a large number of fresh ones."""
+    if pool == "generated":
+        return load_generated()
     return load_countdown() if regime == "countdown" else load_mixture()
 
 
-def questions_of(regime: str) -> dict[str, str]:
+def questions_of(regime: str, pool: str = "mixture") -> dict[str, str]:
     """The texts of the pool's prompts by id; making them takes seconds."""
-    return {problem.id: problem.question for problem in mixture_of(regime).pool}
+    return {problem.id: problem.question for problem in mixture_of(regime, pool).pool}
 
 
 def warm_start_problems() -> list[Problem]:

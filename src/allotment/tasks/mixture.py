@@ -67,6 +67,8 @@ class Mixture:
     """Prompts for evaluation only."""
     warm_start: tuple[Problem, ...]
     """Prompts with answers for the supervised warm start."""
+    measured: tuple[Problem, ...] | None = None
+    """Prompts of the pool whose success is measured; all if None."""
 
 
 @cache  # three seconds of generation; the result is immutable
