@@ -52,7 +52,8 @@ class Watched(AllotmentGRPOTrainer):
 
 
 def watched(folder, steps=2, **settings):
-    trainer = make(Watched, AllotmentGRPOConfig, folder, scale_rewards="none", max_steps=steps, **settings)
+    undivided = {"scale_rewards": "none", "loss_type": "dr_grpo"}
+    trainer = make(Watched, AllotmentGRPOConfig, folder, max_steps=steps, **undivided, **settings)
     trainer.train()
     assert len(trainer.seen) == steps
     return trainer
@@ -70,7 +71,9 @@ def expected_advantages(trainer, batch):
         return torch.from_numpy(values_Q[rows_Q]).float()[group_N]
 
     if batch.plan.baselines is not None:
-        plain_N = baseline_advantages(rewards_N, group_N, spread(batch.plan.baselines), torch.ones(n))
+        shares_Q = batch.plan.baseline_shares
+        shares_N = torch.ones(n) if shares_Q is None else spread(shares_Q)
+        plain_N = baseline_advantages(rewards_N, group_N, spread(batch.plan.baselines), shares_N)
     weights_N1 = rollout_weights(group_N, mask_N1, "prompt_mean", length="sum")
     if trainer._selector is not None:
         scored = Scored(
@@ -105,7 +108,8 @@ def check_updates(trainer):
 @pytest.mark.parametrize("name", PLANNERS.names)
 def test_trl_carries_a_planner_out_or_refuses_it_by_name(name, tmp_path):
     """Counts, weights, baselines and selection of every planner, in the advantages of the real trainer."""
-    settings = {"planner": name, "num_generations": MEAN, "planner_kwargs": {"estimator": "rloo", "bounds": [2, 16]}}
+    own = {"estimator": PLANNERS[name].estimator or "rloo", "bounds": [2, 16]}
+    settings = {"planner": name, "num_generations": MEAN, "planner_kwargs": own}
     if "embeddings" in PLANNERS[name].needs:
         settings["prompt_embeddings"] = vectors(tmp_path)
     if entry_obstacle(PLANNERS[name], TRL) is not None:
@@ -206,3 +210,10 @@ def test_an_object_is_refused_by_what_it_declares(tmp_path):
             check_planner(Voting(budget=16), trainer)
     with pytest.raises(ConfigError, match="answers"):
         make(*OURS["grpo"], tmp_path, planner=Voting(budget=16))
+
+
+@pytest.mark.parametrize("loss_type", ["grpo", "dapo", "bnpo"])
+def test_a_belief_beside_a_divisor_that_depends_on_the_rollout_is_refused(loss_type, tmp_path):
+    settings = {"planner": "joint", "num_generations": MEAN, "loss_type": loss_type}
+    with pytest.raises(ConfigError, match="loss_type='dr_grpo'"):
+        make(Watched, AllotmentGRPOConfig, tmp_path, **settings)

@@ -137,3 +137,11 @@ def test_refusals():
             rollout_weights(IDS, MASK, group_sizes_N=sizes, total=2)
     with pytest.raises(InvalidInputError, match="total"):
         rollout_weights(IDS, MASK, total=0)
+
+
+@pytest.mark.parametrize("aggregation", ["prompt_mean", "sequence_mean", "token_mean"])
+def test_a_belief_is_refused_beside_a_divisor_that_depends_on_the_rollout(aggregation):
+    groups, mask = torch.tensor([0, 0, 1]), torch.ones(3, 2)
+    with pytest.raises(ConfigError, match="length='sum'"):
+        rollout_weights(groups, mask, aggregation, length="mean", believed=True)
+    assert rollout_weights(groups, mask, "prompt_mean", length=7.0, believed=True).sum() == pytest.approx(2 * 2 / 2 / 7)

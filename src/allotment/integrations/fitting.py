@@ -9,7 +9,7 @@ from typing import Any
 from allotment.errors import ConfigError
 from allotment.planning import Planner, make_planner
 from allotment.planning.contract import Capability, check_planner, check_planner_name, check_selector_name
-from allotment.registry import SELECTORS
+from allotment.registry import PLANNERS, SELECTORS
 from allotment.selection import Selector, make_selector
 
 UPPER, TIMES_MEAN = 32, 4
@@ -60,10 +60,12 @@ def fitted_planner(
     if isinstance(given, str):
         name = check_planner_name(given, trainer)
         is_rloo = name == "vip-moments" or sizes.mean < 3  # the price of Dr. GRPO needs groups of 3
+        usual = PLANNERS[name].estimator or ("rloo" if is_rloo else estimator)
+        lower = 1 if settings.get("estimator", usual) == "shrinkage" else min(3, sizes.mean)
         defaults: dict[str, Any] = {
             "budget": sizes.budget,
-            "bounds": (min(3, sizes.mean), max(UPPER, TIMES_MEAN * sizes.mean)),
-            "estimator": "rloo" if is_rloo else estimator,
+            "bounds": (lower, max(UPPER, TIMES_MEAN * sizes.mean)),
+            "estimator": usual,
             "seed": seed,
         }
         chosen = {"trained_prompts": sizes.prompts, **offered}

@@ -29,6 +29,7 @@ from allotment.learning import (
     Length,
     advantage_estimator,
     baseline_advantages,
+    check_believed,
     group,
     rollout_weights,
     second_look_advantages,
@@ -72,13 +73,15 @@ class Trainer:
             **config.planner_settings,
         )
         check_planner(self.planner, CAPABILITY)
+        is_mean = config.aggregation == "token_mean"
+        self._length: Length = "mean" if is_mean else "sum"  # "sum" keeps E[p], docs/weights.md
+        if self.planner.contract.baselines:
+            check_believed(config.aggregation, self._length)
         has_use = "scores" in self.planner.contract.told
         self.sketch = sketch_named(config.sketch, self.lab, config.sketches, config.seed) if has_use else None
         self.selector = make_training_selector(self.planner, config)
         self.recent = Recent(1 if self.selector is None else self.selector.window, self.mixture.pool)
         self.rollouts_total = self.tokens_total = 0
-        is_mean = config.aggregation == "token_mean"
-        self._length: Length = "mean" if is_mean else "sum"  # "sum" keeps E[p], docs/weights.md
 
     def run(self, directory: RunDirectory, on_step: Callable[[Metrics], None] = lambda metrics: None) -> None:
         """Train to the last step, from the checkpoint if there is one; ``on_step`` sees every metrics line."""

@@ -30,7 +30,7 @@ from allotment.learning.advantages import (
     rloo_advantages,
     second_look_advantages,
 )
-from allotment.learning.aggregation import Aggregation, Length, aggregate, rollout_weights
+from allotment.learning.aggregation import Aggregation, Length, aggregate, check_believed, rollout_weights
 from allotment.learning.effective import effective_weights
 from allotment.learning.groups import Groups, group
 from allotment.learning.losses import TokenLoss, clipped_surrogate
@@ -49,6 +49,7 @@ __all__ = [
     "advantage_estimator",
     "aggregate",
     "baseline_advantages",
+    "check_believed",
     "clipped_surrogate",
     "dr_grpo_advantages",
     "effective_weights",

@@ -27,6 +27,7 @@ def rollout_weights(
     length: Length = "mean",
     group_sizes_N: Tensor | None = None,
     total: float | None = None,
+    believed: bool = False,
     dtype: torch.dtype = torch.float32,
 ) -> Tensor:
     """[N, T] the weight of every token in the loss; 0 outside the mask.
@@ -49,13 +50,17 @@ def rollout_weights(
     in this mask and zero their loss: otherwise the rejection raises the weight of the rest.
     ``group_sizes_N``: [N] n_q of every rollout in the whole batch, where the tensors are a part of it; used by
     ``prompt_mean`` alone. ``total``: the denominator of the table, where the tensors are a part of the batch.
+    ``believed``: advantages are those of :func:`~allotment.learning.baseline_advantages`, which are unbiased only where
+    no divisor depends on the rollout's length; lengths and aggregations that have one are refused.
 
     Raises :class:`~allotment.errors.InvalidInputError` for shapes or values that do not fit,
-    :class:`~allotment.errors.ConfigError` for an unknown name, a length with ``token_mean``, or ``group_sizes_N``
-    without ``total``.
+    :class:`~allotment.errors.ConfigError` for an unknown name, a length with ``token_mean``, ``group_sizes_N`` without
+    ``total``, or what :func:`check_believed` refuses.
     Source: VIP (arXiv 2602.01601) eq. 1-4; Dr. GRPO (arXiv 2503.20783); DAPO (arXiv 2503.14476) for ``token_mean``.
     """
     _check_options(aggregation, length)
+    if believed:
+        check_believed(aggregation, length)
     if group_sizes_N is not None and total is None:
         fix = "pass the total of the whole batch too (for prompt_mean its number of prompts)"
         raise ConfigError("group_sizes_N without total.", got="total=None", allowed="both or none", fix=fix)
@@ -92,6 +97,21 @@ def aggregate(
     """
     weights_NT = rollout_weights(group_ids_N, mask_NT, aggregation, length=length, dtype=values_NT.dtype)
     return (weights_NT * torch.where(mask_NT.bool(), values_NT, 0.0)).sum()
+
+
+def check_believed(aggregation: Aggregation, length: Length) -> None:
+    """Refuse a divisor that depends on the rollout beside a belief as baseline: ConfigError.
+
+    A belief b adds ``-b E[s / d]`` to the gradient, s being the score and d the divisor. For the sum of a rollout's
+    scores and a constant d this is 0; for d the rollout's own length, or the tokens of the batch, it is a bias.
+    """
+    if aggregation == "token_mean" or length == "mean":
+        raise ConfigError(
+            "A belief as baseline is biased where the loss divides by a length that depends on the rollout.",
+            got=f"{aggregation}, length={length!r}",
+            allowed="prompt_mean or sequence_mean with length 'sum' or a number, such as the generation limit",
+            fix="use length='sum', or an estimator without a belief: rloo",
+        )
 
 
 def _check_options(aggregation: str, length: Length) -> None:

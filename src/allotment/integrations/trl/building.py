@@ -89,9 +89,9 @@ def planner_for(
     if isinstance(own, str):  # TRL's configurations parse it, a plain AllotmentArguments does not
         own = json.loads(own)
     if identity.ids is not None and "bounds" not in own and isinstance(given, str):
-        lower, upper = min(3, sizes.mean), max(UPPER, TIMES_MEAN * sizes.mean)
-        is_too_few = len(set(identity.ids)) * upper < sizes.budget  # prompts to spend the budget on
-        own = {**own, "bounds": (lower, sizes.budget if is_too_few else upper)}
+        upper = max(UPPER, TIMES_MEAN * sizes.mean)
+        if len(set(identity.ids)) * upper < sizes.budget:  # too few prompts to spend the budget on
+            own = {**own, "bounds": (min(3, sizes.mean), sizes.budget)}
     offered = {} if not isinstance(given, str) else _about_prompts(settings.prompt_embeddings, identity)
     threshold = 0.5 if settings.success_threshold is None else settings.success_threshold
     return fitted_planner(

@@ -71,6 +71,8 @@ class AllotmentMixin(AdvantagesMixin):
         self.planner = planner_for(
             settings, self._sizes, self._identity, estimator=self._estimator, seed=self.args.seed
         )
+        if self.planner.contract.baselines:
+            _check_loss(getattr(self, "loss_type", "dr_grpo"))  # RLOOTrainer sums a completion's tokens
         self._selector = selector_for(settings, self.planner, seed=self.args.seed)
         _check_success_reward(settings.success_reward, self.reward_func_names)
         self._threshold = self.planner.success_threshold
@@ -335,6 +337,17 @@ def with_allotment(trainer: type) -> type:
     """
     check_methods(trainer)
     return type(f"Allotment{trainer.__name__}", (AllotmentMixin, trainer), {"__doc__": trainer.__doc__})
+
+
+def _check_loss(loss_type: str) -> None:
+    """Refuse a loss that a belief as baseline would bias; see :func:`allotment.learning.aggregation.check_believed`."""
+    if loss_type != "dr_grpo":
+        raise ConfigError(
+            "the planner's baselines are biased where the loss divides by lengths that depend on the rollouts",
+            got=f"loss_type={loss_type!r}",
+            allowed="loss_type='dr_grpo', or RLOOTrainer",
+            fix="set loss_type='dr_grpo', or use the planner with estimator 'rloo'",
+        )
 
 
 def _check_success_reward(name: str | None, known: list[str]) -> None:
