@@ -167,6 +167,26 @@ def test_learning_raises_success(mixture, tmp_path):
     assert trainer.lab.success_probability(middling).mean() > before + 0.1
 
 
+def test_plain_gradient_descent_steps_along_the_gradient(small, tmp_path):
+    """One step is the clipped gradient times the learning rate; a resumed run is the same to the byte."""
+    settings = config(planner="uniform", optimizer="sgd", learning_rate=0.5, clip_norm=0.1)
+    trainer = Trainer(settings, mixture=small)
+    before = [p.detach().clone() for p in trainer.lab.policy.parameters()]
+    assert trainer.step(1)[0]["gradient_norm"] > 0.1
+    moved = [(new - old).detach() for new, old in zip(trainer.lab.policy.parameters(), before, strict=True)]
+    assert torch.sqrt(sum((m**2).sum() for m in moved)).item() == pytest.approx(0.5 * 0.1, rel=1e-4)
+    run(tmp_path / "whole", settings, small)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path / "killed", settings, small, 3)
+    run(tmp_path / "killed", settings, small)
+    assert_same_bytes(tmp_path / "whole", tmp_path / "killed")
+
+
+def test_an_objective_that_foresees_adams_step_refuses_another(small):
+    with pytest.raises(ConfigError, match="foresees the step of AdamW"):
+        Trainer(config(planner="uniform", objective=("capo",), optimizer="sgd"), mixture=small)
+
+
 def test_rows_without_advantage_do_not_change_the_gradient(small):
     """The update leaves groups with equal rewards out; the gradient equals that of the loss on all rows."""
     trainer = Trainer(config(planner="uniform"), mixture=small)

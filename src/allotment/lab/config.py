@@ -21,6 +21,7 @@ from allotment.registry import PLANNERS
 
 RegimeName = Literal["scratchpad", "short", "countdown"]
 PoolName = Literal["mixture", "generated"]
+OptimizerName = Literal["adamw", "sgd"]
 RewardName = Literal["correctness", "format", "length"]
 ActorName = Literal["current", "stale", "rounds", "quantised", "small"]
 SketchName = Literal["exact", "last-block", "last-layer"]
@@ -91,6 +92,8 @@ class TrainConfig(RunConfig):
     ones in one pass, each at most once."""
     aggregation: Literal["prompt_mean", "sequence_mean", "token_mean"] = "prompt_mean"
     """How token losses become one number; see docs/weights.md before changing it."""
+    optimizer: OptimizerName = "adamw"
+    """Who takes the step: AdamW, or plain gradient descent (no momentum), which wants far larger learning rates."""
     clip_norm: float = Field(1.0, gt=0, allow_inf_nan=False)
     """Largest norm of the gradient."""
     tokens_per_rollout: float = Field(9.6, gt=0, allow_inf_nan=False)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from copy import deepcopy
 
 import torch
 from torch import Tensor
 
+from allotment.errors import ConfigError
 from allotment.lab.checkpoint import load_optimizer, load_parameters, optimizer_state, parameters_state
 from allotment.lab.config import TrainConfig
 from allotment.lab.generation import Lab, Rollouts
@@ -16,6 +18,8 @@ from allotment.learning.record import HeadMoments, TokenRecord
 from allotment.state import State
 from allotment.tasks.mixture import Problem
 
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {"adamw": torch.optim.AdamW, "sgd": torch.optim.SGD}
+
 
 class Learner:
     """The optimiser of a run, and the objective it follows."""
@@ -23,10 +27,17 @@ class Learner:
     def __init__(self, lab: Lab, config: TrainConfig) -> None:
         self.lab, self.config = lab, config
         self.objective = make_objective(config, lab)
+        if "head_moments" in self.objective.needs and config.optimizer != "adamw":
+            raise ConfigError(
+                "an objective foresees the step of AdamW",
+                got=f"objective {' '.join(config.objective)}, optimizer {config.optimizer}",
+                allowed="optimizer adamw",
+                fix="leave --optimizer out",
+            )
         parameters = [{"params": list(lab.policy.parameters())}]
         if self.objective.module is not None:
             parameters.append({"params": list(self.objective.module.parameters())})
-        self.optimizer = torch.optim.AdamW(parameters, lr=config.learning_rate)
+        self.optimizer = OPTIMIZERS[config.optimizer](parameters, lr=config.learning_rate)
         self._reference = deepcopy(lab) if "reference" in self.objective.needs else None
 
     def update(self, problems: list[Problem], rollouts: Rollouts, advantages_N: Tensor, weights_NT: Tensor) -> Metrics:
