@@ -208,6 +208,8 @@ OBJECTIVES: Registry[ObjectiveEntry] = Registry(
         "dr_grpo": "allotment.learning.objective:DR_GRPO",
         "rloo": "allotment.learning.objective:RLOO",
         "gdpo": f"{_METHODS}.objectives.gdpo:ENTRY",
+        "jspo": f"{_METHODS}.objectives.jspo:ENTRY",
+        "krpo": f"{_METHODS}.objectives.krpo:ENTRY",
         "divergence-ppo": f"{_METHODS}.objectives.divergence:ENTRY",
         "jackpot": f"{_METHODS}.objectives.jackpot:ENTRY",
         "flowrl": f"{_METHODS}.objectives.flowrl:ENTRY",

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, Protocol, cast
 
-from torch import nn
+from torch import Tensor, nn
 
 from allotment.errors import ConfigError
 from allotment.lab.combinations import check_combination, declared, refused, trains_on_preferences
@@ -15,7 +15,6 @@ from allotment.lab.generation import Lab
 from allotment.learning import AdvantageName
 from allotment.learning.objective import Place
 from allotment.learning.record import Need, Surrogate, TokenGate, TokenObjective
-from allotment.methods.objectives.gdpo import GDPO
 from allotment.planning.making import parameters
 from allotment.registry import OBJECTIVES
 
@@ -23,13 +22,22 @@ _PREFERENCE = {"beta": 0.15, "pairs": "extreme", "alpha": 7.5}
 """How a representation-based reward trains; the first and the last can be set."""
 
 
+class Combined(Protocol):
+    """Advantages from named rewards, each [N], of all groups of a batch together: GDPO, JSPO, KRPO."""
+
+    def advantages(self, rewards: Mapping[str, Tensor], group_ids_N: Tensor, lengths_N: Tensor | None = None) -> Tensor:
+        """[N] advantages."""
+        ...
+
+
 @dataclass(frozen=True)
 class Objective:
     """What is learnt from the rollouts: advantages, the loss of a token, gates on tokens."""
 
     advantage: AdvantageName
-    """Estimator within groups; also where ``gdpo`` combines several rewards."""
-    gdpo: GDPO | None
+    """Estimator within groups; also where :attr:`combined` has the advantages."""
+    combined: Combined | None
+    """Advantages of another form than the estimator's; None for the estimator's."""
     loss: TokenObjective
     gates: Mapping[str, TokenGate]
 

@@ -194,9 +194,9 @@ class Trainer:
         if beliefs.baseline_N is not None and beliefs.share_N is not None:
             given = self.rewards(rollouts), rollouts.group_N
             return baseline_advantages(*given, beliefs.baseline_N, beliefs.share_N)
-        if objective.gdpo is not None:
+        if objective.combined is not None:
             lengths_N = rollouts.mask_NT.sum(1)
-            return objective.gdpo.advantages(self._named_rewards(rollouts), rollouts.group_N, lengths_N)
+            return objective.combined.advantages(self._named_rewards(rollouts), rollouts.group_N, lengths_N)
         return advantage_estimator(objective.advantage)(self.rewards(rollouts), rollouts.group_N)
 
     def loss_weights(self, rollouts: Rollouts) -> torch.Tensor:
@@ -232,7 +232,8 @@ class Trainer:
         self, rollouts: Rollouts, selection: Selection, beliefs: Beliefs
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Advantages [N] and loss weights [N, T] of a selection."""
-        if self.learner.objective.gdpo is not None or beliefs.baseline_N is not None:
+        has_own = self.learner.objective.combined is not None or beliefs.baseline_N is not None
+        if has_own and selection.advantages_N is None:
             among_N = torch.from_numpy(selection.is_kept | (selection.baseline == "generated"))
             advantages_N = torch.zeros(len(rollouts))
             advantages_N[among_N] = self.advantages(rollouts.take(among_N), beliefs.take(among_N))
