@@ -5,7 +5,8 @@ from dataclasses import replace
 
 import pytest
 
-from allotment.audit.equivalence import ASSUMPTIONS, Facts, Interval, verdict
+from allotment.audit.equivalence import Interval
+from allotment.audit.verdict import ASSUMPTIONS, BELIEVED, Facts, verdict
 
 PLAIN = Facts(
     variance_ratio=Interval(0.78, 0.76, 0.80),
@@ -65,3 +66,9 @@ def test_each_condition_raises_its_doubt_and_no_other(change, said):
 
 def test_short_unique_answers_are_always_said():
     assert "short and unique" in verdict(PLAIN).assumptions[0]
+
+
+def test_a_belief_in_the_baseline_is_said_with_what_it_needs():
+    found = verdict(replace(PLAIN, believes=True))
+    assert found.assumptions == (*ASSUMPTIONS, *BELIEVED)
+    assert "rollout's own length" in found.assumptions[-1]

@@ -267,3 +267,62 @@ def test_a_page_too(log, tmp_path, capsys):
     assert (status, err.strip().splitlines()[-1]) == (0, f"page: {page}")
     assert "verdict:" in out
     assert str(log) in page.read_text()
+
+
+def keys(value):
+    """The keys of a JSON object, of the objects in it too."""
+    if isinstance(value, dict):
+        return {key: keys(inner) for key, inner in value.items()}
+    return [keys(value[0])] if isinstance(value, list) and value and isinstance(value[0], dict) else None
+
+
+def test_shrinkage_says_what_the_others_say(capsys, log):
+    options = ("--predictor", "discounted-counts", "--budget-per-prompt", 2, "--batch", 6, "--json")
+    with pytest.warns(DeprecationWarning, match="--bounds"):
+        _, out, _ = run(capsys, log, "--estimator", "shrinkage", "--min", 1, *options)
+    mine = json.loads(out)
+    _, out, _ = run(capsys, log, "--bounds", 2, 32, *options)
+    plain = json.loads(out)
+    assert keys(mine) == keys(plain)
+    assert (mine["min"], mine["max"], mine["estimator"], mine["budget_per_prompt"]) == (1, 32, "shrinkage", 2)
+    expected = replay(read_log(log), DiscountedCounts(), Settings(2, 1, 32, "shrinkage", batch=6))
+    assert mine["predictors"]["discounted-counts"] == {k: vars(v) for k, v in expected.by_range().items()}
+    assert mine["predictors"]["discounted-counts"]["2"]["variance_ratio"] < 1
+    assert any("would have taught them less" in note for note in mine["notes"])
+    assert len(mine["audit"]["verdict"]["assumptions"]) == len(plain["audit"]["verdict"]["assumptions"]) + 1
+    _, out, _ = run(capsys, log, "--estimator", "shrinkage", "--observe", "allotted", *options)
+    assert json.loads(out)["min"] == 1  # by itself
+    assert not any("would have taught them less" in note for note in json.loads(out)["notes"])
+
+
+def test_the_papers_predictor_needs_its_whole_belief_for_shrinkage(capsys, log, tmp_path):
+    vectors = tmp_path / "own.npy"
+    np.save(vectors, np.random.default_rng(0).normal(size=(6, 3)))
+    options = (log, "--predictor", "gaussian-process", "--embeddings", vectors, "--json")
+    _, out, _ = run(capsys, *options, "--estimator", "shrinkage")
+    assert any("gaussian-process: priced by E[p (1 - p)]" in note for note in json.loads(out)["notes"])
+    _, out, _ = run(capsys, *options)
+    assert not any("gaussian-process" in note for note in json.loads(out)["notes"])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--bounds", 1, 32), "lower >= 2"),
+        (("--bounds", 1, 32, "--estimator", "dr_grpo"), "lower >= 3"),
+        (("--budget-per-prompt", 1, "--estimator", "shrinkage"), "budget_per_prompt >= 2"),
+    ],
+)
+def test_groups_of_one_are_refused_where_nothing_stands_in(capsys, log, arguments, said):
+    status, out, err = run(capsys, log, *arguments)
+    assert (status, out) == (2, "")
+    assert said in err
+
+
+def test_a_log_of_single_rollouts_is_compared_at_two(capsys, tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text(json.dumps({"prompt_id": 0, "rollouts_per_visit": 1, "successes": [1, 0, 1]}))
+    _, out, _ = run(capsys, path, "--json", "--estimator", "shrinkage", "--predictor", "last-value")
+    result = json.loads(out)
+    assert (result["budget_per_prompt"], result["audit"]["variance_ratio"]["value"]) == (2, None)
+    assert any("leave-one-out baseline, do not admit" in note for note in result["notes"])

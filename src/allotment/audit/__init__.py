@@ -14,7 +14,8 @@ from allotment.audit.figures import Figures
 from allotment.audit.formats.base import Columns, Source
 from allotment.audit.log import Log
 from allotment.audit.reading import find_sources, read_log, read_source
-from allotment.audit.replaying import RANGES, Replay, Settings, replay
+from allotment.audit.replaying import RANGES, Replay, replay
+from allotment.audit.settings import Settings
 from allotment.audit.summary import Summary, summarise
 
 __all__ = [

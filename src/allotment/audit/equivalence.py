@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
-from allotment.audit.figures import ratio, unbiased_variance
+from allotment.audit.figures import ratio
 from allotment.audit.replaying import Replay
-from allotment.pricing import Estimator, get_estimator
+from allotment.audit.settings import Settings
 from allotment.types import FloatArray
 
 RESAMPLES = 2000
@@ -62,6 +61,9 @@ BELOW, ABOVE = 7, 4
 """Budgets that are tried between the lower bound and the log's budget, and between that and twice as much."""
 MOST_EQUIVALENT = 1e5
 """Rollouts a prompt up to which the estimator's curve is inverted."""
+ABOVE_POLE = 0.01
+"""How close to its pole, in rollouts, RLOO's curve is inverted where prompts may get one rollout: a budget that is
+worth less than two of uniform's is said to be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,31 +86,26 @@ class Equivalence:
 
 
 def equivalence(replay: Replay, seed: int = 0) -> Equivalence:
-    """Judge the replay's allocation at several budgets by the estimator's curve.
+    """Judge the replay's allocation at several budgets, by :meth:`~allotment.audit.replaying.Replay.variances`.
 
-    The weight of a visit is :func:`~allotment.audit.figures.unbiased_variance` of its own counts, as in
-    :class:`~allotment.audit.figures.Figures`. The predictions are those made with what the log observed, whatever the
-    budget: a smaller budget would have taught the predictor less. All figures are NaN where no visit says anything.
+    The predictions are those made with what the log observed, whatever the budget: a smaller budget would have taught
+    the predictor less. All figures are NaN where no visit says anything.
     """
-    settings, curve = replay.settings, get_estimator(replay.settings.estimator)
+    settings = replay.settings
     budget = settings.budget_per_prompt
     budgets_G = _grid(settings.lower, budget, settings.upper)
     counts_GV = np.stack([replay.counts if b == budget else replay.counts_at(b) for b in budgets_G]).astype(np.float64)
-    weights_V = unbiased_variance(replay.log.successes, replay.log.trials)
-    terms_GV = weights_V * curve.variance(counts_GV)
-    columns = [*terms_GV, weights_V * curve.variance(budget)]
+    columns = [*replay.variances(counts_GV), replay.uniform_variances()]
     n_prompts = len(replay.log.ids)
     sums_MC = np.stack(
         [np.bincount(replay.log.prompt, column, minlength=n_prompts).astype(np.float64) for column in columns], axis=1
     )
     whole_C, resampled_RC = sums_MC.sum(axis=0), resampled_sums(sums_MC, seed=seed)
     place = int(np.searchsorted(budgets_G, budget))
-    worth_G = _worth(whole_C, curve, budget)
-    worth_RG = _worth(resampled_RC, curve, budget)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios_R = resampled_RC[:, place] / resampled_RC[:, -1]
+    ratios_RG = _ratios(resampled_RC)
+    worth_G, worth_RG = (_worth(ratios, settings) for ratios in (_ratios(whole_C), ratios_RG))
     return Equivalence(
-        Interval.of(ratio(float(whole_C[place]), float(whole_C[-1])), ratios_R),
+        Interval.of(ratio(float(whole_C[place]), float(whole_C[-1])), ratios_RG[:, place]),
         Interval.of(float(worth_G[place]), worth_RG[:, place]),
         Interval.of(_needed(worth_G, budgets_G, budget), np.array([_needed(w, budgets_G, budget) for w in worth_RG])),
         budgets_G,
@@ -123,13 +120,21 @@ def _grid(lower: int, budget: int, upper: int) -> FloatArray:
     return np.unique(np.concatenate([np.linspace(lower, budget, BELOW), above]))
 
 
-def _worth(sums_C: FloatArray, curve: Estimator, budget: int) -> FloatArray:
-    """[..., G] uniform's rollouts a prompt of the same variance; the last of [..., G + 1] sums is uniform's."""
-    with np.errstate(divide="ignore", invalid="ignore"):
-        variances = sums_C[..., :-1] / sums_C[..., -1:] * curve.variance(budget)
-    counts = np.geomspace(curve.minimum_count, MOST_EQUIVALENT, 20_000)
+def _ratios(sums_C: FloatArray) -> FloatArray:
+    """[..., G] the sums [..., G + 1] over the last of them, uniform's; NaN where that is 0."""
+    uniform = sums_C[..., -1:]
+    return np.asarray(sums_C[..., :-1] / np.where(uniform > 0.0, uniform, np.nan), dtype=np.float64)
+
+
+def _worth(ratios_G: FloatArray, settings: Settings) -> FloatArray:
+    """[..., G] uniform's rollouts a prompt that leave these ratios [..., G] of its variance at the audit's budget."""
+    curve = settings.compared
+    least = curve.minimum_count if settings.lower >= curve.minimum_count else curve.minimum_count - 1 + ABOVE_POLE
+    counts = np.geomspace(least, MOST_EQUIVALENT, 20_000)
     logs = np.log(curve.variance(counts))
-    return np.asarray(np.exp(np.interp(-np.log(variances), -logs, np.log(counts))), dtype=np.float64)
+    with np.errstate(divide="ignore"):
+        wanted = -np.log(ratios_G * curve.variance(settings.budget_per_prompt))
+    return np.asarray(np.exp(np.interp(wanted, -logs, np.log(counts))), dtype=np.float64)
 
 
 def _needed(worth_G: FloatArray, budgets_G: FloatArray, budget: int) -> float:
@@ -139,116 +144,3 @@ def _needed(worth_G: FloatArray, budgets_G: FloatArray, budget: int) -> float:
     if worth_G[-1] < budget:
         return float("inf")
     return float(np.interp(budget, np.maximum.accumulate(worth_G), budgets_G))
-
-
-Outcome = Literal["helps", "no difference", "hurts", "cannot say"]
-MOSTLY = 0.8
-"""Share of the rollouts from which nearly all prompts count as unsolved, or as solved."""
-SHORT = {"tokens": 16.0, "characters": 48.0}
-"""Mean length below which an answer counts as short."""
-FEW_PROMPTS = 50
-"""Prompts below which an interval over prompts is not to be trusted."""
-
-ASSUMPTIONS = (
-    "the size of a rollout's gradient neither depends on its reward nor differs between prompts (assumption 4.1 of "
-    "VIP); it fails where answers are short and unique: there the gradient follows the reward, and nothing is gained",
-    "the training goes on as logged: that other counts would have changed the policy, and what would have been "
-    "observed, is not replayed",
-    "prompts count equally, as in a loss that averages over a prompt's own rollouts first",
-)
-"""What every verdict assumes."""
-
-
-@dataclass(frozen=True)
-class Facts:
-    """The figures that a verdict follows from."""
-
-    variance_ratio: Interval
-    """Gradient variance relative to uniform, at the same rollouts."""
-    rollouts: Interval
-    """Rollouts a prompt that give uniform's variance."""
-    budget_per_prompt: int
-    """Rollouts a prompt of uniform."""
-    prompts: int
-    """Prompts with a visit."""
-    first_visits: float
-    """Share of the visits that are a prompt's first."""
-    all_failed: float
-    """Share of the rollouts in groups without a success."""
-    all_succeeded: float
-    """Share of the rollouts in groups without a failure."""
-    mean_length: float | None
-    """Mean length of a completion; None where it is not logged."""
-    length_unit: Literal["tokens", "characters"]
-    """Unit of ``mean_length``."""
-    order_is_assumed: bool
-    """Whether the log does not say which prompts shared a step."""
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """What the figures say, and under which conditions."""
-
-    outcome: Outcome
-    """In one word; by the interval of the variance ratio, which lies below 1, above 1 or around it."""
-    text: str
-    """The same in a sentence."""
-    doubts: tuple[str, ...]
-    """Conditions found in this log under which the sentence does not hold."""
-    assumptions: tuple[str, ...] = ASSUMPTIONS
-    """What holds or fails outside this log."""
-
-
-def verdict(facts: Facts) -> Verdict:
-    """The verdict that follows from the figures."""
-    outcome = _outcome(facts.variance_ratio)
-    return Verdict(outcome, _text(outcome, facts), _doubts(facts))
-
-
-def _outcome(ratio: Interval) -> Outcome:
-    if math.isnan(ratio.value) or math.isnan(ratio.low):
-        return "cannot say"
-    if ratio.high < 1:
-        return "helps"
-    return "hurts" if ratio.low > 1 else "no difference"
-
-
-def _text(outcome: Outcome, facts: Facts) -> str:
-    ratio, needed = facts.variance_ratio, facts.rollouts
-    if outcome == "cannot say":
-        return "No group of the log has both successes and failures: nothing can be said of variance."
-    interval = f"{ratio.value:.3f} of uniform's (95 % interval {ratio.low:.3f} to {ratio.high:.3f})"
-    if outcome == "no difference":
-        return f"No difference from uniform can be told: the gradient's variance is {interval} at the same rollouts."
-    if outcome == "hurts":
-        return (
-            f"It would make the gradient noisier: its variance is {interval} at the same rollouts. Stay with uniform."
-        )
-    text = f"It would help: the gradient's variance is {interval} at the same rollouts"
-    if math.isfinite(needed.value):
-        text += f"; the same precision with {needed.value:.1f} instead of {facts.budget_per_prompt} rollouts a prompt"
-    return text + "."
-
-
-def _doubts(facts: Facts) -> tuple[str, ...]:
-    length, unit = facts.mean_length, facts.length_unit
-    failed, succeeded, first = (
-        f"{100 * share:.0f} %" for share in (facts.all_failed, facts.all_succeeded, facts.first_visits)
-    )
-    found = {
-        f"completions have {length or 0:.0f} {unit} on average: with answers this short the first assumption is "
-        "likely to fail": length is not None and length < SHORT[unit],
-        "lengths are not logged: see for yourself that answers are not short": length is None,
-        f"{failed} of the rollouts are in groups without a success: almost all prompts are at p = 0, and what little "
-        "signal there is decides the figure": facts.all_failed >= MOSTLY,
-        f"{succeeded} of the rollouts are in groups without a failure: almost all prompts are solved, and there is "
-        "little left to learn": facts.all_succeeded >= MOSTLY,
-        "one epoch only: no prompt was visited twice, so nothing is known of a prompt before its only visit but what "
-        "similar prompts did": facts.first_visits == 1,
-        f"{first} of the visits are a prompt's first: most of the gain of later epochs is not in the figure": 0.5
-        <= facts.first_visits
-        < 1,
-        f"{facts.prompts} prompts are few for an interval over prompts": facts.prompts < FEW_PROMPTS,
-        "the log does not say which prompts shared a step: their order is assumed": facts.order_is_assumed,
-    }
-    return tuple(text for text, holds in found.items() if holds)

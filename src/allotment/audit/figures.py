@@ -37,8 +37,12 @@ class Figures:
 
 def unbiased_variance(successes_V: IntArray, trials_V: IntArray) -> FloatArray:
     """[V] ``k (n - k) / (n (n - 1))``, the unbiased estimate of ``p (1 - p)``; 0 where n = 1, which says nothing."""
-    pairs_V = np.maximum(trials_V * (trials_V - 1.0), 1.0)
-    return successes_V * (trials_V - successes_V) / pairs_V
+    return successes_V * (trials_V - successes_V) / unbiased_pairs(trials_V)
+
+
+def unbiased_pairs(trials_V: IntArray) -> FloatArray:
+    """[V] ``n (n - 1)``, the ordered pairs of rollouts; 1 where there are none."""
+    return np.maximum(trials_V * (trials_V - 1.0), 1.0)
 
 
 def mean_absolute_error(p_V: FloatArray, successes_V: IntArray, trials_V: IntArray) -> float:

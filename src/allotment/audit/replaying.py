@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact
-from allotment.allocation.exact import check_bounds
 from allotment.audit.figures import (
     Figures,
     calibration_error,
@@ -20,39 +20,15 @@ from allotment.audit.figures import (
     unbiased_variance,
 )
 from allotment.audit.log import Log
-from allotment.checks import check_setting
+from allotment.audit.scoring import shrinkage_variance, unbiased_square_error
+from allotment.audit.settings import Settings
+from allotment.errors import InvalidInputError
 from allotment.prediction import Predictor
-from allotment.pricing import get_estimator, posterior_weights
+from allotment.pricing import Price, ShrinkagePrice, WeightedPrice, get_estimator, posterior_weights
 from allotment.types import FloatArray, IntArray
 
 RANGES: dict[str, tuple[int, int | None]] = {"1": (1, 1), "2": (2, 2), "3-10": (3, 10), "11+": (11, None)}
 """Epoch ranges by name: first and last visit number, both included; None is without end."""
-
-
-@dataclass(frozen=True)
-class Settings:
-    """How a log is replayed. Raises InvalidInputError: a setting is out of its range; InfeasibleBudgetError: the bounds
-    do not admit the budget.
-    """
-
-    budget_per_prompt: int = 8
-    """Rollouts of a batch, divided by its prompts; what uniform gives each prompt."""
-    lower: int = 3
-    """Least rollouts of a prompt."""
-    upper: int = 32
-    """Most rollouts of a prompt."""
-    estimator: str = "rloo"
-    """``"rloo"`` or ``"dr_grpo"``, the gradient estimator whose variance is priced and scored."""
-    batch: int = 128
-    """Prompts of a step, where the log does not say which prompts shared a step."""
-    seed: int = 0
-    """Fixes the order of the prompts, where it is assumed, and the order among prompts of equal price."""
-
-    def __post_init__(self) -> None:
-        least = get_estimator(self.estimator).minimum_count
-        check_bounds(self.budget_per_prompt, self.lower, self.upper, n_prompts=1, minimum_count=least)
-        check_setting("batch", self.batch, self.batch >= 1, "a whole number >= 1")
-        check_setting("seed", self.seed, self.seed >= 0, "a whole number >= 0")
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +45,8 @@ class Replay:
     """Rollouts that the prediction would have given the visit."""
     weights: FloatArray
     """Predicted variance of one reward of the visit, by which the counts were split."""
+    squares: FloatArray
+    """E[(p (1 - p))^2] just before the visit."""
 
     def counts_at(self, budget_per_prompt: float) -> IntArray:
         """[V] what the same predictions would have given at another budget, the settings' bounds kept.
@@ -78,8 +56,28 @@ class Replay:
         counts_V = np.empty(len(self.weights), dtype=np.int64)
         for step, batch_B in enumerate(self.log.batches(self.settings.batch, self.settings.seed)):
             budget = round(budget_per_prompt * len(batch_B))
-            counts_V[batch_B] = _split(self.weights[batch_B], budget, self.settings, step)
+            price = _price(self.probability[batch_B], self.weights[batch_B], self.settings)
+            counts_V[batch_B] = _split(price, budget, self.settings, step)
         return counts_V
+
+    def variances(self, counts: npt.ArrayLike) -> FloatArray:
+        """[..., V] the variance that ``counts`` [..., V] would have left, from the visit's own counts, without bias.
+
+        A belief in the baseline counts by how wrong it was, not by how wrong it held itself to be. 0 for visits of one
+        rollout, which say nothing.
+        """
+        log, n = self.log, np.asarray(counts)
+        variance_V = unbiased_variance(log.successes, log.trials)
+        price = _price(self.probability, self.weights, self.settings)
+        if isinstance(price, WeightedPrice):
+            return variance_V * price.estimator.variance(n)
+        error_V = unbiased_square_error(log.successes, log.trials, self.probability)
+        return shrinkage_variance(variance_V, error_V, price.shares(n), n)
+
+    def uniform_variances(self) -> FloatArray:
+        """[V] the variance that uniform would have left with as many rollouts, likewise."""
+        uniform = np.full(len(self.counts), self.settings.budget_per_prompt)
+        return unbiased_variance(self.log.successes, self.log.trials) * self.settings.compared.variance(uniform)
 
     def figures(self, first: int = 1, last: int | None = None) -> Figures | None:
         """The figures over visit numbers ``first`` to ``last``, both included; None if there are no such visits.
@@ -92,7 +90,7 @@ class Replay:
             return None
         p, k, n = self.probability[part], self.log.successes[part], self.log.trials[part]
         return Figures(
-            self._variance_ratio(part),
+            ratio(float(self.variances(self.counts)[part].sum()), float(self.uniform_variances()[part].sum())),
             log_loss(p, k, n),
             mean_absolute_error(p, k, n),
             calibration_error(p, k, n),
@@ -104,13 +102,6 @@ class Replay:
         """The figures over each of :data:`RANGES` that has visits."""
         found = {name: self.figures(first, last) for name, (first, last) in RANGES.items()}
         return {name: figures for name, figures in found.items() if figures is not None}
-
-    def _variance_ratio(self, part: npt.NDArray[np.bool_]) -> float:
-        """Sum of ``a g(counts)`` over that of uniform; a is estimated from the very visit that was allocated for."""
-        curve = get_estimator(self.settings.estimator).variance
-        weights = unbiased_variance(self.log.successes[part], self.log.trials[part])
-        uniform = np.full(len(weights), self.settings.budget_per_prompt)
-        return ratio(float((weights * curve(self.counts[part])).sum()), float((weights * curve(uniform)).sum()))
 
 
 def replay(
@@ -135,10 +126,13 @@ def replay(
 
     Raises:
         UnknownPromptError: the predictor needs embeddings and does not know a prompt.
+        InvalidInputError: ``plug_in`` with an estimator that takes the belief as baseline.
     """
     settings = Settings() if settings is None else settings
-    probability_V, covered_V = np.empty(len(log.visit)), np.empty(len(log.visit))
-    counts_V, weights_V = np.empty(len(log.visit), dtype=np.int64), np.empty(len(log.visit))
+    if plug_in and settings.believes:
+        _refuse_plug_in(settings.estimator)
+    probability_V, covered_V, weights_V, squares_V = (np.empty(len(log.visit)) for _ in range(4))
+    counts_V = np.empty(len(log.visit), dtype=np.int64)
     for step, batch_B in enumerate(log.batches(settings.batch, settings.seed)):
         ids = [log.ids[row] for row in log.prompt[batch_B]]
         successes_B, trials_B = log.successes[batch_B], log.trials[batch_B]
@@ -146,19 +140,42 @@ def replay(
         probability_V[batch_B] = belief.success_probability()
         covered_V[batch_B] = interval_coverage(belief, successes_B, trials_B)
         weights_V[batch_B] = posterior_weights(belief, plug_in=plug_in)
-        counts_V[batch_B] = _split(weights_V[batch_B], settings.budget_per_prompt * len(ids), settings, step)
+        squares_V[batch_B] = belief.power_moment(2, 2)
+        price = _price(probability_V[batch_B], weights_V[batch_B], settings)
+        counts_V[batch_B] = _split(price, settings.budget_per_prompt * len(ids), settings, step)
+        if settings.observe == "allotted":
+            successes_B, trials_B = _thinned(successes_B, trials_B, counts_V[batch_B], settings, step)
         predictor.observe(ids, successes_B, trials_B)
         on_batch()
-    return Replay(log, settings, probability_V, covered_V, counts_V, weights_V)
+    return Replay(log, settings, probability_V, covered_V, counts_V, weights_V, squares_V)
 
 
-def _split(weights_B: FloatArray, budget: int, settings: Settings, step: int) -> IntArray:
+def _thinned(
+    successes_B: IntArray, trials_B: IntArray, counts_B: IntArray, settings: Settings, step: int
+) -> tuple[IntArray, IntArray]:
+    """Successes and rollouts of at most ``counts_B`` rollouts of each visit, drawn at random."""
+    seen_B = np.minimum(counts_B, trials_B)
+    rng = np.random.default_rng([settings.seed, step, 1])
+    return rng.hypergeometric(successes_B, trials_B - successes_B, seen_B), seen_B
+
+
+def _refuse_plug_in(estimator: str) -> NoReturn:
+    raise InvalidInputError(
+        "a price at the mean of the belief does not say how uncertain the belief is, which a baseline of it needs",
+        got=f"plug_in with estimator {estimator!r}",
+        allowed="plug_in with 'rloo' or 'dr_grpo'",
+        fix="leave plug_in out: E[p (1 - p)] and Var p of the same belief are priced",
+    )
+
+
+def _price(probability_B: FloatArray, weights_B: FloatArray, settings: Settings) -> WeightedPrice | ShrinkagePrice:
+    """The price of visits whose success is believed to have this mean and whose reward this expected variance."""
+    if not settings.believes:
+        return WeightedPrice(weights_B, get_estimator(settings.estimator))
+    return ShrinkagePrice(weights_B, np.maximum(probability_B * (1.0 - probability_B) - weights_B, 0.0))
+
+
+def _split(price: Price, budget: int, settings: Settings, step: int) -> IntArray:
     """[B] the exact split of a step's budget; prompts of equal price in an order that is another in every step."""
-    return allocate_exact(
-        weights_B,
-        budget,
-        lower=settings.lower,
-        upper=settings.upper,
-        estimator=settings.estimator,
-        tie_keys=np.random.default_rng([settings.seed, step]).permutation(len(weights_B)),
-    ).counts
+    tie_keys = np.random.default_rng([settings.seed, step]).permutation(len(price))
+    return allocate_exact(price, budget, lower=settings.lower, upper=settings.upper, tie_keys=tie_keys).counts

@@ -8,10 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from allotment.audit.equivalence import Equivalence, Facts, Verdict, equivalence, verdict
+from allotment.audit.equivalence import Equivalence, equivalence
 from allotment.audit.figures import BINS, bin_numbers
 from allotment.audit.log import Log
 from allotment.audit.replaying import Replay
+from allotment.audit.verdict import Facts, Verdict, verdict
 from allotment.types import FloatArray, IntArray, PromptId
 
 SUCCESS_CLASSES = ("none", "up to 1/4", "to 1/2", "to 3/4", "below all", "all")
@@ -148,6 +149,7 @@ def summarise(replay: Replay, seed: int = 0) -> Summary:
         mean_length=None if lengths is None else lengths.logged / waste.rollouts,
         length_unit=log.length_unit,
         order_is_assumed=log.order_is_assumed,
+        believes=replay.settings.believes,
     )
     return Summary(
         seen,

@@ -1,0 +1,129 @@
+"""What the figures of a log say, and under which conditions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from allotment.audit.equivalence import Interval
+
+Outcome = Literal["helps", "no difference", "hurts", "cannot say"]
+MOSTLY = 0.8
+"""Share of the rollouts from which nearly all prompts count as unsolved, or as solved."""
+SHORT = {"tokens": 16.0, "characters": 48.0}
+"""Mean length below which an answer counts as short."""
+FEW_PROMPTS = 50
+"""Prompts below which an interval over prompts is not to be trusted."""
+
+ASSUMPTIONS = (
+    "the size of a rollout's gradient neither depends on its reward nor differs between prompts (assumption 4.1 of "
+    "VIP); it fails where answers are short and unique: there the gradient follows the reward, and nothing is gained",
+    "the training goes on as logged: that other counts would have changed the policy, and what would have been "
+    "observed, is not replayed",
+    "prompts count equally, as in a loss that averages over a prompt's own rollouts first",
+)
+"""What every verdict assumes."""
+BELIEVED = (
+    "uniform has the other rollouts as baseline, the allotment the belief too: that is unbiased only in a loss that "
+    "sums over tokens or divides by a constant, not by the rollout's own length",
+)
+"""What a verdict assumes beside, of an estimator that takes the belief as baseline."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """The figures that a verdict follows from."""
+
+    variance_ratio: Interval
+    """Gradient variance relative to uniform, at the same rollouts."""
+    rollouts: Interval
+    """Rollouts a prompt that give uniform's variance."""
+    budget_per_prompt: int
+    """Rollouts a prompt of uniform."""
+    prompts: int
+    """Prompts with a visit."""
+    first_visits: float
+    """Share of the visits that are a prompt's first."""
+    all_failed: float
+    """Share of the rollouts in groups without a success."""
+    all_succeeded: float
+    """Share of the rollouts in groups without a failure."""
+    mean_length: float | None
+    """Mean length of a completion; None where it is not logged."""
+    length_unit: Literal["tokens", "characters"]
+    """Unit of ``mean_length``."""
+    order_is_assumed: bool
+    """Whether the log does not say which prompts shared a step."""
+    believes: bool = False
+    """Whether the allotment has the belief as baseline."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What the figures say, and under which conditions."""
+
+    outcome: Outcome
+    """In one word; by the interval of the variance ratio, which lies below 1, above 1 or around it."""
+    text: str
+    """The same in a sentence."""
+    doubts: tuple[str, ...]
+    """Conditions found in this log under which the sentence does not hold."""
+    assumptions: tuple[str, ...] = ASSUMPTIONS
+    """What holds or fails outside this log."""
+
+
+def verdict(facts: Facts) -> Verdict:
+    """The verdict that follows from the figures."""
+    outcome = _outcome(facts.variance_ratio)
+    assumptions = (*ASSUMPTIONS, *BELIEVED) if facts.believes else ASSUMPTIONS
+    return Verdict(outcome, _text(outcome, facts), _doubts(facts), assumptions)
+
+
+def _outcome(ratio: Interval) -> Outcome:
+    if math.isnan(ratio.value) or math.isnan(ratio.low):
+        return "cannot say"
+    if ratio.high < 1:
+        return "helps"
+    return "hurts" if ratio.low > 1 else "no difference"
+
+
+def _text(outcome: Outcome, facts: Facts) -> str:
+    ratio, needed = facts.variance_ratio, facts.rollouts
+    if outcome == "cannot say":
+        return "No group of the log has both successes and failures: nothing can be said of variance."
+    interval = f"{ratio.value:.3f} of uniform's (95 % interval {ratio.low:.3f} to {ratio.high:.3f})"
+    if outcome == "no difference":
+        return f"No difference from uniform can be told: the gradient's variance is {interval} at the same rollouts."
+    if outcome == "hurts":
+        return (
+            f"It would make the gradient noisier: its variance is {interval} at the same rollouts. Stay with uniform."
+        )
+    text = f"It would help: the gradient's variance is {interval} at the same rollouts"
+    if math.isfinite(needed.value):
+        text += f"; the same precision with {needed.value:.1f} instead of {facts.budget_per_prompt} rollouts a prompt"
+    return text + "."
+
+
+def _doubts(facts: Facts) -> tuple[str, ...]:
+    length, unit = facts.mean_length, facts.length_unit
+    failed, succeeded, first = (
+        f"{100 * share:.0f} %" for share in (facts.all_failed, facts.all_succeeded, facts.first_visits)
+    )
+    found = {
+        f"completions have {length or 0:.0f} {unit} on average: with answers this short the first assumption is "
+        "likely to fail": length is not None and length < SHORT[unit],
+        "lengths are not logged: see for yourself that answers are not short": length is None,
+        f"{failed} of the rollouts are in groups without a success: almost all prompts are at p = 0, and what little "
+        "signal there is decides the figure": facts.all_failed >= MOSTLY,
+        f"{succeeded} of the rollouts are in groups without a failure: almost all prompts are solved, and there is "
+        "little left to learn": facts.all_succeeded >= MOSTLY,
+        "one epoch only: no prompt was visited twice, so nothing is known of a prompt before its only visit but what "
+        "similar prompts did": facts.first_visits == 1,
+        f"{first} of the visits are a prompt's first: most of the gain of later epochs is not in the figure": 0.5
+        <= facts.first_visits
+        < 1,
+        f"{facts.prompts} prompts are few for an interval over prompts": facts.prompts < FEW_PROMPTS,
+        "the log does not say which prompts shared a step: their order is assumed": facts.order_is_assumed,
+    }
+    return tuple(text for text, holds in found.items() if holds)
