@@ -281,3 +281,11 @@ def test_a_lost_or_damaged_log_is_named(finished, log, damage, said):
 def test_a_kill_may_cut_a_character_in_two(tmp_path):
     (tmp_path / "log").write_bytes('{"step": 1, "x": "\u2028ä"}\n'.encode() + '{"x": "ä'.encode()[:-1])
     assert read_log(tmp_path / "log") == [{"step": 1, "x": "\u2028ä"}]
+
+
+def test_a_belief_beside_a_token_mean_is_refused(small):
+    with pytest.raises(ConfigError, match="biased where the loss divides"):
+        Trainer(
+            TrainConfig(planner="joint", prompts_per_step=4, candidate_prompts=16, aggregation="token_mean"),
+            mixture=small,
+        )

@@ -60,6 +60,7 @@ def check_combination(config: TrainConfig) -> None:
 def _check_beside_planner(config: TrainConfig, is_preference: bool) -> None:
     """Refuse other advantages or rewards where the planner's method brings its own."""
     planner, contract = config.planner, PLANNERS[config.planner].contract
+    believes = contract.baselines or config.priced == "shrinkage"
     brings = frozenset() if contract.selects is None else contract.selects.brings
     judges, entries = list(declared(config, "reward")), declared(config)
     others = [n for n, e in entries.items() if (e.place == "advantages" and n != config.priced) or e.whole]
@@ -67,8 +68,11 @@ def _check_beside_planner(config: TrainConfig, is_preference: bool) -> None:
         others = others or judges * is_preference
         if others:
             raise refused(config, f"the loss of a second look has its own advantages, not {others[0]}'s", "use vip")
-    if ("advantages" in brings or contract.baselines) and others:
+    if ("advantages" in brings or believes) and others:
         raise refused(config, f"{planner} has its own advantages, not {others[0]}'s", "use another planner")
+    if believes and (is_preference or judges or config.rewards != ("correctness",)):
+        reason = "the planner's baselines are of correctness and beside a policy gradient"
+        raise refused(config, reason, "use estimator rloo and another planner")
     if "success_probability" in PLANNERS[planner].needs and judges:
         raise refused(config, f"{planner} knows the verifier's success, not {judges[0]}'s", "use another planner")
     if not brings:
