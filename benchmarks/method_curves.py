@@ -13,6 +13,7 @@ from itertools import product
 import numpy as np
 from scipy.stats import binom
 
+from allotment.methods.objectives.krpo import KRPO
 from allotment.methods.planners.reinforce_ada import Baseline, balanced_advantages, balanced_counts
 from allotment.types import FloatArray
 from theory.toy import MeasuredWeights
@@ -87,6 +88,32 @@ def reinforce_ada(baseline: Baseline = "pool", n: int = 4, per_round: int = 8, r
         return np.array(weights)
 
     return curve
+
+
+def pilot_commit(pilot: int, n: int, band: tuple[float, float] = (0.25, 0.75)) -> Curve:
+    """``E[1{k/m in band} K (n - K)] / (n (n - 1) p (1 - p))``, k successes of m in the pilot, K of n in all.
+
+    The factor is fitted: the loss averages over those that are kept.
+    """
+
+    def curve(measured: MeasuredWeights) -> FloatArray:
+        k_K, rest_R = np.arange(pilot + 1)[:, None], np.arange(n - pilot + 1)
+        is_kept_K1 = (k_K >= band[0] * pilot) & (k_K <= band[1] * pilot)
+        products_KR = is_kept_K1 * (k_K + rest_R) * (n - k_K - rest_R) / (n * (n - 1))
+        laws = [(binom.pmf(k_K[:, 0], pilot, p), binom.pmf(rest_R, n - pilot, p)) for p in measured.probabilities_P]
+        p_P = measured.probabilities_P
+        weights_P = np.array([early @ products_KR @ late for early, late in laws]) / (p_P * (1 - p_P))
+        return np.asarray(weights_P * (measured.weights_P.sum() / weights_P.sum()))
+
+    return curve
+
+
+def kalman(measured: MeasuredWeights) -> FloatArray:
+    """KRPO beside a planner: the weight of its mean number of rollouts, over its mean on the grid; a fitted factor."""
+    rule = KRPO()
+    places = np.arange(1, int(measured.generated_P.max()) + 2)
+    weights_P = np.interp(measured.generated_P, places, [rule.weight(int(n)) for n in places])
+    return np.asarray(weights_P * (measured.weights_P.sum() / weights_P.sum()))
 
 
 def root_weighting(epsilon: float = 0.01) -> Curve:

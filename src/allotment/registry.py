@@ -176,6 +176,8 @@ PLANNERS: Registry[PlannerEntry] = Registry(
         "dapo": f"{_METHODS}.planners.dapo:ENTRY",
         "greso": f"{_METHODS}.planners.greso:ENTRY",
         "mopps": f"{_METHODS}.planners.mopps:ENTRY",
+        "pilot-commit": f"{_METHODS}.planners.pilot_commit:ENTRY",
+        "spo": f"{_METHODS}.planners.spo:ENTRY",
     },
 )
 SELECTORS: Registry[SelectorEntry] = Registry(
