@@ -295,11 +295,17 @@ def test_a_run_killed_at_any_moment_resumes_to_the_same_bytes(tmp_path):
 def test_gradient_variance_prints_the_documented_json(capsys):
     small = ("--batches", 2, "--prompts", 8, "--rollouts", 16, "--directions", 1, "--history", 8)
     status, out, _ = run(
-        capsys, "gradient-variance", "--regime", "short", *small, "--planners", "uniform", "vip", "--json"
+        capsys, "gradient-variance", "--regime", "short", *small, "--planners", "uniform", "vip", "joint", "--json"
     )
     result = json.loads(out)
     assert status == 0
     assert (result["regime"], result["history"]) == ("short", 8)
-    assert result["planners"].keys() == {"uniform", "vip"}
-    assert result["planners"]["uniform"] == {"ratio": 1.0, "se": 0.0}
-    assert result["planners"]["vip"]["ratio"] > 0
+    assert result["planners"].keys() == {"uniform", "vip", "joint"}
+    for figures in result["planners"].values():
+        assert figures.keys() == {"ratio", "se", "between", "within", "total", "total_se"}
+        assert figures["between"] + figures["within"] == pytest.approx(figures["total"])
+    uniform, vip, joint = (result["planners"][name] for name in ("uniform", "vip", "joint"))
+    assert (uniform["ratio"], uniform["se"]) == (1.0, 0.0)
+    assert uniform["total"] == pytest.approx(1.0)
+    assert vip["ratio"] > 0
+    assert joint["ratio"] is joint["se"] is None

@@ -15,8 +15,9 @@ from allotment.config import (
     by_name,
     check_bounds,
 )
-from allotment.errors import ConfigError
-from allotment.planning.contract import Capability, check_planner_name
+from allotment.lab.design_names import check_design_name
+from allotment.lab.designs import Design
+from allotment.planning.contract import Capability
 from allotment.registry import PLANNERS
 
 RegimeName = Literal["scratchpad", "short", "countdown"]
@@ -25,8 +26,6 @@ OptimizerName = Literal["adamw", "sgd"]
 RewardName = Literal["correctness", "format", "length"]
 ActorName = Literal["current", "stale", "rounds", "quantised", "small"]
 SketchName = Literal["exact", "last-block", "last-layer"]
-YARDSTICKS = ("uniform-2x", "neyman")
-"""Measured beside planners: uniform at twice the budget; least variance for known gradient moments."""
 CAPABILITY = Capability(
     "the lab",
     several_rounds=True,
@@ -41,22 +40,12 @@ CAPABILITY = Capability(
 """What the lab can carry out: everything."""
 MEASUREMENT = Capability(
     "the measurement of gradient variance",
-    leaves_out=False,
     selections=False,
     told=frozenset({"scores"}),
     offers=frozenset({"embeddings", "success_probability"}),
 )
-"""The variance of one round of exact counts, every prompt among them."""
-
-
-def _measured(name: str) -> str:
-    try:
-        return name if name in YARDSTICKS else check_planner_name(name, MEASUREMENT)
-    except ConfigError as error:
-        raise ConfigError(f"{error}; {' and '.join(YARDSTICKS)} are measured too") from None
-
-
-MeasuredName = Annotated[str, AfterValidator(_measured), by_name(PLANNERS)]
+"""The variance of one round of exact counts."""
+MeasuredName = Annotated[str, AfterValidator(lambda name: check_design_name(name, MEASUREMENT)), by_name(PLANNERS)]
 
 
 class TrainConfig(RunConfig):
@@ -140,13 +129,26 @@ class GradientVarianceConfig(Config):
     history: int = Field(32, ge=0)
     """Past rollouts of every prompt that the predictors have seen, in visits of 8 at most."""
     planners: tuple[MeasuredName, ...] = Field(
-        ("uniform", "uniform-2x", "oracle", "neyman", "vip", "vip-moments", "vip-paper"), min_length=1
+        (
+            *("uniform", "uniform-2x", "uniform-64x2", "uniform-128x1"),
+            *("oracle", "neyman", "vip", "vip-moments", "vip-paper", "joint"),
+        ),
+        min_length=1,
     )
-    """Names as for training, and uniform-2x (twice the budget), neyman (knows the gradient moments)."""
+    """Names as for training, and uniform-2x (twice the budget), neyman (knows the gradient moments). What follows a
+    name makes another step of it: uniform-64x2, 64 prompts with 2 rollouts each; vip-64x2-shrinkage, with the belief as
+    baseline (uniform-128x1: with one mean for all prompts); joint-of-128, chosen among 128."""
     batches: int = Field(12, ge=2)
-    """Disjoint batches of prompts; the standard error is over them."""
+    """Disjoint batches of prompts; the standard error of `ratio` is over them."""
     prompts: int = Field(64, ge=2)
     """Prompts of a batch."""
+    prompts_per_step: int = Field(16, ge=1)
+    """Prompts of a step whose whole variance is measured, where the planner's name does not say."""
+    candidates: int | None = Field(None, ge=1)
+    """Prompts that joint chooses among at a step; by default as in training, 16 times prompts_per_step, or all there
+    are."""
+    steps: int = Field(96, ge=2)
+    """Random steps of each planner at least, over which its whole variance is averaged."""
     rollouts: int = Field(192, ge=16)
     """Rollouts of each prompt, from which the moments of its rewards and gradients are measured."""
     directions: int = Field(0, ge=0)
@@ -158,13 +160,25 @@ class GradientVarianceConfig(Config):
     rollouts_per_prompt: int = Field(8, ge=3)
     """Mean number of rollouts that is allocated."""
     bounds: tuple[int, int] = (3, 32)
-    """Least and most rollouts of a prompt."""
+    """Least and most rollouts of a prompt; the least is 1 with a belief as baseline, and N where a name says PxN below
+    it."""
     seed: int = Field(0, ge=0)
     """Fixes prompts, rollouts, directions and sketches."""
+
+    @property
+    def measured_prompts(self) -> int:
+        """Prompts whose gradients are measured: the pool that steps draw from."""
+        return self.batches * self.prompts
+
+    @property
+    def designs(self) -> tuple[Design, ...]:
+        """What ``planners`` name."""
+        return tuple(Design.of(name, self) for name in self.planners)
 
     @model_validator(mode="after")
     def _can_be_measured(self) -> Self:
         check_bounds(self.bounds, self.rollouts_per_prompt, "rloo")
         if len(set(self.planners)) < len(self.planners):
             raise ValueError(f"each planner once, got {', '.join(self.planners)}")
+        _ = self.designs  # raises where one cannot be made
         return self
