@@ -6,6 +6,7 @@ import numpy as np
 from scipy.special import logit
 
 from allotment.audit import Log
+from allotment.prediction.posteriors import BetaPosterior
 from allotment.types import Posterior
 
 
@@ -64,4 +65,17 @@ class Scripted:
         return {}
 
     def load_state_dict(self, state):
+        pass
+
+
+class Believed:
+    """The same Beta belief about every visit, however it turns out."""
+
+    def __init__(self, alpha, beta):
+        self.alpha, self.beta = alpha, beta
+
+    def predict(self, ids):
+        return BetaPosterior.from_counts(np.full(len(ids), self.alpha), np.full(len(ids), self.beta))
+
+    def observe(self, ids, successes, trials):
         pass

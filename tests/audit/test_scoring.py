@@ -4,7 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
-from audit_cases import Scripted, simulated
+from audit_cases import Believed, Scripted, simulated
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binom
@@ -15,7 +15,6 @@ from allotment.audit.figures import unbiased_variance
 from allotment.audit.scoring import shrinkage_variance, unbiased_square_error, unbiased_variance_square
 from allotment.errors import InvalidInputError
 from allotment.prediction import DiscountedCounts
-from allotment.prediction.posteriors import BetaPosterior
 from allotment.pricing import RLOO, ShrinkagePrice
 
 probabilities, shares = st.floats(0.0, 1.0), st.floats(0.0, 1.0)
@@ -65,19 +64,6 @@ def test_no_visit_scores_below_zero(n, data, m, w, counts):
     k, trials = np.array([data.draw(st.integers(0, n))]), np.array([n])
     error = unbiased_square_error(k, trials, np.array([m]))
     assert shrinkage_variance(unbiased_variance(k, trials), error, w, counts) >= -1e-12
-
-
-class Believed:
-    """The same Beta belief about every visit, however it turns out."""
-
-    def __init__(self, alpha, beta):
-        self.alpha, self.beta = alpha, beta
-
-    def predict(self, ids):
-        return BetaPosterior.from_counts(np.full(len(ids), self.alpha), np.full(len(ids), self.beta))
-
-    def observe(self, ids, successes, trials):
-        pass
 
 
 @pytest.mark.parametrize(("budget", "lower"), [(8, 3), (4, 1), (2, 1)])

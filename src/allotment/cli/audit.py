@@ -190,7 +190,7 @@ class Audit:
         if wanted == {"unused"}:
             return bare, log.notes
         asked = self.embeddings is not None or (self._named and "needed" in wanted)
-        log = _with_texts_of_the_run(log, path)
+        log = with_texts_of_the_run(log, path)
         if not asked and sum(min(len(text), 1000) for text in log.texts or ()) > MOST_EMBEDDED:
             note = (
                 f"replayed without embeddings: {len(log.ids):,} prompts take a while; --embeddings FILE.npy makes them"
@@ -225,7 +225,7 @@ def _conditions(path: Path, log: Log, settings: Settings, notes: tuple[str, ...]
     }
 
 
-def _with_texts_of_the_run(log: Log, path: Path) -> Log:
+def with_texts_of_the_run(log: Log, path: Path) -> Log:
     """The log with its prompts' texts if it lies in a run directory whose data set can be read."""
     if log.texts is not None or not (path.parent / "config.json").exists():
         return log

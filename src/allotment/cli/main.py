@@ -16,6 +16,7 @@ from allotment.cli.gradient_variance import GradientVariance
 from allotment.cli.prepare_smollm2 import PrepareSmolLM2
 from allotment.cli.renamed import present_words
 from allotment.cli.report import Report
+from allotment.cli.shape import ShapeAdvice
 from allotment.cli.watch import Watch
 from allotment.config import explained
 from allotment.errors import AllotmentError, message
@@ -64,6 +65,7 @@ def parse(arguments: Sequence[str]) -> Any:
         | Annotated[GradientVariance, tyro.conf.subcommand("gradient-variance")]
         | Annotated[PrepareSmolLM2, tyro.conf.subcommand("prepare-smollm2")]
         | Annotated[Report, tyro.conf.subcommand("report")]
+        | Annotated[ShapeAdvice, tyro.conf.subcommand("shape")]
         | Annotated[Watch, tyro.conf.subcommand("watch")]
     )
     options = (tyro.conf.OmitArgPrefixes, tyro.conf.OmitSubcommandPrefixes)
