@@ -23,7 +23,8 @@ from allotment.errors import InfeasibleBudgetError, InvalidInputError
 from allotment.pricing import Price
 from allotment.types import FloatArray, IntArray
 
-HALVINGS = 60
+HALVINGS = 40
+"""Of an interval of multipliers that spans some powers of ten: to 1e-11 of the multiplier."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from allotment.allocation.inclusion import inclusion, systematic, with_sum
 from allotment.checks import check_setting
 from allotment.errors import InfeasibleBudgetError
-from allotment.pricing import Price
+from allotment.pricing import Price, taken
 from allotment.types import FloatArray, IntArray, Plan, PromptId
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def open_chosen(planner: VIP, ids: tuple[PromptId, ...], budget: int) -> Plan:
     drawn = draw(planner.choice, price, sizes_M, budget, planner.bounds, order_M, start, costs_M)
     chosen, weights_Q = tuple(ids[row] for row in drawn.rows), 1.0 / drawn.probabilities
     posterior = belief.take(drawn.rows)
-    allocation = planner._allocate(chosen, posterior, budget, weights_Q)
+    allocation = planner._allocate(chosen, posterior, budget, taken(price, drawn.rows, weights_Q**2))
     believed = {} if planner.shrinkage is None else planner.shrinkage.of_plan(posterior, allocation.counts)
     more = {"weights": weights_Q, "candidates": len(ids), **believed}
     return planner._new_plan(chosen, allocation.counts, posterior=posterior, allocation=allocation, **more)

@@ -165,9 +165,9 @@ class VIP(SuccessPlanner):
         return self.lengths.expected_length(ids, unknown=budget / (self.bounds[0] * len(ids)))
 
     def _allocate(
-        self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int, weights_Q: FloatArray | None = None
+        self, ids: tuple[PromptId, ...], posterior: Posterior, budget: int, price: Price | None = None
     ) -> Allocation:
-        """``weights_Q`` [Q] multiply the gradients of the prompts; ones if None."""
+        """Split by ``price``; by :meth:`price_of` if None."""
         lower, upper = self.bounds
         keys = self._tie_keys(ids)
         limits: dict[str, Any] = {"lower": lower, "upper": upper, "estimator": self.estimator, "tie_keys": keys}
@@ -175,11 +175,7 @@ class VIP(SuccessPlanner):
             from allotment.allocation import allocate_relaxed
 
             return allocate_relaxed(posterior_weights(posterior, plug_in=self.price == "plug_in"), budget, **limits)
-        price = self.price_of(ids, posterior)
-        if weights_Q is not None:
-            from allotment.pricing import scaled
-
-            price = scaled(price, weights_Q**2)
+        price = self.price_of(ids, posterior) if price is None else price
         if self.lengths is None:
             return allocate_exact(price, budget, **limits)
         from allotment.allocation import allocate_tokens

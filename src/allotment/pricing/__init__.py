@@ -19,13 +19,13 @@ from allotment.pricing.price import (
 
 if TYPE_CHECKING:
     from allotment.pricing.prices import SecondLookPrice, TablePrice, gradient_moments_price
-    from allotment.pricing.shrinkage import ShrinkagePrice, posterior_price, scaled
+    from allotment.pricing.shrinkage import ShrinkagePrice, posterior_price, taken
 
 __getattr__ = lazily(
     __name__,
     {
         "prices": "SecondLookPrice TablePrice gradient_moments_price",
-        "shrinkage": "ShrinkagePrice posterior_price scaled",
+        "shrinkage": "ShrinkagePrice posterior_price taken",
     },
 )
 
@@ -46,5 +46,5 @@ __all__ = [
     "gradient_moments_price",
     "posterior_price",
     "posterior_weights",
-    "scaled",
+    "taken",
 ]

@@ -13,10 +13,10 @@ the same price, with the mean and the variance of the belief about their mean, a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from allotment.pricing.price import Estimator, Price, WeightedPrice, get_estimator, posterior_weights
 from allotment.types import FloatArray, IntArray, Posterior
@@ -81,25 +81,13 @@ def posterior_price(
     return WeightedPrice(posterior_weights(posterior, plug_in=plug_in), estimator)
 
 
-def scaled(price: Price, factors_Q: npt.ArrayLike) -> Price:
-    """The price with each prompt's variance multiplied by a factor [Q], >= 0."""
-    return _Scaled(price, np.asarray(factors_Q, dtype=np.float64))
+def taken(price: Price, rows: IntArray, factors: FloatArray) -> Price:
+    """The price of some prompts, each one's variance multiplied by a factor; [P] both.
 
-
-@dataclass(frozen=True, eq=False)
-class _Scaled:
-    price: Price
-    factors: FloatArray
-
-    @property
-    def minimum_count(self) -> int:
-        return self.price.minimum_count
-
-    def __len__(self) -> int:
-        return len(self.factors)
-
-    def gains(self, grid_K: IntArray) -> FloatArray:
-        return self.factors[:, None] * self.price.gains(grid_K)
-
-    def cost(self, counts_Q: IntArray) -> FloatArray:
-        return self.factors * self.price.cost(counts_Q)
+    Of prices that are proportional to their columns [Q]: :class:`~allotment.pricing.WeightedPrice` and this one.
+    """
+    assert isinstance(price, WeightedPrice | ShrinkagePrice)
+    columns: dict[str, Any] = {
+        name: column[rows] * factors for name, column in vars(price).items() if isinstance(column, np.ndarray)
+    }
+    return replace(price, **columns)
