@@ -109,11 +109,11 @@ def pilot_commit(pilot: int, n: int, band: tuple[float, float] = (0.25, 0.75)) -
 
 
 def kalman(measured: MeasuredWeights) -> FloatArray:
-    """KRPO beside a planner: the weight of its mean number of rollouts, over its mean on the grid; a fitted factor."""
+    """KRPO: what a prompt with its mean number of rollouts weighs, 1 for eight; between whole n, interpolated."""
     rule = KRPO()
-    places = np.arange(1, int(measured.generated_P.max()) + 2)
-    weights_P = np.interp(measured.generated_P, places, [rule.weight(int(n)) for n in places])
-    return np.asarray(weights_P * (measured.weights_P.sum() / weights_P.sum()))
+    counts_K = np.arange(1, int(measured.generated_P.max()) + 2)
+    weights_K = [rule.weight(int(n)) / rule.weight(8) for n in counts_K]
+    return np.asarray(np.interp(measured.generated_P, counts_K, weights_K), dtype=np.float64)
 
 
 def root_weighting(epsilon: float = 0.01) -> Curve:

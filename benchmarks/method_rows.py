@@ -7,8 +7,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import Tensor
 
 from allotment import VIP, Uniform
+from allotment.learning.advantages import AdvantageFunction, AdvantageName
+from allotment.methods.objectives.jspo import JSPO
+from allotment.methods.objectives.krpo import KRPO
 from allotment.methods.planners.coba_rl import CoBARL
 from allotment.methods.planners.dapo import DAPO
 from allotment.methods.planners.dynamic_pruning import DynamicPruning
@@ -17,8 +21,10 @@ from allotment.methods.planners.gvm import GVM
 from allotment.methods.planners.knapsack import Knapsack
 from allotment.methods.planners.mopps import MoPPS
 from allotment.methods.planners.optpo import OptPO
+from allotment.methods.planners.pilot_commit import PilotCommit
 from allotment.methods.planners.reinforce_ada import ReinforceAda
 from allotment.methods.planners.reinforce_ada_est import ReinforceAdaEst
+from allotment.methods.planners.spo import SPO
 from allotment.methods.selectors.completion_pruning import CompletionPruning
 from allotment.methods.selectors.contextual_bandit import ContextualBandit
 from allotment.methods.selectors.subsets import PODS, MaxReward, RandomSubset
@@ -29,9 +35,11 @@ from allotment.selection import Selector
 from method_curves import (
     Curve,
     as_often_as_drawn,
+    kalman,
     kept,
     max_reward_share,
     max_variance_share,
+    pilot_commit,
     reinforce_ada,
     root_weighting,
     subset,
@@ -56,6 +64,8 @@ class Method:
     """The weight that is known."""
     formula: str = "1"
     """What stands in the figure."""
+    estimator: AdvantageName | AdvantageFunction = "rloo"
+    """Of the advantages, unless planner or selector bring their own."""
     measuring: dict[str, Any] = field(default_factory=dict)
     """Settings of :func:`theory.toy.measured_weights`."""
 
@@ -89,6 +99,9 @@ MEASURED_PLANNERS: dict[str, Method] = {
     ),
     "vip": Method(
         full(VIP),
+    ),
+    "joint": Method(
+        full(VIP, budget=MEAN_COUNT * CHOSEN, choose="prompts", estimator="shrinkage", bounds=(1, 32)),
     ),
     "vip-paper": Method(
         full(VIP.paper, **EMBEDDED),
@@ -147,6 +160,17 @@ MEASURED_PLANNERS: dict[str, Method] = {
         curve=as_often_as_drawn,
         formula="in proportion to how often a prompt is chosen",
     ),
+    "pilot-commit": Method(
+        choosing(PilotCommit),
+        curve=pilot_commit(3, MEAN_COUNT),
+        formula="E[1{k/3 in band} K(8-K)] / (56 p(1-p)), k of 3 in the pilot, K of all 8",
+    ),
+    "spo": Method(
+        full(SPO, budget=2 * CHOSEN),
+        curve=as_often_as_drawn,
+        formula="in proportion to how often a prompt is drawn",
+        measuring={"warm_up": 30},
+    ),
     "knapsack": Method(
         full(Knapsack, bounds=(2, 128)),
     ),
@@ -184,11 +208,30 @@ MEASURED_SELECTORS: dict[str, Method] = {
 }
 """Measured on 16 rollouts of every prompt, m = 4."""
 
+
+def jspo(rewards_N: Tensor, group_ids_N: Tensor) -> Tensor:
+    """Advantages of JSPO."""
+    return JSPO().advantages({"reward": rewards_N}, group_ids_N)
+
+
+def krpo(rewards_N: Tensor, group_ids_N: Tensor) -> Tensor:
+    """Advantages of KRPO, over what a prompt of the mean number of rollouts weighs."""
+    return KRPO().advantages({"reward": rewards_N}, group_ids_N) / KRPO().weight(MEAN_COUNT)
+
+
+MEASURED_OBJECTIVES: dict[str, Method] = {
+    "jspo": Method(full(VIP), estimator=jspo),
+    "krpo": Method(
+        full(VIP), curve=kalman, formula="c(n), which grows about like sqrt(n); 1 for n = 8", estimator=krpo
+    ),
+}
+"""Advantages of their own, beside VIP: what they make of unequal numbers of rollouts."""
+
 ONLY_IN_THE_LAB = ("oracle",)
 """Planners without a row: it knows every p, a bound and no method."""
 METHODS = {
     name: (MEASURED_PLANNERS | MEASURED_SELECTORS)[name]
     for name in (*PLANNERS.built_in, *SELECTORS.built_in)
     if name not in ONLY_IN_THE_LAB
-}
-"""Every method that comes with the library, in the order of the registry."""
+} | MEASURED_OBJECTIVES
+"""Every planner and selector that comes with the library, in the order of the registry, and objectives."""

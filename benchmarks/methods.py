@@ -44,6 +44,7 @@ probability; anything else is another objective, whatever it does for the varian
 * Methods that only move rollouts between prompts keep the objective, as long as prompts count alike in the loss.
 * Random pruning keeps it by importance weights.
 * Methods that choose prompts weigh them by how often they choose them.
+* Methods that draw prompts with known probabilities keep it by the inverse of these.
 * Methods that down-sample by reward weigh rare outcomes up, or rare successes alone.
 * Without labels it is the policy's own modal answer that is learnt.
 
@@ -62,8 +63,10 @@ for each of {points} success probabilities, each a softmax over four answers who
 (RLOO, unless the method brings its own) and the loss weights (`prompt_mean`) that training uses; the step is projected
 on the true gradient. The policy
 stands still: {runs} runs of {steps} steps after {warm_up} to warm up, bars of two standard errors between runs.
-Planners get 8 rollouts a prompt in the mean; those that choose among prompts choose {chosen} of {asked}; selectors
-choose from 16, PODS and its baselines 4 of them. Weights are scaled so that uniform RLOO has 1. The dashed grey line
+Planners get 8 rollouts a prompt in the mean; those that choose among prompts choose {chosen} of {asked}, `joint` as
+many as it likes for as many rollouts, `spo` {single} with one rollout each; selectors choose from 16, PODS and its
+baselines 4 of them; the advantages of objectives are measured beside `vip`, which gives prompts unequal numbers of
+rollouts. Weights are scaled so that uniform RLOO has 1. The dashed grey line
 is a prompt's share of the generated rollouts, relative to the mean: what the weight would be if rollouts, not prompts,
 counted alike (`sequence_mean`).
 
@@ -82,7 +85,7 @@ COLUMNS = ("method", "predicts", "decides", "budget it keeps", "really optimises
 def measure(method: Method) -> MeasuredWeights:
     """The weights of a method on the grid."""
     settings: dict[str, Any] = {"steps": STEPS, "warm_up": WARM_UP, "runs": RUNS, "copies": COPIES, **method.measuring}
-    return measured_weights(method.make, P, make_selector=method.make_selector, **settings)
+    return measured_weights(method.make, P, make_selector=method.make_selector, estimator=method.estimator, **settings)
 
 
 def as_numbers(measured: MeasuredWeights) -> dict[str, list[float]]:
@@ -102,35 +105,41 @@ def page(numbers: dict[str, Any]) -> str:
         named = [(name, methods[name].row) for name in methods.built_in if name in METHODS]
         rows = "\n".join(row(name, words, from_numbers(numbers[name])) for name, words in named)
         text += f"## {title}\n\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}\n{rows}\n\n"
-    text += f"## Objectives: what is learnt\n\n{BESIDE}\n\n{objectives()}\n\n"
-    sizes = {"copies": COPIES, "points": len(P), "asked": ASKED, "chosen": CHOSEN}
+    text += f"## Objectives: what is learnt\n\n{BESIDE}\n\n{objectives(numbers)}\n\n"
+    sizes = {"copies": COPIES, "points": len(P), "asked": ASKED, "chosen": CHOSEN, "single": 2 * CHOSEN}
     return text.rstrip() + "\n" + FOOT.format(**sizes, runs=RUNS, steps=STEPS, warm_up=WARM_UP)
 
 
-def objectives() -> str:
-    """The table of objectives."""
+def objectives(numbers: dict[str, Any]) -> str:
+    """The table of objectives; of those that bring advantages of another form with their weights."""
     lines = [f"| {' | '.join(OBJECTIVE_COLUMNS)} |", f"|{'---|' * len(OBJECTIVE_COLUMNS)}"]
-    rows = [(name, OBJECTIVES[name].row) for name in OBJECTIVES.built_in]
-    lines += [f"| {' | '.join((f'`{name}`', *astuple(words)))} |" for name, words in rows]
+    for name in OBJECTIVES.built_in:
+        changes, *others = astuple(OBJECTIVES[name].row)
+        if name in METHODS:
+            changes += f"<br>{plot(name, from_numbers(numbers[name]))}"
+        lines.append(f"| {' | '.join((f'`{name}`', changes, *others))} |")
     return "\n".join(lines)
 
 
 def row(name: str, method: Row, measured: MeasuredWeights) -> str:
     """A line of the table."""
-    low, high = measured.weights_P.min(), measured.weights_P.max()
-    alt = f"weights of {name} from {low:.2f} to {high:.2f}"
     cost = f"{measured.generated_P.mean():.1f} generated, {measured.trained_P.mean():.1f} trained on per prompt"
-    plot = f"![{alt}]({FIGURES}/methods/{name}.svg)"
     cells = (
         f"`{name}`",
         method.predicts,
         method.decides,
         f"{method.keeps} ({cost})",
-        f"{method.optimises}<br>{plot}",
+        f"{method.optimises}<br>{plot(name, measured)}",
         method.source,
         method.deviations,
     )
     return f"| {' | '.join(cells)} |"
+
+
+def plot(name: str, measured: MeasuredWeights) -> str:
+    """The small figure of a method."""
+    low, high = measured.weights_P.min(), measured.weights_P.max()
+    return f"![weights of {name} from {low:.2f} to {high:.2f}]({FIGURES}/methods/{name}.svg)"
 
 
 def main() -> None:

@@ -30,14 +30,14 @@ def test_every_name_of_the_command_line_has_a_row():
     assert set(rows(PAGE.read_text())) == names
 
 
-def test_every_row_has_every_column_and_its_plot():
+def test_every_row_has_every_column_and_its_plot(benchmark):
     for name, cells in rows(PAGE.read_text()).items():
         is_objective = name in OBJECTIVES
         assert len(cells) == (5 if is_objective else 7)
         assert all(cells), name
-        if is_objective:
+        if is_objective and name not in benchmark["METHODS"]:
             continue
-        plot = re.search(r"\((images/methods/.+\.svg)\)", cells[4])
+        plot = re.search(r"\((images/methods/.+\.svg)\)", cells[1 if is_objective else 4])
         assert (ROOT / "docs" / plot[1]).read_text().lstrip().startswith("<?xml")
 
 

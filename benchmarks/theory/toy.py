@@ -16,7 +16,13 @@ import numpy.typing as npt
 import torch
 
 from allotment.errors import InvalidInputError
-from allotment.learning.advantages import AdvantageName, advantage_estimator, second_look_advantages
+from allotment.learning.advantages import (
+    AdvantageFunction,
+    AdvantageName,
+    advantage_estimator,
+    baseline_advantages,
+    second_look_advantages,
+)
 from allotment.learning.aggregation import Aggregation
 from allotment.learning.selected import selected_advantages_and_weights
 from allotment.planning.planner import Planner
@@ -86,7 +92,8 @@ class _Batch:
     advantages_N: FloatArray
     factors_N: FloatArray
     """[N] what the plan's weights multiply in the loss."""
-    is_second_look: bool
+    has_own_advantages: bool
+    """Whether ``advantages_N`` are others than those of an estimator by name."""
 
 
 class Toy:
@@ -96,7 +103,7 @@ class Toy:
         policy: of Q prompts, with the ids 0..Q-1.
         planner: asked for all of them at every step.
         selector: chooses among the rollouts; the planner's own if None, and all of them if it has none.
-        estimator: of the advantages.
+        estimator: of the advantages, by name or as a function of rewards and group ids.
         aggregation: of the loss.
         steps: length of the run, for selectors that act by its progress.
         seed: of the answers.
@@ -108,7 +115,7 @@ class Toy:
         planner: Planner,
         selector: Selector | None = None,
         *,
-        estimator: AdvantageName = "rloo",
+        estimator: AdvantageName | AdvantageFunction = "rloo",
         aggregation: Aggregation = "prompt_mean",
         steps: int = 100,
         seed: int = 0,
@@ -143,32 +150,43 @@ class Toy:
         answers: list[IntArray] = []
         while not (plans and self.planner.done):
             plan = self.planner.ask(ids)
-            rows_n = np.repeat(np.arange(len(ids)), plan.counts)
+            rows_n = _rows(plan)
             answers_n = self.policy.sample(rows_n, self._rng)
             texts = [str(a) for a in answers_n]
             self.planner.tell(plan, _rewards(answers_n), rows_n, lengths=np.ones(len(rows_n)), answers=texts)
             plans.append(plan)
             answers.append(answers_n)
-        rows_N = np.concatenate([np.repeat(np.arange(len(ids)), plan.counts) for plan in plans])
+        rows_N = np.concatenate([_rows(plan) for plan in plans])
         answers_N = np.concatenate(answers)
         numbers_N = self._numbered + np.arange(len(rows_N))
         self._numbered += len(rows_N)
         advantages_N = self._advantages(plans, rows_N, _rewards(answers_N))
-        has_look = plans[0].expected_later is not None
+        has_own = callable(self.estimator) or plans[0].expected_later is not None or plans[0].baselines is not None
         factors_Q = plans[0].loss_factors(len(np.unique(rows_N)))
-        factors_N = np.ones(len(rows_N)) if factors_Q is None else factors_Q[rows_N]
-        return _Batch(rows_N, answers_N, numbers_N, advantages_N, factors_N, has_look)
+        factors_N = np.ones(len(rows_N)) if factors_Q is None else self._spread(plans[0], factors_Q)[rows_N]
+        return _Batch(rows_N, answers_N, numbers_N, advantages_N, factors_N, has_own)
 
     def _advantages(self, plans: Sequence[Plan], rows_N: IntArray, rewards_N: FloatArray) -> FloatArray:
-        """[N] by the estimator, or with the weights of a second look where the plans have one."""
-        rewards, ids = torch.from_numpy(rewards_N), torch.from_numpy(rows_N)
+        """[N] by the estimator, against the baselines of the plan, or with the weights of a second look."""
+        rewards, ids, first = torch.from_numpy(rewards_N), torch.from_numpy(rows_N), plans[0]
         if not len(rows_N):
             return np.zeros(0)
-        if plans[0].expected_later is None:
-            return np.asarray(advantage_estimator(self.estimator)(rewards, ids))
+        if first.baselines is not None:
+            shares_Q = np.ones(len(first.counts)) if first.baseline_shares is None else first.baseline_shares
+            beliefs = [torch.from_numpy(self._spread(first, v_Q)[rows_N]) for v_Q in (first.baselines, shares_Q)]
+            return np.asarray(baseline_advantages(rewards, ids, *beliefs))
+        if first.expected_later is None:
+            estimate = self.estimator if callable(self.estimator) else advantage_estimator(self.estimator)
+            return np.asarray(estimate(rewards, ids))
         rounds_N = torch.cat([torch.full((plan.budget,), plan.round) for plan in plans])
-        expected_N = torch.from_numpy(plans[0].expected_later[rows_N])
+        expected_N = torch.from_numpy(first.expected_later[rows_N])
         return np.asarray(second_look_advantages(rewards, ids, rounds_N, expected_N))
+
+    def _spread(self, plan: Plan, values_P: FloatArray) -> FloatArray:
+        """[Q] the values of a plan's prompts; 0 for those that are not in it."""
+        values_Q = np.zeros(len(self.policy.chances_QA))
+        values_Q[list(plan.prompt_ids)] = values_P
+        return values_Q
 
     def _factors(self) -> tuple[FloatArray, npt.NDArray[np.bool_]]:
         """[N] weight times advantage of every rollout in the window; [N] whether it is trained on."""
@@ -177,7 +195,7 @@ class Toy:
             selection = Selection(np.ones(len(scored)))
         else:
             selection = check_selection(self.selector.select(scored), scored)
-        if self._window[-1].is_second_look and selection.advantages_N is None:
+        if self._window[-1].has_own_advantages and selection.advantages_N is None:
             selection = replace(selection, advantages_N=scored.advantages_N)
         if not len(scored):
             return np.zeros(0), selection.is_kept
@@ -186,7 +204,7 @@ class Toy:
             torch.from_numpy(scored.rows_N),
             torch.ones(len(scored), 1, dtype=torch.bool),
             selection,
-            self.estimator,
+            "rloo" if callable(self.estimator) else self.estimator,
             self.aggregation,
             length="sum",
             dtype=torch.float64,
@@ -215,6 +233,11 @@ class Toy:
             clip_fractions_N=np.zeros(n),
             answers_N=tuple(str(a) for a in answers_N),
         )
+
+
+def _rows(plan: Plan) -> IntArray:
+    """[N] the prompt of every rollout of a plan, in its order."""
+    return np.repeat(np.array(plan.prompt_ids, dtype=np.int64), plan.counts)
 
 
 def _rewards(answers_N: IntArray) -> FloatArray:
@@ -260,7 +283,7 @@ def measured_weights(
         warm_up: steps before those, so that there is a history.
         runs: independent repetitions; the standard error is that of their mean, so at least 2, better 30.
         copies: prompts of each p.
-        estimator: of the advantages.
+        estimator: of the advantages, by name or as a function of rewards and group ids.
         aggregation: of the loss.
 
     Raises:

@@ -26,7 +26,8 @@ ROUNDING = 5e-3
 def test_measured_weights_are_those_of_the_formula(name):
     """Four standard errors, at every p."""
     method = METHODS[name]
-    measured = measured_weights(method.make, GRID, make_selector=method.make_selector, **SETTINGS)
+    arms = {"make_selector": method.make_selector, "estimator": method.estimator}
+    measured = measured_weights(method.make, GRID, **arms, **SETTINGS)
     difference_P = np.abs(measured.weights_P - method.curve(measured))
     assert np.all(difference_P < 4 * measured.errors_P + ROUNDING)
     assert measured.errors_P.max() < 0.5
