@@ -1,20 +1,23 @@
 """The belief as baseline, and prompts drawn with known probabilities: prices, unbiasedness, budgets, state."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from planning_cases import IDS
 
 from allotment import VIP
+from allotment.allocation.inclusion import systematic, with_sum
 from allotment.errors import InfeasibleBudgetError, InvalidInputError, StateError
-from allotment.learning import baseline_advantages
+from allotment.learning import baseline_advantages, rollout_weights
 from allotment.planning.choosing import PromptChoice
 from allotment.planning.gradient_size import USUAL_KAPPA, GradientSize
 from allotment.planning.shrinkage import Shrinkage
 from allotment.prediction import DiscountedCounts
-from allotment.types import Posterior
+from allotment.types import Plan, Posterior
 
 MANY = tuple(f"m{i}" for i in range(40))
 CHANCE = dict(zip(MANY, np.linspace(0.02, 0.98, len(MANY)), strict=True))
@@ -77,36 +80,64 @@ def test_every_prompt_is_drawn_as_often_as_its_weight_says():
     assert np.mean(weights) == pytest.approx(1.0, abs=4 * np.std(weights) / np.sqrt(plans))
 
 
-@given(seed=st.integers(0, 2**20))
-def test_the_estimate_is_unbiased_for_any_belief_count_and_share(seed):
-    """In closed form: two outcomes a rollout whose scores have mean 0, all 2^n groups with their probabilities."""
+def expected_gradient(seed, wrong=None, belief=None, share=None):
+    """Of a toy step, exactly, and the gradient it should be: the mean over M candidates of that of p.
+
+    A prompt's policy has one parameter, its logit: a rollout's score is r - p, its length 4 if it succeeds, else 1. All
+    orders and starts of the draw and all rewards of all groups are summed up with their probabilities, and go through
+    advantages, loss weights and the plan's factors as in a trainer.
+    """
     random = np.random.default_rng(seed)
-    n, p, m, w = int(random.integers(1, 6)), random.random(), random.normal(), random.random()
-    scores = np.array([-p, 1 - p])  # of a failure and a success: a policy whose logit is the parameter
-    total = 0.0
-    for outcome in range(2**n):
-        rewards = np.array([(outcome >> i) & 1 for i in range(n)], dtype=np.float64)
-        chance = np.prod(np.where(rewards > 0, p, 1 - p))
-        group = torch.zeros(n, dtype=torch.long)
-        shares = torch.full((n,), w, dtype=torch.float64)
-        advantages = baseline_advantages(torch.tensor(rewards), group, torch.full_like(shares, m), shares).numpy()
-        total += chance * (advantages * scores[rewards.astype(int)]).mean()
-    assert total == pytest.approx(p * (1 - p), abs=1e-12)
+    m = 4
+    p_M, belief_M, share_M = random.random(m), random.normal(size=m), random.random(m)
+    belief_M = belief_M if belief is None else np.full(m, belief)
+    share_M = share_M if share is None else np.full(m, share)
+    counts_M = random.integers(1 if share is None else 2, 4, m)
+    chances_M = with_sum(random.uniform(0.1, 1, m), 2, 0.1)
+    gradients_M = np.zeros(m)
+    for q in range(m):
+        for rewards in itertools.product((0.0, 1.0), repeat=int(counts_M[q])):
+            r = torch.tensor(rewards, dtype=torch.float64)
+            group = torch.zeros(len(r), dtype=torch.long)
+            baseline = belief_M[q] + (0.3 * r if wrong == "own reward" else torch.zeros_like(r))
+            advantages = baseline_advantages(r, group, baseline, share_M[q] * torch.ones_like(r))
+            mask = torch.arange(4) < (1 + 3 * r[:, None])
+            length, believed = ("mean", False) if wrong == "length" else ("sum", True)
+            weights = rollout_weights(group, mask, length=length, believed=believed, dtype=torch.float64)
+            token_scores = (r - p_M[q]) / mask.sum(1)
+            value = (weights * (advantages * token_scores)[:, None]).sum().item()
+            gradients_M[q] += np.prod(np.where(r > 0, p_M[q], 1 - p_M[q])) * value
+    total, orders = 0.0, list(itertools.permutations(range(m)))
+    for order in orders:
+        marks = np.unique(np.append(np.cumsum(chances_M[list(order)]) % 1.0, [0.0, 1.0]))
+        for low, high in itertools.pairwise(marks):
+            drawn = np.flatnonzero(systematic(chances_M, order, (low + high) / 2))
+            ids = tuple(drawn.tolist())
+            weights_Q = np.ones(len(ids)) if wrong == "no weights" else 1 / chances_M[drawn]
+            plan = Plan(ids, counts_M[drawn], 0, weights=weights_Q, candidates=m)
+            update = (plan.loss_factors(len(ids)) * gradients_M[drawn]).mean()  # prompt_mean over the drawn
+            total += (high - low) * update / len(orders)
+    return total, (p_M * (1 - p_M)).mean()
 
 
-@pytest.mark.parametrize("wrong", ["own reward in the belief", "divided by length"])
+@given(seed=st.integers(0, 2**20))
+@settings(max_examples=15)
+def test_the_step_is_unbiased_for_any_probabilities_counts_beliefs_and_shares(seed):
+    total, target = expected_gradient(seed)
+    assert total == pytest.approx(target, abs=1e-9)
+
+
+@pytest.mark.parametrize("wrong", ["own reward", "no weights", "length"])
 def test_what_makes_it_biased(wrong):
-    """The same sum with a belief that saw the own reward, or with scores divided by the rollout's length."""
-    p, m, total = 0.3, 0.8, 0.0
-    lengths = np.array([1.0, 4.0])  # a success is longer
-    for reward in (0, 1):
-        belief = 0.9 * m + 0.1 * reward if wrong == "own reward in the belief" else m
-        group, one = torch.zeros(1, dtype=torch.long), torch.ones(1, dtype=torch.float64)
-        advantage = baseline_advantages(torch.tensor([float(reward)]), group, belief * one, one).item()
-        score = (reward - p) / (lengths[reward] if wrong == "divided by length" else 1.0)
-        total += (p if reward else 1 - p) * advantage * score
-    target = p * (1 - p) if wrong == "own reward in the belief" else p * (1 - p) * ((1 - p) / 4 + p / 1)
+    total, target = expected_gradient(3, wrong)
     assert abs(total - target) > 0.01
+
+
+def test_divided_by_its_length_the_others_rewards_are_a_baseline_and_a_belief_is_a_bias():
+    of_others = [expected_gradient(3, "length", belief=m, share=0.0)[0] for m in (-1.0, 1.0)]
+    of_belief = [expected_gradient(3, "length", belief=m, share=0.5)[0] for m in (-1.0, 1.0)]
+    assert of_others[0] == pytest.approx(of_others[1], abs=1e-12)
+    assert abs(of_belief[0] - of_belief[1]) > 0.01
 
 
 def test_the_price_is_the_variance_it_stands_for():
