@@ -113,7 +113,8 @@ def make(options: Options, rows: dict[Job, Row]) -> None:
                 job = next((j for j in wanted(options, rows) if j not in rows and j not in running.values()), None)
                 if job is None:
                     break
-                running[pool.submit(run, options.case, options.optimizer, job)] = job
+                is_drawn = job.seed not in options.choosing
+                running[pool.submit(run, options.case, options.optimizer, job, is_drawn)] = job
             if not running:
                 return
             for future in wait(running, return_when=FIRST_COMPLETED).done:
@@ -168,8 +169,10 @@ def chosen_by(options: Options, rows: dict[Job, Row], arm: str, rates: Sequence[
     return [float(np.mean([rows[job]["curve"][-1][options.measure] for job in of_rate])) for of_rate in jobs]
 
 
-def run(case: str, optimizer: str, job: Job) -> Row:
-    """One run: success after every few steps, rollouts, tokens, seconds of computation without the evaluations."""
+def run(case: str, optimizer: str, job: Job, is_drawn: bool) -> Row:
+    """One run: success, rollouts, tokens and seconds of computation without the evaluations; with ``is_drawn`` after
+    every few steps, else at both ends.
+    """
     from allotment.lab.train import Trainer
 
     settings = {**CASES[case], **ARMS[job.arm], "learning_rate": job.rate, "seed": job.seed, "optimizer": optimizer}
@@ -180,7 +183,7 @@ def run(case: str, optimizer: str, job: Job) -> Row:
         started = time.process_time()
         trainer.step(step)
         seconds += time.process_time() - started
-        if step % config.evaluate_every == 0 or step == config.steps:
+        if step == config.steps or (is_drawn and step % config.evaluate_every == 0):
             curve.append(point(trainer, step, seconds))
     return {"case": case, "optimizer": optimizer, **job._asdict(), "curve": curve}
 
