@@ -35,7 +35,8 @@ from allotment.allocation import allocate_exact
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.config import GradientVarianceConfig
 from allotment.lab.generation import Lab, seeded_generator
-from allotment.lab.gradient_variance import Moments, rewards_and_scores
+from allotment.lab.gradient_moments import Moments
+from allotment.lab.scores import directional_scores, random_directions
 from allotment.learning import second_look_advantages
 from allotment.planning import SecondLook
 from allotment.prediction import DiscountedCounts, HierarchicalPredictor, Predictor
@@ -212,6 +213,22 @@ class Frozen:
         """Nothing."""
 
 
+def rewards_and_scores(
+    lab: Lab, problems: Sequence[Problem], config: GradientVarianceConfig, batch: int
+) -> tuple[FloatArray, FloatArray]:
+    """[Q, N] rewards and [Q, N, D] scores along D random directions, ``config.rollouts`` rollouts of each problem."""
+    directions_PD = random_directions(lab, config.directions, config.seed, 2)
+    rewards, scores = [], []
+    for first in range(0, len(problems), 16):  # bounds the memory
+        part = problems[first : first + 16]
+        counts = np.full(len(part), config.rollouts)
+        rollouts = lab.rollouts(part, counts, seeded_generator(config.seed, 1, batch, first))
+        shape = (len(part), config.rollouts)
+        rewards.append(rollouts.rewards_N.reshape(shape))
+        scores.append(directional_scores(lab, part, rollouts, directions_PD).reshape(*shape, -1))
+    return np.concatenate(rewards), np.concatenate(scores)
+
+
 def belief_after(lab: Lab, problems: Sequence[Problem], others: Sequence[Problem], history: int, key: int) -> Posterior:
     """The default counts after ``history`` rollouts of each prompt, in visits of 8. Of 0: others were seen once."""
     counts = DiscountedCounts()
@@ -270,7 +287,7 @@ def excess(
 def print_lab(regime: str, batches: int, replicates: int, histories: Sequence[int]) -> None:
     """A row per planner, a column per length of history."""
     torch.set_num_threads(1)
-    config = GradientVarianceConfig(regime=regime, batches=max(batches, 2))  # type: ignore[arg-type]
+    config = GradientVarianceConfig(regime=regime, batches=max(batches, 2), directions=2)  # type: ignore[arg-type]
     lab, pool = load_lab(config.regime), load_mixture().pool
     order = np.random.default_rng(0).permutation(len(pool))
     ratios: dict[tuple[str, int], list[float]] = {}

@@ -17,7 +17,9 @@ import torch
 from allotment.lab.checkpoint import load_lab
 from allotment.lab.config import GradientVarianceConfig, SketchName, TrainConfig
 from allotment.lab.generation import Lab, seeded_generator
-from allotment.lab.gradient_variance import Moments, PastStep, moments_of_halves, past_steps
+from allotment.lab.gradient_measurement import measured
+from allotment.lab.gradient_moments import Moments
+from allotment.lab.past import PastStep, past_steps
 from allotment.lab.planners import make_planner
 from allotment.lab.scores import Sketch, sketch_named
 from allotment.lab.train import Trainer
@@ -57,7 +59,7 @@ def variance(config: GradientVarianceConfig, kinds: Sequence[SketchName]) -> Non
     batches: Batches = []
     for number, batch in enumerate(rows):
         problems = [pool[i] for i in batch]
-        batches.append((problems, moments_of_halves(lab, problems, config, number)))
+        batches.append((problems, measured(lab, problems, config, number).halves))
     arms: dict[str, tuple[str, str, int]] = {"oracle": ("oracle", kinds[0], 0), "vip": ("vip", kinds[0], 0)}
     for kind in kinds:
         arms |= {f"vip-moments, {kind}, K = {k}": ("vip-moments", kind, k) for k in SIZES}
@@ -88,8 +90,8 @@ def taught(
     name: str, lab: Lab, pool: Sequence[Problem], config: GradientVarianceConfig, steps: Sequence[PastStep]
 ) -> SuccessPlanner:
     """A new planner that has seen the steps."""
-    budget, bounds = config.rollouts_per_prompt * config.prompts, (config.lower, config.upper)
-    planner = make_planner(name, lab, pool, budget=budget, bounds=bounds, seed=config.seed)
+    budget = config.rollouts_per_prompt * config.prompts
+    planner = make_planner(name, lab, pool, budget=budget, bounds=config.bounds, seed=config.seed)
     assert isinstance(planner, SuccessPlanner)
     for step in steps:
         step.teach(planner)

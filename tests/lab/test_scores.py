@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from allotment.lab.generation import seeded_generator
-from allotment.lab.gradient_variance import past_steps
+from allotment.lab.past import past_steps
 from allotment.lab.scores import directional_scores, random_directions, scores, sketch_named
 from allotment.learning import SketchDirections
 
