@@ -5,6 +5,7 @@ from __future__ import annotations
 from allotment.errors import ConfigError
 from allotment.lab.config import TrainConfig
 from allotment.learning.objective import ObjectiveEntry, Place
+from allotment.planning.making import parameters
 from allotment.registry import OBJECTIVES, PLANNERS, SELECTORS
 
 _PLACES: dict[Place, str] = {"advantages": "advantages", "loss": "the loss of a token", "reward": "the reward"}
@@ -49,8 +50,10 @@ def check_combination(config: TrainConfig) -> None:
     if is_preference and needs is not None and needs.weighs_single:
         reason = f"{config.select} weighs single rollouts, a preference is of two"
         raise refused(config, reason, "leave the selector out")
-    if judges and (combined or config.rewards != ("correctness",)):
-        raise refused(config, f"{judges[0]} says itself what the reward is", "leave gdpo and --rewards out")
+    several = [n for n, e in declared(config, "advantages").items() if e.make and "rewards" in parameters(e.make)]
+    if judges and (several or config.rewards != ("correctness",)):
+        fix = f"leave {' and '.join([*several, '--rewards'])} out"
+        raise refused(config, f"{judges[0]} says itself what the reward is", fix)
     _check_beside_planner(config, is_preference)
     others = [name for name, entry in declared(config).items() if entry.place != "advantages"]
     if needs is not None and needs.looks_back and (config.actor != "current" or others):

@@ -162,8 +162,6 @@ class Trainer:
 
     def rewards(self, rollouts: Rollouts) -> torch.Tensor:
         """[N] the judge's rewards, or the sum of the configured ones."""
-        if rollouts.judged_N is not None:
-            return torch.from_numpy(rollouts.judged_N).float()
         return torch.stack(list(self._named_rewards(rollouts).values())).sum(0)
 
     def learn(self, visit: Visit, plan: Plan) -> Metrics:
@@ -211,6 +209,8 @@ class Trainer:
         return metrics | self.actor.after_step(Learnt(problems, rollouts, advantages_N, weights_NT))
 
     def _named_rewards(self, rollouts: Rollouts) -> dict[str, torch.Tensor]:
+        if rollouts.judged_N is not None:
+            return {"judge": torch.from_numpy(rollouts.judged_N).float()}
         return named_rewards(self.config.rewards, self.lab, rollouts, self.config.length_target)
 
     def _reward_metrics(self, rollouts: Rollouts) -> Metrics:
