@@ -78,14 +78,22 @@ def test_every_planner_is_carried_out_or_refused(name, tmp_path, monkeypatch) ->
             session_of(tmp_path, f"+allotment.planner={name}")
         assert_names_what_works(error, name, (*WORKS, reason))
         return
-    seen, asked = [], ["+allotment.trained_prompts=6"] if PLANNERS[name].contract.leaves_out else []
-    session = session_of(tmp_path, f"+allotment.planner={name}", *asked)
+    contract, seen = PLANNERS[name].contract, []
+    asked = ["+allotment.trained_prompts=6"] if contract.leaves_out and not contract.weights else []
+    session, plans = session_of(tmp_path, f"+allotment.planner={name}", *asked), []
+    ask = session.planner.ask
+    monkeypatch.setattr(session.planner, "ask", lambda *a, **k: plans.append(ask(*a, **k)) or plans[-1])
     for step in range(1, 6):
         uids, counts = planned(session, step)
         assert counts.sum() == PROMPTS * MEAN
-        assert (counts > 0).sum() == (6 if asked else PROMPTS)
+        assert (counts > 0).sum() == (6 if asked else PROMPTS) or contract.weights
         rewards = rewards_of(uids, seed=step)
         expected = by_hand(rewards, uids, WITHIN.get(name, rloo))
+        if contract.baselines and name not in WITHIN:
+            rows = [np.asarray(uids) == uid for uid in names(step)]
+            for row, own in enumerate(rows):
+                if own.any():
+                    expected[own] = believed(plans[-1], KEYS[row], rewards[own], len(uids), len(set(uids)))
         np.testing.assert_allclose(advantages_of(session, uids, rewards, monkeypatch), expected, atol=1e-6)
         assert not session.planner.open_plans
         seen.append(counts)
@@ -150,13 +158,14 @@ def test_the_page_names_what_works() -> None:
 def believed(plan, prompt: str, rewards_n, rollouts: int, prompts: int) -> np.ndarray:
     """[n] the toy's advantages of a prompt: weighed against the mean over all candidates of its plan."""
     q, n = plan.prompt_ids.index(prompt), len(rewards_n)
+    groups = int((plan.counts > 0).sum())
+    factor = 1.0 if plan.weights is None else plan.weights[q] * groups / (plan.candidates or len(plan.prompt_ids))
     own = np.zeros(n)
     for i, reward in enumerate(rewards_n):
         others = [other for j, other in enumerate(rewards_n) if j != i]
         share = 1.0 if not others else plan.baseline_shares[q]
         own[i] = reward - share * plan.baselines[q] - (0.0 if not others else (1 - share) * np.mean(others))
-    with_rollouts = (plan.counts > 0).sum()
-    return own * rollouts / (prompts * n) * plan.weights[q] * with_rollouts / len(plan.prompt_ids)
+    return own * rollouts / (prompts * n) * factor
 
 
 @pytest.mark.parametrize("keys", [KEYS, KEYS[:12] + KEYS[:4]], ids=["distinct", "some twice"])
@@ -227,6 +236,20 @@ def test_verls_own_estimators_carry_out_counts_alone(settings, words, tmp_path) 
     with pytest.raises(ConfigError) as error:
         session_of(tmp_path, *stock, *settings)
     assert_names_what_works(error, words[0], words)
+
+
+def test_a_planner_that_draws_prompts_says_itself_how_many(tmp_path) -> None:
+    with pytest.raises(ConfigError, match="leave allotment"):
+        session_of(tmp_path, "+allotment.planner=joint", "+allotment.trained_prompts=6")
+
+
+@pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])
+def test_a_belief_beside_a_divisor_that_depends_on_the_rollout_is_refused(mode, tmp_path) -> None:
+    setting = f"actor_rollout_ref.actor.loss_agg_mode={mode}"
+    session_of(tmp_path, setting)
+    with pytest.raises(ConfigError) as error:
+        session_of(tmp_path, setting, "+allotment.planner=joint")
+    assert_names_what_works(error, "joint", (mode, "baselines", "seq-mean-token-sum"))
 
 
 @pytest.mark.parametrize(

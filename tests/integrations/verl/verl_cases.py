@@ -16,6 +16,7 @@ from allotment.planning.contract import Contract
 
 PROMPTS, MEAN = 16, 8
 OVERRIDES = ["data.train_batch_size=16", "actor_rollout_ref.rollout.n=8", "algorithm.adv_estimator=allotment_rloo"]
+OVERRIDES += ["actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum"]  # what baselines need
 KEYS = [f"d/{q}" for q in range(PROMPTS)]
 
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from allotment.integrations.verl.config import AllotmentSettings, Batch
 
 PREFIX = "allotment_"
+CONSTANT_DIVISORS = ("seq-mean-token-sum", "seq-mean-token-sum-norm")
+"""Ways of adding up token losses with no divisor that depends on a rollout: what a belief as baseline needs."""
 OWN_ESTIMATORS = ("allotment_rloo", "allotment_dr_grpo", "allotment_grpo")
 
 
@@ -97,6 +99,10 @@ def _restrictions(config: DictConfig, is_sync: bool) -> list[tuple[Capability, s
     if estimator not in OWN_ESTIMATORS:
         stock = replace(VERL, name=f"verl's estimator {estimator}", selections=False, weights=False, baselines=False)
         found.append((stock, "set algorithm.adv_estimator=allotment_rloo, or use another method"))
+    mode = str(config.actor_rollout_ref.actor.loss_agg_mode)
+    if mode not in CONSTANT_DIVISORS:  # see allotment.learning.check_believed
+        divided = replace(VERL, name=f"verl with loss_agg_mode={mode}", baselines=False)
+        found.append((divided, "set actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum, or use another method"))
     if config.algorithm.use_kl_in_reward:
         penalised = replace(VERL, name="verl with algorithm.use_kl_in_reward", selections=False)
         found.append((penalised, "use actor_rollout_ref.actor.use_kl_loss in its place, or another method"))

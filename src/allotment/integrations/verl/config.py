@@ -121,6 +121,13 @@ def planner_of(config: DictConfig, settings: AllotmentSettings, batch: Batch) ->
         seed=_seed(config),
     )
     check_mode(config, batch.is_sync, planner)
+    if settings.trained_prompts is not None and planner.contract.weights and planner.contract.leaves_out:
+        raise ConfigError(
+            "the planner chooses itself how many prompts get rollouts, by probabilities that its weights make up for",
+            got=f"planner {planner.name}, allotment.trained_prompts={settings.trained_prompts}",
+            allowed="no trained_prompts",
+            fix="leave allotment.trained_prompts out; data.train_batch_size is the number of candidates",
+        )
     return planner
 
 
