@@ -54,12 +54,12 @@ class TrainConfig(RunConfig):
     trainer: Annotated[Literal["lab"], tyro.conf.Suppress] = "lab"
     candidate_prompts: int | None = Field(None, ge=1)
     """Prompts that the planner is asked for at a step; by default more than prompts_per_step only for planners that
-    choose among them (4 times for dapo and mopps, twice for greso)."""
+    choose among them (16 times for joint and spo, 4 times for dapo, mopps and pilot-commit, twice for greso)."""
     objective: tuple[ObjectiveName, ...] = ()
     """What is learnt from the rollouts; several names where they fill different places: advantages (rloo, dr_grpo,
-    grpo, gdpo), the loss (divergence-ppo, flowrl, on-policy-dpo), gates on tokens (jackpot, capo), a learnt
-    reward for the verifier's (representation-reward, ml-irl). By default the clipped surrogate with the estimator's
-    advantages."""
+    grpo, gdpo, jspo, krpo), the loss (divergence-ppo, flowrl, on-policy-dpo), gates on tokens (jackpot, capo), a
+    learnt reward for the verifier's (representation-reward, ml-irl). By default the clipped surrogate with the
+    estimator's advantages."""
     objective_settings: JSONObject = Field(default_factory=dict)
     """Further settings of the objectives by name, such as '{"divergence-ppo": {"delta": 0.15}}'."""
     updates: int = Field(1, ge=1)
