@@ -11,6 +11,7 @@ from allotment.integrations.capabilities import VERL
 from allotment.integrations.verl import session as session_module
 from allotment.methods.selectors.completion_pruning import CompletionPruning
 from allotment.planning.contract import entry_obstacle, selection_obstacle, works_with
+from allotment.planning.making import parameters
 from allotment.registry import OBJECTIVES, PLANNERS, SELECTORS
 
 HOOK = "+allotment.trainer_hook=true"
@@ -79,26 +80,24 @@ def test_every_planner_is_carried_out_or_refused(name, tmp_path, monkeypatch) ->
         assert_names_what_works(error, name, (*WORKS, reason))
         return
     contract, seen = PLANNERS[name].contract, []
-    asked = ["+allotment.trained_prompts=6"] if contract.leaves_out and not contract.weights else []
+    takes = "trained_prompts" in parameters(PLANNERS[name].make)
+    asked = ["+allotment.trained_prompts=6"] if takes and contract.leaves_out else []
     session, plans = session_of(tmp_path, f"+allotment.planner={name}", *asked), []
     ask = session.planner.ask
     monkeypatch.setattr(session.planner, "ask", lambda *a, **k: plans.append(ask(*a, **k)) or plans[-1])
     for step in range(1, 6):
         uids, counts = planned(session, step)
         assert counts.sum() == PROMPTS * MEAN
-        assert (counts > 0).sum() == (6 if asked else PROMPTS) or contract.weights
+        assert (counts > 0).sum() == (6 if asked else PROMPTS) or (contract.leaves_out and not takes)
         rewards = rewards_of(uids, seed=step)
         expected = by_hand(rewards, uids, WITHIN.get(name, rloo))
-        if contract.baselines and name not in WITHIN:
-            rows = [np.asarray(uids) == uid for uid in names(step)]
-            for row, own in enumerate(rows):
-                if own.any():
-                    expected[own] = believed(plans[-1], KEYS[row], rewards[own], len(uids), len(set(uids)))
+        if contract.baselines:
+            expected = all_believed(plans[-1], uids, names(step), rewards, is_white=name == "spo")
         np.testing.assert_allclose(advantages_of(session, uids, rewards, monkeypatch), expected, atol=1e-6)
         assert not session.planner.open_plans
         seen.append(counts)
     is_equal = [len(set(counts)) == 1 for counts in seen]
-    assert all(is_equal) if name == "uniform" else not any(is_equal[1:])  # the others go by what came back
+    assert all(is_equal) if name in ("uniform", "spo") else not any(is_equal[1:])  # the others go by what came back
 
 
 @pytest.mark.parametrize("name", SELECTORS.names)
@@ -155,6 +154,19 @@ def test_the_page_names_what_works() -> None:
     assert all(f"`{name}`" in rows["select"] for name in selectors)
 
 
+def all_believed(plan, uids, every_uid, rewards, is_white: bool) -> np.ndarray:
+    """[N] advantages against the plan's baselines, over the batch's standard deviation if ``is_white``."""
+    raw, sizes = np.zeros(len(uids)), np.zeros(len(uids))
+    for row, uid in enumerate(every_uid):
+        own = np.asarray(uids) == uid
+        sizes[own] = own.sum()
+        if own.any():
+            raw[own] = believed(plan, KEYS[row], rewards[own], 1, 1) * own.sum()
+    if is_white:
+        raw = (raw - raw.mean()) / raw.std(ddof=1)
+    return raw * len(uids) / (len(set(uids)) * sizes)
+
+
 def believed(plan, prompt: str, rewards_n, rollouts: int, prompts: int) -> np.ndarray:
     """[n] the toy's advantages of a prompt: weighed against the mean over all candidates of its plan."""
     q, n = plan.prompt_ids.index(prompt), len(rewards_n)
@@ -163,7 +175,7 @@ def believed(plan, prompt: str, rewards_n, rollouts: int, prompts: int) -> np.nd
     own = np.zeros(n)
     for i, reward in enumerate(rewards_n):
         others = [other for j, other in enumerate(rewards_n) if j != i]
-        share = 1.0 if not others else plan.baseline_shares[q]
+        share = 1.0 if not others or plan.baseline_shares is None else plan.baseline_shares[q]
         own[i] = reward - share * plan.baselines[q] - (0.0 if not others else (1 - share) * np.mean(others))
     return own * rollouts / (prompts * n) * factor
 
@@ -238,9 +250,10 @@ def test_verls_own_estimators_carry_out_counts_alone(settings, words, tmp_path) 
     assert_names_what_works(error, words[0], words)
 
 
-def test_a_planner_that_draws_prompts_says_itself_how_many(tmp_path) -> None:
+@pytest.mark.parametrize("name", ["joint", "spo"])
+def test_a_planner_that_draws_prompts_says_itself_how_many(name, tmp_path) -> None:
     with pytest.raises(ConfigError, match="leave allotment"):
-        session_of(tmp_path, "+allotment.planner=joint", "+allotment.trained_prompts=6")
+        session_of(tmp_path, f"+allotment.planner={name}", "+allotment.trained_prompts=6")
 
 
 @pytest.mark.parametrize("mode", ["token-mean", "seq-mean-token-mean"])

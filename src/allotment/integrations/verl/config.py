@@ -16,6 +16,8 @@ from allotment.integrations.capabilities import VERL
 from allotment.integrations.fitting import Sizes, fitted_planner, fitted_selector
 from allotment.integrations.verl.checks import check_config, check_mode
 from allotment.planning import Planner
+from allotment.planning.making import parameters
+from allotment.registry import PLANNERS
 from allotment.selection import Selector
 
 HOOK = "trainer_hook"
@@ -121,9 +123,10 @@ def planner_of(config: DictConfig, settings: AllotmentSettings, batch: Batch) ->
         seed=_seed(config),
     )
     check_mode(config, batch.is_sync, planner)
-    if settings.trained_prompts is not None and planner.contract.weights and planner.contract.leaves_out:
+    draws = planner.contract.leaves_out and planner.name in PLANNERS
+    if settings.trained_prompts and draws and "trained_prompts" not in parameters(PLANNERS[planner.name].make):
         raise ConfigError(
-            "the planner chooses itself how many prompts get rollouts, by probabilities that its weights make up for",
+            "the planner says itself how many prompts get rollouts",
             got=f"planner {planner.name}, allotment.trained_prompts={settings.trained_prompts}",
             allowed="no trained_prompts",
             fix="leave allotment.trained_prompts out; data.train_batch_size is the number of candidates",
