@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from rich.box import SIMPLE
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
@@ -69,7 +70,7 @@ def study(out: Path) -> Arms:
     finished = finished_runs(jobs)
     missing = [each for each in jobs if each.path not in finished]
     with closing(on_processes(missing, min(2, os.cpu_count() or 1))) as ends:
-        for ended in track(ends, "Training", total=len(missing)):
+        for ended in track(ends, "Training", total=len(missing), disable=not missing):
             if ended.error is not None:
                 sys.exit(f"{ended.job.path}: {ended.error}")
     runs = finished_runs(jobs)
@@ -98,9 +99,9 @@ def summary(arms: Arms) -> dict[str, Any]:
 def table(arms: Arms) -> Table:
     """The summary for the eye."""
     found = summary(arms)
-    shown = Table(title=f"Success on prompts never trained on; {found['start']:.3f} before the training")
-    for column in ("arm", "rollouts", "learning rate", "success", "gain of training", "to uniform, by seed"):
-        shown.add_column(column)
+    shown = Table(title=f"Success on prompts never trained on; {found['start']:.3f} before the training", box=SIMPLE)
+    for column in ("arm", "rollouts", "rate", "success", "gain", "to uniform"):
+        shown.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
     for arm in arms:
         success, difference = found["success"][arm], found["difference"][arm]
         gain = success["mean"] - found["start"]
