@@ -99,7 +99,11 @@ def summary(arms: Arms) -> dict[str, Any]:
 def table(arms: Arms) -> Table:
     """The summary for the eye."""
     found = summary(arms)
-    shown = Table(title=f"Success on prompts never trained on; {found['start']:.3f} before the training", box=SIMPLE)
+    shown = Table(
+        title=f"Success on prompts never trained on; {found['start']:.3f} before the training",
+        box=SIMPLE,
+        pad_edge=False,
+    )
     for column in ("arm", "rollouts", "rate", "success", "gain", "to uniform"):
         shown.add_column(column, justify="left" if column == "arm" else "right", no_wrap=True)
     for arm in arms:
