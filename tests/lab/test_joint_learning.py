@@ -4,9 +4,9 @@ from itertools import islice
 from pathlib import Path
 
 import pytest
-from joint_learning import ARMS, Job, Options, best, make, reached, table, tried, wanted
 
 from allotment.lab.config import TrainConfig
+from joint_learning import ARMS, Job, Options, best, make, reached, table, tried, wanted
 
 OPTIONS = Options(Path("none"), arms=("uniform", "joint"), rates=(1e-4, 2e-4, 4e-4, 8e-4), seeds=(0, 1))
 
