@@ -170,7 +170,7 @@ class RunConfig(Config):
     rollouts_per_prompt: int = Field(8, ge=1)
     """Mean number of rollouts of a prompt; the budget of a step is this times the prompts, spent exactly."""
     bounds: tuple[int, int] | None = None
-    """Least and most rollouts of a prompt; by default as the planner has it: 3 and 32, or 1 and 32 for joint and spo."""
+    """Least and most rollouts of a prompt; by default as the planner has it: 3 and 32, 1 and 32 for joint and spo."""
     planner: PlannerName = "vip"
     """Who decides the number of rollouts of each prompt."""
     planner_settings: JSONObject = Field(default_factory=dict)

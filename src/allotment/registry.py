@@ -156,6 +156,7 @@ PLANNERS: Registry[PlannerEntry] = Registry(
     {
         "vip": "allotment.planning.variants:DEFAULT",
         "joint": "allotment.planning.variants:JOINT",
+        "joint-scores": "allotment.planning.variants:JOINT_SCORES",
         "vip-moments": "allotment.planning.variants:MOMENTS",
         "vip-paper": "allotment.planning.variants:PAPER",
         "vip-second-look": "allotment.planning.variants:SECOND_LOOK",

@@ -280,3 +280,42 @@ def test_a_state_whose_open_plan_belongs_to_no_step():
     state["predictor"]["rounds"]["steps"] = {}
     with pytest.raises(StateError, match="belongs to no step"):
         VIP(budget=60, rounds=2).load_state_dict(state)
+
+
+def scored_world(planner, steps, seed=0):
+    """p is known to be 1/2 or so; a failure's score is three times a success's in length."""
+    random = np.random.default_rng(seed)
+    for _ in range(steps):
+        plan = planner.ask(MANY)
+        groups = plan.group_ids()
+        wins = random.random(len(groups)) < np.array([CHANCE[g] for g in groups])
+        scores = np.where(wins, 1.0, 3.0)[:, None] * random.choice([-1.0, 1.0], (len(groups), 4))
+        planner.tell(plan, wins.astype(float), groups, scores=scores)
+    return planner.ask(MANY)
+
+
+def test_a_baseline_weighted_by_scores_is_that_of_least_variance():
+    plan = scored_world(joint(choose="rollouts", budget=400, baseline="score_weighted"), 60)
+    p = np.array([CHANCE[i] for i in plan.prompt_ids])
+    best = p / (p + 9 * (1 - p))  # E[r |s|^2] / E[|s|^2]
+    assert np.abs(plan.baselines - best).mean() < 0.05
+    assert np.abs(plan.posterior.success_probability() - best).mean() > 0.2
+
+
+def test_without_scores_it_is_the_belief_and_it_must_be_told_them():
+    planner = joint(baseline="score_weighted")
+    assert planner.contract.told == {"scores"}
+    plan = taught(planner).ask(MANY)
+    assert plan.baselines == pytest.approx(plan.posterior.success_probability())
+    with pytest.raises(InvalidInputError, match=r"baseline='score_weighted' together with estimator='rloo'"):
+        joint(baseline="score_weighted", estimator="rloo", bounds=(2, 8))
+
+
+def test_a_baseline_weighted_by_scores_is_saved_bit_for_bit():
+    planner = joint(budget=60, baseline="score_weighted")
+    scored_world(planner, 3)
+    state = planner.state_dict()
+    copy = joint(budget=60, baseline="score_weighted")
+    copy.load_state_dict(state)
+    one, other = (scored_world(p, 2, seed=3) for p in (planner, copy))
+    assert one.baselines.tobytes() == other.baselines.tobytes()

@@ -14,11 +14,14 @@ import numpy.typing as npt
 from allotment.allocation import allocate_exact
 from allotment.errors import InvalidInputError
 from allotment.planning.rounds import Step
+from allotment.prediction import Predictor, default_predictor
 from allotment.prediction.posteriors import updated
 from allotment.pricing import SecondLookPrice
-from allotment.types import Plan, Posterior
+from allotment.prompts.embeddings import Embeddings
+from allotment.types import Plan, Posterior, PromptIds
 
 if TYPE_CHECKING:
+    from allotment.planning.outcome import Outcome
     from allotment.planning.vip import VIP
 
 Unit = Literal["rollouts", "tokens"]
@@ -29,7 +32,16 @@ Split = Literal["exact", "relaxed"]
 """The integer optimum, or the paper's continuous relaxation, rounded (theorems 5.1, 5.2, algorithm 2)."""
 Choose = Literal["rollouts", "prompts"]
 """What is chosen: how many rollouts each prompt gets, or which prompts get some, too."""
-_PLAIN = {"price": "success_variance", "split": "exact", "unit": "rollouts", "rounds": 1, "choose": "rollouts"}
+Baseline = Literal["belief", "score_weighted"]
+"""What of the belief rollouts are compared with: the believed mean reward, or what is best for their scores' sizes."""
+_PLAIN = {
+    "price": "success_variance",
+    "split": "exact",
+    "unit": "rollouts",
+    "rounds": 1,
+    "choose": "rollouts",
+    "baseline": "belief",
+}
 _OPTIONS: dict[tuple[str, object], tuple[str, ...]] = {
     ("rounds", 2): ("price", "split", "unit", "choose"),
     ("unit", "tokens"): ("split", "rounds"),
@@ -37,6 +49,7 @@ _OPTIONS: dict[tuple[str, object], tuple[str, ...]] = {
     ("price", "plug_in"): ("choose",),
     ("split", "relaxed"): ("choose",),
     ("choose", "prompts"): ("price", "split", "rounds"),
+    ("baseline", "score_weighted"): ("split", "rounds"),
 }
 """What each option needs: the others named here as they are by default."""
 _ESTIMATORS: dict[tuple[str, object], tuple[str, ...]] = {
@@ -45,6 +58,7 @@ _ESTIMATORS: dict[tuple[str, object], tuple[str, ...]] = {
     ("price", "plug_in"): ("rloo", "dr_grpo"),
     ("split", "relaxed"): ("rloo", "dr_grpo"),
     ("choose", "prompts"): ("rloo", "shrinkage"),
+    ("baseline", "score_weighted"): ("shrinkage",),
 }
 """The estimators that go with an option, where not all do."""
 
@@ -57,6 +71,7 @@ def check_options(planner: VIP) -> None:
         "unit": get_args(Unit),
         "rounds": (1, 2),
         "choose": get_args(Choose),
+        "baseline": get_args(Baseline),
     }
     chosen = {name: getattr(planner, name) for name in known}
     for name, value in chosen.items():
@@ -71,9 +86,38 @@ def check_options(planner: VIP) -> None:
                 got=f"{name}={value!r}" + (f" together with {', '.join(clashes)}" if clashes else ""),
                 allowed=", ".join(map(repr, known[name]))
                 + "; two rounds and gradient moments with estimator 'rloo' and the exact split alone, tokens in one "
-                "round, split exactly; prompts chosen with 'rloo' or 'shrinkage', by success variance, in one round",
+                "round, split exactly; prompts chosen with 'rloo' or 'shrinkage', by success variance, in one round; a "
+                "baseline weighted by scores with 'shrinkage'",
                 fix=f"use {name}={_PLAIN[name]!r}",
             )
+
+
+def predictor_of(
+    predictor: Predictor | None, embeddings: Embeddings | None, ids: PromptIds | None, features: npt.ArrayLike | None
+) -> Predictor:
+    """The predictor, or the default one; refuses embeddings, ids or features beside one that was made before."""
+    about_prompts = (embeddings, ids, features)
+    if predictor is None:
+        return default_predictor(*about_prompts)
+    if any(given is not None for given in about_prompts):
+        raise InvalidInputError(
+            "embeddings for a predictor that was made before",
+            got=f"predictor {type(predictor).__name__} together with embeddings, ids or features",
+            allowed="either a predictor, or embeddings for the default one",
+            fix="give the embeddings to the predictor",
+        )
+    return predictor
+
+
+def check_lengths(outcome: Outcome) -> None:
+    """Refuse an outcome without lengths where the budget is in tokens."""
+    if outcome.lengths_N is None and len(outcome.rewards_N):
+        raise InvalidInputError(
+            "a planner with a token budget was told no lengths",
+            got=f"{len(outcome.rewards_N)} rewards",
+            allowed="the completion tokens of every rollout beside its reward",
+            fix="tell(plan, rewards, group_ids, lengths=[...])",
+        )
 
 
 LEAST_FIRST = 2

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
+from allotment.planning.score_weighted import ScoreWeighted
 from allotment.pricing import ShrinkagePrice
 from allotment.state import State, array_from_state, check_state
 from allotment.types import FloatArray, IntArray, Posterior
@@ -24,7 +25,9 @@ class Shrinkage:
 
     KIND = "Shrinkage"
 
-    def __init__(self) -> None:
+    def __init__(self, weighted: ScoreWeighted | None = None) -> None:
+        """``weighted``: a baseline other than the belief itself."""
+        self.weighted = weighted
         self._sums_2x3 = np.zeros((2, 3))
         """Discounted count, sum and sum of squares of failures and of successes."""
 
@@ -42,7 +45,8 @@ class Shrinkage:
     def of_plan(self, posterior: Posterior, counts_Q: IntArray) -> dict[str, FloatArray]:
         """``baselines`` and ``baseline_shares`` of a plan, [Q] each."""
         low, high = self._means()
-        baselines_Q = low + (high - low) * posterior.success_probability()
+        m_Q = posterior.success_probability()
+        baselines_Q = low + (high - low) * (m_Q if self.weighted is None else self.weighted.predict(m_Q))
         return {"baselines": baselines_Q, "baseline_shares": self.price(posterior).shares(counts_Q)}
 
     def _means(self) -> tuple[float, float]:
@@ -66,9 +70,13 @@ class Shrinkage:
 
     def state_dict(self) -> State:
         """The sums."""
-        return {"kind": self.KIND, "sums": self._sums_2x3.copy()}
+        weighted = {} if self.weighted is None else {"weighted": self.weighted.state_dict()}
+        return {"kind": self.KIND, "sums": self._sums_2x3.copy(), **weighted}
 
     def load_state_dict(self, state: State) -> None:
         """See :class:`~allotment.state.Stateful`."""
-        check_state(state, self.KIND, ("sums",))
-        self._sums_2x3 = array_from_state(state, "sums", (2, 3))
+        check_state(state, self.KIND, ("sums",) if self.weighted is None else ("sums", "weighted"))
+        sums_2x3 = array_from_state(state, "sums", (2, 3))
+        if self.weighted is not None:
+            self.weighted.load_state_dict(state["weighted"])
+        self._sums_2x3 = sums_2x3

@@ -6,6 +6,8 @@ import math
 from abc import abstractmethod
 from typing import Unpack
 
+import numpy as np
+
 from allotment.checks import check_setting
 from allotment.planning.contract import Contract
 from allotment.planning.outcome import Outcome
@@ -15,7 +17,7 @@ from allotment.prediction import GradientMoments, Predictor, default_predictor
 from allotment.prediction.measured import ScoreVisit
 from allotment.pricing import get_estimator
 from allotment.state import State, Stateful
-from allotment.types import Allocation, Plan, Posterior, PromptId
+from allotment.types import Allocation, FloatArray, IntArray, Plan, Posterior, PromptId
 
 
 class SuccessSettings(Common, total=False):
@@ -77,9 +79,17 @@ class SuccessPlanner(Planner):
     def _observe(self, outcome: Outcome) -> None:
         ids, rows_B = outcome.told()
         if self.shrinkage is not None:
-            self.predictor.predict(ids)  # raises where it would not observe them, before anything is learnt
-            self.shrinkage.observe(outcome.rewards_N, outcome.rewards_N >= self.success_threshold)
+            belief, is_success_N = (
+                self.predictor.predict(outcome.prompt_ids),
+                outcome.rewards_N >= self.success_threshold,
+            )
+            self.shrinkage.observe(outcome.rewards_N, is_success_N)
+            if outcome.scores_NK is not None:
+                self.learn_scores(belief, is_success_N.astype(np.float64), outcome.rows_N, outcome.scores_NK)
         self.predictor.observe(ids, outcome.successes(self.success_threshold)[rows_B], outcome.received[rows_B])
+
+    def learn_scores(self, belief: Posterior, wins_N: FloatArray, rows_N: IntArray, scores_NK: FloatArray) -> None:
+        """Learn from successes and scores of N rollouts, with the belief about their Q prompts before the step."""
 
     def _observe_scores(self, moments: GradientMoments | None, outcome: Outcome) -> None:
         """Tell ``moments`` the scores of an outcome, where there are any."""

@@ -72,6 +72,19 @@ JOINT = PlannerEntry(
         optimises=UNBIASED,
     ),
 )
+JOINT_SCORES = PlannerEntry(
+    partial(VIP, estimator="shrinkage", choose="prompts", baseline="score_weighted"),
+    Contract(leaves_out=True, weights=True, baselines=True, told=frozenset({"scores"})),
+    candidates=16,
+    estimator="shrinkage",
+    bounds=(1, 32),
+    row=Row.before(
+        "success probability and sizes of scores",
+        "[which prompts, how many rollouts, which baseline](joint.md)",
+        "not in a paper; the toy tells no scores, so it is `joint` here",
+        optimises=UNBIASED,
+    ),
+)
 MOMENTS = PlannerEntry(
     partial(VIP, price="gradient_moments"),
     Contract(told=frozenset({"scores"})),

@@ -5,24 +5,24 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any, Self, Unpack
 
-import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation import allocate_exact
-from allotment.errors import InvalidInputError
+from allotment.planning import options
 from allotment.planning.choosing import PromptChoice, open_chosen
 from allotment.planning.contract import Contract
 from allotment.planning.gradient_size import GradientSize
-from allotment.planning.options import Choose, PriceName, SecondLook, Split, Unit, check_options, second_round
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common
 from allotment.planning.rounds import Step
+from allotment.planning.score_weighted import ScoreWeighted
+from allotment.planning.shrinkage import Shrinkage
 from allotment.planning.success import SuccessPlanner
-from allotment.prediction import GradientMoments, HierarchicalRegression, LengthPredictor, Predictor, default_predictor
+from allotment.prediction import GradientMoments, HierarchicalRegression, LengthPredictor, Predictor
 from allotment.pricing import Price, WeightedPrice, get_estimator, posterior_weights
 from allotment.prompts.embeddings import Embeddings
 from allotment.state import State, Stateful
-from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, PromptIds
+from allotment.types import Allocation, FloatArray, IntArray, Plan, Posterior, PromptId, PromptIds
 
 
 class VIP(SuccessPlanner):
@@ -50,8 +50,9 @@ class VIP(SuccessPlanner):
         rounds: 2, or a :class:`~allotment.planning.options.SecondLook`, splits each step: a first share of the
             budget, a look at what came back, the rest by what was seen. Ask the same prompts again until ``done``.
         choose: ``"prompts"``, or a :class:`~allotment.planning.choosing.PromptChoice`, lets ``ask`` return fewer
-            prompts than it was given: drawn with known probabilities and weighed by their inverse in ``plan.weights``.
-            ``"rollouts"``: all of them, only their rollouts are chosen. See docs/joint.md.
+            prompts than it was given: drawn with known probabilities, weighed by their inverse (docs/joint.md).
+        baseline: with the estimator ``"shrinkage"``, ``"belief"``, or ``"score_weighted"`` for the baseline of least
+            variance as a function of the belief, learnt from what ``tell(..., scores=...)`` says.
         common: ``budget`` (spent exactly, or tokens, see ``unit``), ``bounds``, ``estimator``, ``seed`` of
             :class:`~allotment.planning.planner.Planner`.
 
@@ -70,29 +71,25 @@ class VIP(SuccessPlanner):
         ids: PromptIds | None = None,
         features: npt.ArrayLike | None = None,
         success_threshold: float = 0.5,
-        price: PriceName | GradientMoments = "success_variance",
-        split: Split = "exact",
-        unit: Unit | LengthPredictor = "rollouts",
-        rounds: int | SecondLook = 1,
-        choose: Choose | PromptChoice = "rollouts",
+        price: options.PriceName | GradientMoments = "success_variance",
+        split: options.Split = "exact",
+        unit: options.Unit | LengthPredictor = "rollouts",
+        rounds: int | options.SecondLook = 1,
+        choose: options.Choose | PromptChoice = "rollouts",
+        baseline: options.Baseline = "belief",
         **common: Unpack[Common],
     ) -> None:
-        about_prompts = (embeddings, ids, features)
-        if predictor is not None and any(given is not None for given in about_prompts):
-            raise InvalidInputError(
-                "embeddings for a predictor that was made before",
-                got=f"predictor {type(predictor).__name__} together with embeddings, ids or features",
-                allowed="either a predictor, or embeddings for the default one",
-                fix="give the embeddings to the predictor",
-            )
-        predictor = default_predictor(*about_prompts) if predictor is None else predictor
+        predictor = options.predictor_of(predictor, embeddings, ids, features)
         super().__init__(predictor=predictor, success_threshold=success_threshold, **common)
-        self.price: PriceName = "gradient_moments" if isinstance(price, GradientMoments) else price
-        self.unit: Unit = "tokens" if isinstance(unit, LengthPredictor) else unit
-        self.rounds: int = 2 if isinstance(rounds, SecondLook) else rounds
-        self.split: Split = split
-        self.choose: Choose = choose if isinstance(choose, str) else "prompts"
-        check_options(self)
+        self.price: options.PriceName = "gradient_moments" if isinstance(price, GradientMoments) else price
+        self.unit: options.Unit = "tokens" if isinstance(unit, LengthPredictor) else unit
+        self.rounds: int = 2 if isinstance(rounds, options.SecondLook) else rounds
+        self.split: options.Split = split
+        self.choose: options.Choose = choose if isinstance(choose, str) else "prompts"
+        self.baseline: options.Baseline = baseline
+        options.check_options(self)
+        if baseline == "score_weighted":
+            self.shrinkage = Shrinkage(ScoreWeighted())
         self.moments = price if isinstance(price, GradientMoments) else None
         if price == "gradient_moments":
             self.moments = GradientMoments(scale=HierarchicalRegression(embeddings, ids=ids, features=features))
@@ -103,7 +100,7 @@ class VIP(SuccessPlanner):
         """How prompts are drawn; None where all are taken."""
         self.sizes = None if self.choice is None else GradientSize()
         """The squared gradient of a prompt, for the choice of prompts."""
-        self._look = rounds if isinstance(rounds, SecondLook) else SecondLook() if rounds == 2 else None
+        self._look = rounds if isinstance(rounds, options.SecondLook) else options.SecondLook() if rounds == 2 else None
 
     @classmethod
     def paper(
@@ -123,7 +120,8 @@ class VIP(SuccessPlanner):
     @property
     def contract(self) -> Contract:
         """Rounds, tokens, scores and lengths as its options have it."""
-        told = {"scores": self.moments is not None, "lengths": self.lengths is not None}
+        needs_scores = self.moments is not None or self.baseline == "score_weighted"
+        told = {"scores": needs_scores, "lengths": self.lengths is not None}
         return Contract(
             several_rounds=self._look is not None,
             own_advantages=None if self._look is None else "second_look",
@@ -146,7 +144,7 @@ class VIP(SuccessPlanner):
             return None
         ids = step.outcome.prompt_ids
         prior = self.predictor.predict(ids)
-        return second_round(step, prior, self.success_threshold, self.bounds, self._tie_keys(ids))
+        return options.second_round(step, prior, self.success_threshold, self.bounds, self._tie_keys(ids))
 
     def price_of(self, ids: tuple[PromptId, ...], posterior: Posterior) -> Price:
         """What rollouts of each prompt are worth."""
@@ -185,21 +183,18 @@ class VIP(SuccessPlanner):
         return allocate_tokens(price, spendable, costs_Q, **limits)
 
     def _observe(self, outcome: Outcome) -> None:
-        if self.lengths is not None and outcome.lengths_N is None and len(outcome.rewards_N):
-            raise InvalidInputError(
-                "a planner with a token budget was told no lengths",
-                got=f"{len(outcome.rewards_N)} rewards",
-                allowed="the completion tokens of every rollout beside its reward",
-                fix="tell(plan, rewards, group_ids, lengths=[...])",
-            )
+        if self.lengths is not None:
+            options.check_lengths(outcome)
         self._observe_scores(self.moments, outcome)
-        if self.sizes is not None and outcome.scores_NK is not None:
-            successes_N = (outcome.rewards_N >= self.success_threshold).astype(np.float64)
-            belief = self.predictor.predict(outcome.prompt_ids)
-            self.sizes.observe(belief, successes_N, outcome.rows_N, outcome.scores_NK)
         super()._observe(outcome)
         if self.lengths is not None and outcome.lengths_N is not None:
             self.lengths.observe(outcome.prompt_ids, outcome.rows_N, outcome.lengths_N)
+
+    def learn_scores(self, belief: Posterior, wins_N: FloatArray, rows_N: IntArray, scores_NK: FloatArray) -> None:
+        """For the choice of prompts, and a baseline weighted by scores."""
+        for part in (self.sizes, None if self.shrinkage is None else self.shrinkage.weighted):
+            if part is not None:
+                part.observe(belief, wins_N, rows_N, scores_NK)
 
     @property
     def _parts(self) -> dict[str, Stateful]:
@@ -210,5 +205,6 @@ class VIP(SuccessPlanner):
         own: State = {"plug_in": self.price == "plug_in", "relaxed": self.split == "relaxed", "rounds": self.rounds}
         price = "gradient_moments" if self.price == "gradient_moments" else "success_variance"
         share = {} if self._look is None else {"first_share": self._look.first_share}
-        chosen = {} if self.choice is None else {"choose": asdict(self.choice)}
+        chosen: State = {} if self.choice is None else {"choose": asdict(self.choice)}
+        chosen |= {} if self.baseline == "belief" else {"baseline": self.baseline}
         return {**super()._settings(), **own, "unit": self.unit, "price": price, **share, **chosen}
