@@ -67,7 +67,7 @@ def _check_settings(saved: object, own: State) -> None:
 
 def _check_rounds(parts: object, open_steps: set[str]) -> None:
     """Every open plan belongs to a step of the rounds."""
-    rounds = parts.get("rounds") if isinstance(parts, dict) else None
+    rounds = parts.get("rounds", parts) if isinstance(parts, dict) else None  # they stand alone beside nothing else
     steps = rounds.get("steps") if isinstance(rounds, dict) else None
     if unknown := open_steps - set(steps if isinstance(steps, dict) else ()):
         raise StateError(
