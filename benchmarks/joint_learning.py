@@ -28,6 +28,7 @@ ONE_EACH: Row = {"prompts_per_step": 128, "rollouts_per_prompt": 1, "bounds": (1
 ARMS: dict[str, Row] = {
     "uniform": {"planner": "uniform"},
     "joint": {"planner": "joint"},
+    "joint-scores": {"planner": "joint-scores"},
     "128x1-mean": {"planner": "uniform", "planner_settings": {"predictor": "global-mean"}, **ONE_EACH},
     "128x1-shrinkage": {"planner": "vip", **ONE_EACH},
     "uniform-32x8": {"planner": "uniform", "prompts_per_step": 32},
