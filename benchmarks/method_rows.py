@@ -92,6 +92,7 @@ def in_tokens(**settings: Any) -> Planner:
 
 EMBEDDED = {"embeddings": 100.0 * np.eye(ASKED), "ids": list(range(ASKED))}
 """Prompts that have nothing in common: what is left of a predictor on embeddings is each prompt's last visits."""
+JOINT = {"choose": "prompts", "estimator": "shrinkage"}
 MEASURED_PLANNERS: dict[str, Method] = {
     "reward-variance": Method(full(RewardVarianceVIP, **EMBEDDED)),
     "uniform": Method(
@@ -101,10 +102,13 @@ MEASURED_PLANNERS: dict[str, Method] = {
         full(VIP),
     ),
     "joint": Method(
-        full(VIP, budget=MEAN_COUNT * CHOSEN, choose="prompts", estimator="shrinkage", bounds=(1, 32)),
+        full(VIP, budget=MEAN_COUNT * CHOSEN, bounds=(1, 32), **JOINT),
     ),
     "vip-paper": Method(
         full(VIP.paper, **EMBEDDED),
+    ),
+    "joint-scores": Method(
+        full(VIP, budget=MEAN_COUNT * CHOSEN, bounds=(1, 32), **JOINT, baseline="score_weighted"),
     ),
     "vip-moments": Method(
         full(VIP, price="gradient_moments"),
