@@ -38,20 +38,19 @@ class Sinks:
 
     def write(self, row: Row) -> None:
         """Hand a line to every sink that still works."""
-        for name in list(self._sinks):
-            self._try(name, "write", row)
+        self._each("write", row)
 
     def close(self) -> None:
         """Close every sink that still works."""
-        for name in list(self._sinks):
-            self._try(name, "close")
+        self._each("close")
 
-    def _try(self, name: str, method: str, *given: Row) -> None:
-        try:
-            getattr(self._sinks[name], method)(*given)
-        except Exception as error:
-            log.warning("%s takes no more figures: %s: %s", name, type(error).__name__, error)
-            del self._sinks[name]
+    def _each(self, method: str, *given: Row) -> None:
+        for name, sink in list(self._sinks.items()):
+            try:
+                getattr(sink, method)(*given)
+            except Exception as error:
+                log.warning("%s takes no more figures: %s: %s", name, type(error).__name__, error)
+                del self._sinks[name]
 
 
 @contextmanager
@@ -68,9 +67,8 @@ def opened(names: Sequence[SinkName], run: Path, settings: Row) -> Iterator[Sink
             sinks[name] = kind(run, settings)
         except Exception as error:
             log.warning("%s cannot be opened and gets no figures: %s: %s", name, type(error).__name__, error)
-    opened_sinks = Sinks(sinks)
-    with closing(opened_sinks):
-        yield opened_sinks
+    with closing(Sinks(sinks)) as together:
+        yield together
 
 
 class _Tensorboard:

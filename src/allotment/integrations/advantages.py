@@ -38,8 +38,7 @@ def group_terms(prompt_ids: Sequence[PromptId], plans: Sequence[Plan | None]) ->
         prompt_ids: [Q] the prompt of each group.
         plans: [Q] the plan that each group is of, None where that is not known; several plans may be in one batch.
     """
-    q = len(plans)
-    terms = GroupTerms(np.ones(q), np.zeros(q, dtype=np.bool_), np.zeros(q), np.ones(q))
+    terms = GroupTerms(*(np.full(len(plans), usual) for usual in (1.0, False, 0.0, 1.0)))
     groups_of: dict[int, list[int]] = {}
     for group, plan in enumerate(plans):
         groups_of.setdefault(id(plan), []).append(group)

@@ -18,6 +18,8 @@ from allotment.registry import UNBIASED, Row
 from allotment.state import State
 from allotment.types import Allocation, FloatArray, Posterior, PromptId, PromptIds
 
+SuccessProbability = Callable[[tuple[PromptId, ...]], FloatArray]
+
 
 class _Baseline(SuccessPlanner):
     """A planner whose counts come from a rule other than least variance; it still predicts, for the log."""
@@ -59,7 +61,7 @@ class InverseVariance(_Baseline):
 class Oracle:
     """A predictor that knows: ``success_probability`` of prompts by id, [Q], as they are when it is called."""
 
-    def __init__(self, success_probability: Callable[[tuple[PromptId, ...]], FloatArray]) -> None:
+    def __init__(self, success_probability: SuccessProbability) -> None:
         self._success_probability = success_probability
 
     def predict(self, ids: PromptIds) -> Posterior:
@@ -79,12 +81,7 @@ class Oracle:
         """Nothing to restore."""
 
 
-def oracle(
-    *,
-    success_probability: Callable[[tuple[PromptId, ...]], FloatArray],
-    success_threshold: float = 0.5,
-    **settings: Any,
-) -> VIP:
+def oracle(*, success_probability: SuccessProbability, success_threshold: float = 0.5, **settings: Any) -> VIP:
     """VIP that knows every success probability: the bound of what prediction can bring."""
     return VIP(predictor=Oracle(success_probability), success_threshold=success_threshold, **settings)
 

@@ -93,15 +93,11 @@ def load_mixture() -> Mixture:
 
 
 def _distinct_problems(level: Level, seen: set[str]) -> list[Problem]:
-    dataset = reasoning_gym.create_dataset(
-        level.dataset, size=GENERATED_PER_LEVEL, seed=MIXTURE_SEED, **dict(level.options)
-    )
+    own = {"size": GENERATED_PER_LEVEL, "seed": MIXTURE_SEED, **level.options}
     problems: list[Problem] = []
-    for entry in dataset:
-        question = entry["question"]
-        if question in seen:
-            continue
-        seen.add(question)
-        name = f"{level.name}/{len(problems)}"
-        problems.append(Problem(name, level.name, level.dataset, question, str(entry["answer"]), entry))
+    for entry in reasoning_gym.create_dataset(level.dataset, **own):
+        if (question := entry["question"]) not in seen:
+            seen.add(question)
+            name = f"{level.name}/{len(problems)}"
+            problems.append(Problem(name, level.name, level.dataset, question, str(entry["answer"]), entry))
     return problems

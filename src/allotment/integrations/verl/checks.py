@@ -23,11 +23,7 @@ OWN_ESTIMATORS = ("allotment_rloo", "allotment_dr_grpo", "allotment_grpo")
 
 
 def check_config(config: DictConfig, settings: AllotmentSettings, batch: Batch) -> None:
-    """Refuse what rules out counts of their own for each prompt.
-
-    Raises:
-        ConfigError: with the key and what to do about it.
-    """
+    """Refuse what rules out counts of their own for each prompt: ConfigError with the key and what to do about it."""
     estimator = str(config.algorithm.adv_estimator)
     is_own = estimator.startswith(PREFIX)
     if is_own:
@@ -69,10 +65,8 @@ def _check_estimator(estimator: str) -> None:
 
 
 def check_mode(config: DictConfig, is_sync: bool, method: Planner | str) -> None:
-    """Refuse a planner, or a selector by name, that verl can carry out, but not with these settings.
-
-    Raises:
-        ConfigError: with the reason, and the setting that stands against it.
+    """Refuse a planner, or a selector by name, that verl can carry out, but not with these settings: ConfigError with
+    the reason, and the setting that stands against it.
     """
     for trainer, fix in _restrictions(config, is_sync):
         if isinstance(method, str):

@@ -42,13 +42,7 @@ class DynamicPruning(Planner):
 
     contract = Contract(spends=(0.0, 1.0), leaves_out=True, weights=True)
 
-    def __init__(
-        self,
-        *,
-        rate: float = 0.5,
-        random: bool = True,
-        **common: Unpack[Common],
-    ) -> None:
+    def __init__(self, *, rate: float = 0.5, random: bool = True, **common: Unpack[Common]) -> None:
         super().__init__(**common)
         self.rate, self.random = check_rate(rate), random
         self._record = PromptTable()

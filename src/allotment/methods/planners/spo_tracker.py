@@ -78,15 +78,9 @@ class BetaTracker:
         """Learn from one visit of each prompt [B]."""
         visited, successes_B, trials_B = visits(ids, successes, trials)
         if visited:
-            kept_B1 = self._memory(visited)[:, None]
+            kept_B1 = memory(self.change(visited), self.half_change)[:, None] if self.change else self.forgetting
             before_B2 = self._table.gather(visited, self.initial)
             self._table.set(visited, kept_B1 * before_B2 + np.stack([successes_B, trials_B - successes_B], axis=1))
-
-    def _memory(self, ids: tuple[PromptId, ...]) -> FloatArray:
-        """[B] rho."""
-        if self.change is None:
-            return np.full(len(ids), self.forgetting)
-        return memory(self.change(ids), self.half_change)
 
     def state_dict(self) -> State:
         """Settings, ids and pseudo-counts."""
