@@ -20,13 +20,11 @@ class CarryOver:
     counted from the first prompt on: any k W prompts from there cost k C rollouts.
 
     Args:
-        planner: its ``bounds`` are kept for every prompt. Plans are told to it as usual; its
-            steps also count the plans that are only looked at.
+        planner: its ``bounds`` are kept for every prompt; its steps also count the plans that are only looked at.
         prompts: W, prompts of a block.
         budget: C, if not the planner's own budget.
 
-    Raises:
-        InvalidInputError: the bounds do not admit the budget.
+    Raises InvalidInputError where the bounds do not admit the budget.
     """
 
     KIND = "CarryOver"
@@ -34,8 +32,7 @@ class CarryOver:
     def __init__(self, planner: Planner, *, prompts: int, budget: int | None = None) -> None:
         self.planner, self.prompts = planner, prompts
         self.budget = planner.budget if budget is None else budget
-        self.bounds = planner.bounds
-        lower, upper = self.bounds
+        lower, upper = self.bounds = planner.bounds
         if not lower * prompts <= self.budget <= upper * prompts:
             raise InvalidInputError(
                 "the bounds do not admit the budget",
@@ -48,9 +45,8 @@ class CarryOver:
         self._recent: deque[PromptId] = deque(maxlen=prompts)
 
     def ask(self, prompt_ids: PromptIds) -> list[Plan]:
-        """Plans for the next prompts, one for each block they touch; in order, every prompt in one of them.
-
-        Errors are those of the planner's ``ask``; nothing was spent then.
+        """Plans for the next prompts, one for each block they touch; in order, every prompt in one of them. Errors are
+        those of the planner's ``ask``; nothing was spent then.
         """
         ids, before = canonical_ids(prompt_ids), self.left
         plans: list[Plan] = []
@@ -80,8 +76,7 @@ class CarryOver:
     def _demand(self, piece: tuple[PromptId, ...]) -> int:
         """Rollouts the piece would get in a block with the prompts asked last; its even share if they are too few."""
         own = set(piece)
-        company = [prompt for prompt in dict.fromkeys(reversed(self._recent)) if prompt not in own]
-        company = company[: self.prompts - len(piece)]
+        company = [p for p in dict.fromkeys(reversed(self._recent)) if p not in own][: self.prompts - len(piece)]
         if len(company) + len(piece) < self.prompts:
             return round(self.left[0] * len(piece) / self.left[1])
         looked_at = self.planner.ask([*piece, *company], budget=self.budget)
@@ -90,8 +85,7 @@ class CarryOver:
 
     def state_dict(self) -> State:
         """The unfinished block, without the planner."""
-        budget, prompts = self.left
-        recent = encode_json(list(self._recent))
+        (budget, prompts), recent = self.left, encode_json(list(self._recent))
         return {"kind": self.KIND, "block": self.prompts, "budget": budget, "prompts": prompts, "recent": recent}
 
     def load_state_dict(self, state: State) -> None:
