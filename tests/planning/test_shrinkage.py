@@ -232,8 +232,9 @@ def test_kappa_is_learnt_from_scores():
     assert size.kappa == pytest.approx(0.25 / 1.5 * 16, rel=0.1)
 
 
-def test_scores_reach_the_choice_of_prompts():
-    planner = taught(joint(bounds=(2, 8)), steps=1)
+@pytest.mark.parametrize("estimator", ["shrinkage", "rloo"])
+def test_scores_reach_the_choice_of_prompts(estimator):
+    planner = taught(joint(bounds=(2, 8), estimator=estimator), steps=1)
     plan = planner.ask(MANY)
     groups = plan.group_ids()
     rewards = np.arange(len(groups)) % 2.0

@@ -10,7 +10,6 @@ import numpy as np
 from allotment.lab.generation import Lab, Rollouts, seeded_generator
 from allotment.lab.scores import Sketch
 from allotment.planning.success import SuccessPlanner
-from allotment.prediction.measured import ScoreVisit
 from allotment.tasks.mixture import Problem
 from allotment.types import FloatArray
 
@@ -36,11 +35,8 @@ class PastStep:
         groups_N, is_success_N = self.rollouts.group_N.numpy(), self.rollouts.rewards_N > 0
         trials_Q = np.bincount(groups_N, minlength=len(self.ids))
         if self.scores_NK is not None:
-            belief = planner.predictor.predict(self.ids)
-            planner.learn_scores(belief, is_success_N.astype(np.float64), groups_N, self.scores_NK)
+            planner.learn_scores(self.ids, groups_N, is_success_N, self.scores_NK)
         planner.predictor.observe(self.ids, np.bincount(groups_N[is_success_N], minlength=len(self.ids)), trials_Q)
-        if self.scores_NK is not None and planner.moments is not None:
-            planner.moments.observe(ScoreVisit.of(self.ids, groups_N, is_success_N, self.scores_NK))
 
 
 def past_steps(

@@ -7,11 +7,14 @@ from abc import abstractmethod
 from typing import Unpack
 
 import numpy as np
+import numpy.typing as npt
 
 from allotment.checks import check_setting
 from allotment.planning.contract import Contract
+from allotment.planning.gradient_size import GradientSize
 from allotment.planning.outcome import Outcome
 from allotment.planning.planner import Common, Planner
+from allotment.planning.score_weighted import ScoreWeighted
 from allotment.planning.shrinkage import Shrinkage
 from allotment.prediction import GradientMoments, Predictor, default_predictor
 from allotment.prediction.measured import ScoreVisit
@@ -35,8 +38,7 @@ class SuccessPlanner(Planner):
         success_threshold: a reward of at least this counts as a success; 0.5 fits rewards in {0, 1} and {-1, 1}.
         common: ``budget``, ``bounds``, ``estimator``, ``seed`` of :class:`Planner`.
 
-    Raises:
-        InvalidInputError: as :class:`Planner`; or the threshold is not finite.
+    Raises InvalidInputError as :class:`Planner`; or where the threshold is not finite.
     """
 
     def __init__(
@@ -49,6 +51,8 @@ class SuccessPlanner(Planner):
         check_setting("success_threshold", success_threshold, math.isfinite(self.success_threshold), allowed)
         self.shrinkage = Shrinkage() if get_estimator(self.estimator).believes else None
         """For an estimator that compares rewards with the belief."""
+        self.score_parts: list[GradientSize | ScoreWeighted] = []
+        """What learns from scores and the belief before the step."""
 
     def _usual_predictor(self) -> Predictor:
         """The library's default, without embeddings."""
@@ -77,28 +81,24 @@ class SuccessPlanner(Planner):
         return self._new_plan(ids, allocation.counts, posterior=posterior, allocation=allocation, **believed)
 
     def _observe(self, outcome: Outcome) -> None:
-        ids, rows_B = outcome.told()
-        if self.shrinkage is not None:
-            belief, is_success_N = (
-                self.predictor.predict(outcome.prompt_ids),
-                outcome.rewards_N >= self.success_threshold,
-            )
-            self.shrinkage.observe(outcome.rewards_N, is_success_N)
-            if outcome.scores_NK is not None:
-                self.learn_scores(belief, is_success_N.astype(np.float64), outcome.rows_N, outcome.scores_NK)
+        (ids, rows_B), is_success_N = outcome.told(), outcome.rewards_N >= self.success_threshold
+        if outcome.scores_NK is not None:
+            self.learn_scores(outcome.prompt_ids, outcome.rows_N, is_success_N, outcome.scores_NK)
         self.predictor.observe(ids, outcome.successes(self.success_threshold)[rows_B], outcome.received[rows_B])
+        if self.shrinkage is not None:
+            self.shrinkage.observe(outcome.rewards_N, is_success_N)
 
-    def learn_scores(self, belief: Posterior, wins_N: FloatArray, rows_N: IntArray, scores_NK: FloatArray) -> None:
-        """Learn from successes and scores of N rollouts, with the belief about their Q prompts before the step."""
-
-    def _observe_scores(self, moments: GradientMoments | None, outcome: Outcome) -> None:
-        """Tell ``moments`` the scores of an outcome, where there are any."""
-        if moments is None or outcome.scores_NK is None:
-            return
-        is_success_N = outcome.rewards_N >= self.success_threshold
-        visit = ScoreVisit.of(outcome.prompt_ids, outcome.rows_N, is_success_N, outcome.scores_NK)
-        self.predictor.predict(visit.ids)  # raises where it would not observe them, before anything is learnt
-        moments.observe(visit)
+    def learn_scores(
+        self, ids: tuple[PromptId, ...], rows_N: IntArray, is_success_N: npt.NDArray[np.bool_], scores_NK: FloatArray
+    ) -> None:
+        """Learn from scores [N, K], before the predictor learns from the rewards of the same rollouts; raises what it
+        does about prompts that it does not know, before anything is learnt.
+        """
+        belief = self.predictor.predict(ids)
+        for part in self.score_parts:
+            part.observe(belief, is_success_N.astype(np.float64), rows_N, scores_NK)
+        if self.moments is not None:
+            self.moments.observe(ScoreVisit.of(ids, rows_N, is_success_N, scores_NK))
 
     def _settings(self) -> State:
         return {**super()._settings(), "success_threshold": self.success_threshold}

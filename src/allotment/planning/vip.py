@@ -22,7 +22,7 @@ from allotment.prediction import GradientMoments, HierarchicalRegression, Length
 from allotment.pricing import Price, WeightedPrice, get_estimator, posterior_weights
 from allotment.prompts.embeddings import Embeddings
 from allotment.state import State, Stateful
-from allotment.types import Allocation, FloatArray, IntArray, Plan, Posterior, PromptId, PromptIds
+from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, PromptIds
 
 
 class VIP(SuccessPlanner):
@@ -100,6 +100,8 @@ class VIP(SuccessPlanner):
         """How prompts are drawn; None where all are taken."""
         self.sizes = None if self.choice is None else GradientSize()
         """The squared gradient of a prompt, for the choice of prompts."""
+        weighted = None if self.shrinkage is None else self.shrinkage.weighted
+        self.score_parts = [part for part in (weighted, self.sizes) if part is not None]
         self._look = rounds if isinstance(rounds, options.SecondLook) else options.SecondLook() if rounds == 2 else None
 
     @classmethod
@@ -185,16 +187,9 @@ class VIP(SuccessPlanner):
     def _observe(self, outcome: Outcome) -> None:
         if self.lengths is not None:
             options.check_lengths(outcome)
-        self._observe_scores(self.moments, outcome)
         super()._observe(outcome)
         if self.lengths is not None and outcome.lengths_N is not None:
             self.lengths.observe(outcome.prompt_ids, outcome.rows_N, outcome.lengths_N)
-
-    def learn_scores(self, belief: Posterior, wins_N: FloatArray, rows_N: IntArray, scores_NK: FloatArray) -> None:
-        """For the choice of prompts, and a baseline weighted by scores."""
-        for part in (self.sizes, None if self.shrinkage is None else self.shrinkage.weighted):
-            if part is not None:
-                part.observe(belief, wins_N, rows_N, scores_NK)
 
     @property
     def _parts(self) -> dict[str, Stateful]:

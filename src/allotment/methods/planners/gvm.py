@@ -10,7 +10,6 @@ import numpy.typing as npt
 from allotment.allocation import allocate_exact
 from allotment.checks import check_setting
 from allotment.planning.contract import Contract, PlannerEntry
-from allotment.planning.outcome import Outcome
 from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import DiscountedCounts, GradientMoments, Predictor
 from allotment.pricing import Estimator, WeightedPrice
@@ -93,10 +92,6 @@ class GVM(SuccessPlanner):
             square_Q = moments.within_Q2[:, 1] + (1 - p_Q) ** 2 * moments.gap_Q
         price = WeightedPrice(square_Q * inverse_acceptance(p_Q, self.alpha, self.beta), RAFT)
         return allocate_exact(price, budget, lower=lower, upper=upper, tie_keys=self._tie_keys(ids))
-
-    def _observe(self, outcome: Outcome) -> None:
-        self._observe_scores(self.moments, outcome)
-        super()._observe(outcome)
 
     def _settings(self) -> State:
         return {**super()._settings(), "alpha": self.alpha, "beta": self.beta}
