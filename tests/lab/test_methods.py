@@ -3,7 +3,7 @@
 from collections import Counter
 
 import pytest
-from lab_runs import run
+from lab_runs import run, trained_and_resumed
 
 from allotment.errors import ConfigError
 from allotment.lab.config import TrainConfig
@@ -37,14 +37,7 @@ def config(**changes):
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: "+".join(map(str, list(arm.values())[:2])))
 def test_a_method_trains_and_resumes_bit_for_bit(tmp_path, small, arm):
-    settings = config(**arm)
-    run(tmp_path / "whole", settings, small)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", settings, small, stop_after=3)
-    run(tmp_path / "cut", settings, small)
-    for name in SAME_BYTES:
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
-    metrics = read_log(tmp_path / "whole" / "metrics.jsonl")
+    metrics = trained_and_resumed(tmp_path, config(**arm), small, 3, SAME_BYTES)
     assert any(row.get("gradient_norm", 0.0) > 0 for row in metrics)
     for row in metrics[1:]:
         assert row.get("trained_rollouts", 0) <= row["rollouts_total"]

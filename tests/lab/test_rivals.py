@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from lab_runs import run
+from lab_runs import run, trained_and_resumed
 
 from allotment.errors import ConfigError
 from allotment.lab.beliefs import Beliefs
@@ -36,14 +36,8 @@ def config(**changes):
 
 @pytest.mark.parametrize("arm", ARMS, ids=lambda arm: "+".join([arm["planner"], *arm.get("objective", ())]))
 def test_a_rival_trains_and_resumes_bit_for_bit(tmp_path, small, arm):
-    settings = config(**arm)
-    run(tmp_path / "whole", settings, small)
-    with pytest.raises(KeyboardInterrupt):
-        run(tmp_path / "cut", settings, small, stop_after=2)
-    run(tmp_path / "cut", settings, small)
-    for name in SAME_BYTES:
-        assert (tmp_path / "whole" / name).read_bytes() == (tmp_path / "cut" / name).read_bytes(), name
-    assert any(row.get("gradient_norm", 0.0) > 0 for row in read_log(tmp_path / "whole" / "metrics.jsonl"))
+    metrics = trained_and_resumed(tmp_path, config(**arm), small, 2, SAME_BYTES)
+    assert any(row.get("gradient_norm", 0.0) > 0 for row in metrics)
 
 
 def seen_update(trainer, monkeypatch):
