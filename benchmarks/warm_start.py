@@ -15,7 +15,8 @@ import numpy as np
 import torch
 
 from allotment.lab.checkpoint import load_lab, parameters_state, shipped_policy
-from allotment.tasks.mixture import LEVELS, load_mixture
+from allotment.tasks.levels import LEVELS
+from allotment.tasks.mixture import load_mixture
 from shipped.warm_start import SIZES, STAGES
 from shipped.warm_start import main as make_policies
 

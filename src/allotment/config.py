@@ -16,6 +16,8 @@ from allotment.pricing import get_estimator
 from allotment.registry import OBJECTIVES, PLANNERS, SELECTORS, Registry
 
 EstimatorName = Literal["rloo", "dr_grpo", "shrinkage"]
+USUAL_UPPER = 32
+"""Most rollouts of a prompt where nobody names it."""
 
 
 def by_name(registry: Registry[Any]) -> tyro.constructors.PrimitiveConstructorSpec[str]:
@@ -206,14 +208,18 @@ class RunConfig(Config):
 
     @property
     def limits(self) -> tuple[int, int]:
-        """``bounds``, or the planner's."""
-        lower, upper = PLANNERS[self.planner].bounds
-        return self.bounds or (1 if self.priced == "shrinkage" else lower, upper)
+        """``bounds``, or those that are usual with the estimator."""
+        return self.bounds or (get_estimator(self.priced).usual_lower, USUAL_UPPER)
 
     @property
     def priced(self) -> EstimatorName:
         """``estimator``, or the planner's."""
         return self.estimator or PLANNERS[self.planner].estimator or self.USUAL_ESTIMATOR
+
+    @property
+    def group_advantage(self) -> Literal["rloo", "dr_grpo"]:
+        """The advantage of a group without baselines: plans of an estimator that believes have some."""
+        return "dr_grpo" if self.priced == "dr_grpo" else "rloo"
 
     @property
     def task(self) -> str:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allotment.allocation import allocate_exact
-from allotment.pricing import RLOO, SHRINKAGE, ShrinkagePrice, WeightedPrice, posterior_price
+from allotment.pricing import RLOO, SHRINKAGE, ShrinkagePrice, WeightedPrice, posterior_weights
 from allotment.types import Posterior
 
 SOME = st.floats(0, 0.25)
@@ -59,13 +59,10 @@ def test_it_is_allocated_exactly_from_one_rollout_on():
     assert allocation.counts.sum() == 15
 
 
-def test_a_belief_of_no_certainty_is_never_worse_than_rloo_and_gets_its_counts():
-    posterior = Posterior(np.linspace(-2, 2, 7), np.full(7, 0.7))
-    price, rloo = posterior_price(posterior, "shrinkage"), posterior_price(posterior, "rloo")
-    assert isinstance(rloo, WeightedPrice)
-    assert rloo.estimator is RLOO
-    counts = np.arange(2, 9)
-    assert (price.cost(counts) <= rloo.cost(counts)).all()
-    assert posterior_price(Posterior(posterior.mean, np.zeros(7)), SHRINKAGE).cost(counts) == pytest.approx(
-        posterior_price(posterior=Posterior(posterior.mean, np.zeros(7)), estimator="shrinkage").variance / counts
-    )
+def test_a_belief_of_no_certainty_is_never_worse_than_rloo_and_one_that_is_certain_gets_the_curves_price():
+    posterior, counts = Posterior(np.linspace(-2, 2, 7), np.full(7, 0.7)), np.arange(2, 9)
+    rloo = WeightedPrice(posterior_weights(posterior), RLOO)
+    assert (ShrinkagePrice.of(posterior).cost(counts) <= rloo.cost(counts)).all()
+    certain = Posterior(posterior.mean, np.zeros(7))
+    curve = WeightedPrice(posterior_weights(certain), SHRINKAGE)
+    assert ShrinkagePrice.of(certain).cost(counts) == pytest.approx(curve.cost(counts))

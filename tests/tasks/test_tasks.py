@@ -1,7 +1,8 @@
 import pytest
 import reasoning_gym
 
-from allotment.tasks.mixture import LEVELS, load_mixture
+from allotment.tasks.levels import LEVELS
+from allotment.tasks.mixture import load_mixture
 from allotment.tasks.verifier import is_correct
 
 

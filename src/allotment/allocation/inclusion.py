@@ -19,6 +19,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from allotment.checks import check_setting
 from allotment.errors import InfeasibleBudgetError, InvalidInputError
 from allotment.pricing import Price
 from allotment.types import FloatArray, IntArray
@@ -98,9 +99,7 @@ class _Problem:
         is_prompt_charged: bool,
     ) -> _Problem:
         lower, upper = bounds
-        if not 0.0 < least <= 1.0:
-            fix = "use 1/16: no weight is then larger than 16"
-            raise InvalidInputError("bad least probability", got=least, allowed="in (0, 1]", fix=fix)
+        check_setting("least probability", least, 0.0 < least <= 1.0, "in (0, 1], such as 1/16")
         if not price.minimum_count <= lower <= upper:
             raise InvalidInputError(
                 "bounds that this price does not allow",

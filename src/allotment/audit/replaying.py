@@ -48,11 +48,6 @@ class Replay:
     squares: FloatArray
     """E[(p (1 - p))^2] just before the visit."""
 
-    @property
-    def uncertainty(self) -> FloatArray:
-        """[V] Var p just before the visit."""
-        return _uncertainty(self.probability, self.weights)
-
     def counts_at(self, budget_per_prompt: float) -> IntArray:
         """[V] what the same predictions would have given at another budget, the settings' bounds kept.
 
@@ -175,13 +170,9 @@ def _refuse_plug_in(estimator: str) -> NoReturn:
 
 def _price(probability_B: FloatArray, weights_B: FloatArray, settings: Settings) -> WeightedPrice | ShrinkagePrice:
     """The price of visits whose success is believed to have this mean and whose reward this expected variance."""
-    if not settings.believes:
-        return WeightedPrice(weights_B, get_estimator(settings.estimator))
-    return ShrinkagePrice(weights_B, _uncertainty(probability_B, weights_B))
-
-
-def _uncertainty(probability_B: FloatArray, weights_B: FloatArray) -> FloatArray:
-    return np.maximum(probability_B * (1.0 - probability_B) - weights_B, 0.0)
+    if settings.believes:
+        return ShrinkagePrice.of_moments(probability_B, weights_B)
+    return WeightedPrice(weights_B, get_estimator(settings.estimator))
 
 
 def _split(price: Price, budget: int, settings: Settings, step: int) -> IntArray:

@@ -38,12 +38,14 @@ class Noise:
 
 def noise(replay: Replay, kappa: float) -> Noise:
     """The noise of the replayed visits: unbiased where a visit has the rollouts to tell, else as it was believed."""
-    log, uncertainty_V = replay.log, replay.uncertainty
+    log, price = replay.log, ShrinkagePrice.of_moments(replay.probability, replay.weights)
     several_V = log.trials > 1
     variance_V = np.where(several_V, unbiased_variance(log.successes, log.trials), replay.weights)
-    error_V = np.where(several_V, unbiased_square_error(log.successes, log.trials, replay.probability), uncertainty_V)
+    error_V = np.where(
+        several_V, unbiased_square_error(log.successes, log.trials, replay.probability), price.uncertainty
+    )
     square_V = unbiased_variance_square(log.successes, log.trials)
-    price, is_believed_V = ShrinkagePrice(replay.weights, uncertainty_V), np.isnan(square_V)
+    is_believed_V = np.isnan(square_V)
     mean_variance = float(variance_V.mean())
 
     def rloo(n: int) -> float:

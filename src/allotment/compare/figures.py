@@ -11,7 +11,7 @@ import numpy as np
 
 from allotment.config import RunConfig
 from allotment.errors import ConfigError
-from allotment.registry import PLANNERS, TRAINERS
+from allotment.registry import TRAINERS
 from allotment.report.data import Arm, Run, read_run
 from allotment.report.summary import Estimate, Measure, curve
 from allotment.run_logs.directory import saved_config
@@ -89,7 +89,7 @@ class Comparison:
         suffix = "" if mean == self.settings.rollouts_per_prompt else f"-b{mean}"
         planner, _, selector = entry.planner.partition("+")
         changed = {"planner": planner, "seed": seed, "rollouts_per_prompt": mean}
-        lower, upper = self.settings.bounds or PLANNERS[planner].bounds
+        lower, upper = self.settings.model_copy(update={"planner": planner}).limits
         if self.settings.bounds is not None or (mean > upper and mean not in self.budgets):
             changed["bounds"] = (lower, upper if mean in self.budgets else max(upper, mean))
         if selector:

@@ -9,6 +9,7 @@ from typing import Any
 from allotment.errors import ConfigError
 from allotment.planning import Planner, make_planner
 from allotment.planning.contract import Capability, check_planner, check_planner_name, check_selector_name
+from allotment.pricing import get_estimator
 from allotment.registry import PLANNERS, SELECTORS
 from allotment.selection import Selector, make_selector
 
@@ -61,7 +62,7 @@ def fitted_planner(
         name = check_planner_name(given, trainer)
         is_rloo = name == "vip-moments" or sizes.mean < 3  # the price of Dr. GRPO needs groups of 3
         usual = PLANNERS[name].estimator or ("rloo" if is_rloo else estimator)
-        lower = 1 if settings.get("estimator", usual) == "shrinkage" else min(3, sizes.mean)
+        lower = min(get_estimator(settings.get("estimator", usual)).usual_lower, sizes.mean)
         defaults: dict[str, Any] = {
             "budget": sizes.budget,
             "bounds": (lower, max(UPPER, TIMES_MEAN * sizes.mean)),

@@ -87,17 +87,13 @@ def _usual_loss(config: TrainConfig, settings: Mapping[str, dict[str, Any]]) -> 
     return cast(TokenObjective, made(name, make, settings))
 
 
-_ADVANTAGE: dict[str, AdvantageName] = {"rloo": "rloo", "dr_grpo": "dr_grpo", "shrinkage": "rloo"}
-"""The advantage of a group without baselines, by estimator; plans of ``shrinkage`` have baselines."""
-
-
 def _advantage(config: TrainConfig) -> AdvantageName:
     """The estimator that an objective is, or that its loss is made for; else that of the run.
 
     FlowRL's reward is the standardised one; preferences are made of differences of rewards, as they are.
     """
     named = [entry.advantage for place in ("advantages", "loss") for entry in declared(config, place).values()]
-    usual: AdvantageName = "dr_grpo" if trains_on_preferences(config) else _ADVANTAGE[config.priced]
+    usual: AdvantageName = "dr_grpo" if trains_on_preferences(config) else config.group_advantage
     return next((name for name in named if name is not None), usual)
 
 

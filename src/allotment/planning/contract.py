@@ -92,8 +92,6 @@ class PlannerEntry:
     """Prompts that are offered for each one trained on, by default."""
     estimator: Literal["rloo", "dr_grpo", "shrinkage"] | None = None
     """The estimator it is made for, where none is named; None for that of the trainer."""
-    bounds: tuple[int, int] = (3, 32)
-    """Least and most rollouts of a prompt, where none are named."""
     row: Row | None = None
 
 

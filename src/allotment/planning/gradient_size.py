@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from allotment.errors import StateError
+from allotment.planning.score_weighted import FORGETTING
 from allotment.state import State, array_from_state, check_state
 from allotment.types import FloatArray, IntArray, Posterior
 
-FORGETTING = 0.98
-"""Factor by which what was seen counts less with every step."""
 USUAL_KAPPA = 1.5
 """``|g|^2 = kappa E[(p (1 - p))^2]`` in units of the size of a score: 1.8 was measured in the lab with scratchpad, and
 the optimum is broad (docs/joint.md)."""

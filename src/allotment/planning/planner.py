@@ -81,7 +81,7 @@ class Planner(ABC):
     ) -> None:
         self.budget = whole("budget", budget)
         curve = get_estimator(estimator)
-        usual = (1, self.BOUNDS[1]) if curve.believes else self.BOUNDS
+        usual = (min(self.BOUNDS[0], curve.usual_lower), self.BOUNDS[1])
         self.bounds = pair_of_wholes(usual if bounds is None else bounds)
         self.estimator = curve.name
         self.seed = whole("seed", seed)

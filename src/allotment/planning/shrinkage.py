@@ -7,13 +7,10 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from allotment.planning.score_weighted import ScoreWeighted
+from allotment.planning.score_weighted import FORGETTING, ScoreWeighted
 from allotment.pricing import ShrinkagePrice
 from allotment.state import State, array_from_state, check_state
 from allotment.types import FloatArray, IntArray, Posterior
-
-FORGETTING = 0.98
-"""Factor by which the rewards of a step count less with every step."""
 
 
 class Shrinkage:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
 
@@ -59,30 +60,27 @@ DEFAULT = PlannerEntry(
         "three, each measured: predictor, `E[p(1-p)]` for `p(1-p)`, exact integers; `vip-paper` has none",
     ),
 )
+_JOINT_ROW = Row.before(
+    "success probability: hierarchical model of counts, embeddings and drift",
+    "[which prompts, how many rollouts, which baseline](joint.md)",
+    "not in a paper",
+    optimises=UNBIASED,
+)
 JOINT = PlannerEntry(
     partial(VIP, estimator="shrinkage", choose="prompts"),
     Contract(leaves_out=True, weights=True, baselines=True),
     candidates=16,
     estimator="shrinkage",
-    bounds=(1, 32),
-    row=Row.before(
-        "success probability: hierarchical model of counts, embeddings and drift",
-        "[which prompts, how many rollouts, which baseline](joint.md)",
-        "not in a paper",
-        optimises=UNBIASED,
-    ),
+    row=_JOINT_ROW,
 )
-JOINT_SCORES = PlannerEntry(
-    partial(VIP, estimator="shrinkage", choose="prompts", baseline="score_weighted"),
-    Contract(leaves_out=True, weights=True, baselines=True, told=frozenset({"scores"})),
-    candidates=16,
-    estimator="shrinkage",
-    bounds=(1, 32),
-    row=Row.before(
-        "success probability and sizes of scores",
-        "[which prompts, how many rollouts, which baseline](joint.md)",
-        "not in a paper; the toy tells no scores, so it is `joint` here",
-        optimises=UNBIASED,
+JOINT_SCORES = replace(
+    JOINT,
+    make=partial(JOINT.make, baseline="score_weighted"),
+    contract=replace(JOINT.contract, told=frozenset({"scores"})),
+    row=replace(
+        _JOINT_ROW,
+        predicts="success probability and sizes of scores",
+        deviations="not in a paper; the toy tells no scores, so it is `joint` here",
     ),
 )
 MOMENTS = PlannerEntry(

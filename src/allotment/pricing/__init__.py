@@ -19,13 +19,13 @@ from allotment.pricing.price import (
 
 if TYPE_CHECKING:
     from allotment.pricing.prices import SecondLookPrice, TablePrice, gradient_moments_price
-    from allotment.pricing.shrinkage import ShrinkagePrice, posterior_price, taken
+    from allotment.pricing.shrinkage import ShrinkagePrice, taken
 
 __getattr__ = lazily(
     __name__,
     {
         "prices": "SecondLookPrice TablePrice gradient_moments_price",
-        "shrinkage": "ShrinkagePrice posterior_price taken",
+        "shrinkage": "ShrinkagePrice taken",
     },
 )
 
@@ -44,7 +44,6 @@ __all__ = [
     "check_vector",
     "get_estimator",
     "gradient_moments_price",
-    "posterior_price",
     "posterior_weights",
     "taken",
 ]

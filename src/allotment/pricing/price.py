@@ -35,6 +35,8 @@ class Estimator:
     gain: Curve
     """``g(n) - g(n + 1)``, what the rollout after the n-th is worth. From ``minimum_count`` on it falls with n, in
     floating point too: a closed form, not a difference."""
+    usual_lower: int = 3
+    """Least rollouts of a prompt where nobody names it."""
     believes: bool = False
     """Whether rollouts are compared with a belief too; the curve is then that of a belief without uncertainty, and
     :class:`~allotment.pricing.ShrinkagePrice` the price with it."""
@@ -82,7 +84,7 @@ DR_GRPO = Estimator("dr_grpo", 3, _dr_grpo_variance, _dr_grpo_gain)
 Convex only from n = 3: the gain of the third rollout (1/36) is smaller than that of the fourth (5/144).
 """
 
-SHRINKAGE = Estimator("shrinkage", 1, _mean_variance, _mean_gain, believes=True)
+SHRINKAGE = Estimator("shrinkage", 1, _mean_variance, _mean_gain, usual_lower=1, believes=True)
 """A belief mixed with the other rollouts (:mod:`allotment.pricing.shrinkage`); ``1 / n`` if it is certain."""
 
 ESTIMATORS = {estimator.name: estimator for estimator in (RLOO, DR_GRPO, SHRINKAGE)}

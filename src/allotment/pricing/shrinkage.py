@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from allotment.pricing.price import Estimator, Price, WeightedPrice, get_estimator, posterior_weights
+from allotment.pricing.price import Price, WeightedPrice
 from allotment.types import FloatArray, IntArray, Posterior
 
 
@@ -36,7 +36,11 @@ class ShrinkagePrice:
     @classmethod
     def of(cls, posterior: Posterior) -> ShrinkagePrice:
         """The price under a belief about success probabilities."""
-        mean_Q, variance_Q = posterior.success_probability(), posterior.expected_variance()
+        return cls.of_moments(posterior.success_probability(), posterior.expected_variance())
+
+    @classmethod
+    def of_moments(cls, mean_Q: FloatArray, variance_Q: FloatArray) -> ShrinkagePrice:
+        """The price under a belief whose ``E[p]`` and ``E[p (1 - p)]`` these are, both [Q]."""
         return cls(variance_Q, np.maximum(mean_Q * (1.0 - mean_Q) - variance_Q, 0.0))
 
     def __len__(self) -> int:
@@ -67,18 +71,6 @@ def _share(a: FloatArray, v: FloatArray, n: FloatArray) -> FloatArray:
 def _baseline_error(a: FloatArray, v: FloatArray, n: FloatArray) -> FloatArray:
     """``a v / (a + (n - 1) v)``, the mean squared error of the baseline; v at n = 1."""
     return v * _share(a, v, n)
-
-
-def posterior_price(
-    posterior: Posterior, estimator: str | Estimator, *, plug_in: bool = False
-) -> WeightedPrice | ShrinkagePrice:
-    """What the rollouts of each prompt are worth to an estimator under a belief; ``plug_in`` as in
-    :func:`~allotment.pricing.posterior_weights`.
-    """
-    estimator = get_estimator(estimator)
-    if estimator.believes and not plug_in:
-        return ShrinkagePrice.of(posterior)
-    return WeightedPrice(posterior_weights(posterior, plug_in=plug_in), estimator)
 
 
 def taken(price: Price, rows: IntArray, factors: FloatArray) -> Price:

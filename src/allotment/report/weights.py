@@ -48,8 +48,7 @@ ALTERNATIVES = tuple(Choice(a, by) for by in (False, True) for a in ("rloo", "dr
 def trained_choice(arm: Arm) -> Choice:
     """What an arm trained with; TRL's adapter takes the prompt mean."""
     aggregation = getattr(arm.config, "aggregation", "prompt_mean")
-    advantage = "rloo" if arm.config.priced == "shrinkage" else arm.config.priced  # neither weighs prompts
-    return Choice(advantage, aggregation != "prompt_mean")
+    return Choice(arm.config.group_advantage, aggregation != "prompt_mean")
 
 
 def relative_weights(p_V: FloatArray, n_V: IntArray, choice: Choice) -> FloatArray:

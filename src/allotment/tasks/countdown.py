@@ -11,7 +11,8 @@ from itertools import combinations, islice
 import reasoning_gym
 
 from allotment.tasks.generated import load_generated
-from allotment.tasks.mixture import Level, Mixture, Problem, load_mixture
+from allotment.tasks.levels import Level
+from allotment.tasks.mixture import Mixture, Problem, load_mixture
 
 SEED = 20260202
 POOL_PER_LEVEL, HELD_OUT_PER_LEVEL = 120, 60

@@ -6,9 +6,8 @@ from collections.abc import Iterator
 from functools import cache
 from itertools import islice
 
-import reasoning_gym
-
-from allotment.tasks.mixture import LEVELS, Level, Mixture, Problem, load_mixture
+from allotment.tasks.levels import LEVELS, Level
+from allotment.tasks.mixture import Mixture, Problem, fresh_entries, load_mixture, problem_of
 
 GENERATED_SEED = 20500000
 """Far from the mixture's: reasoning-gym makes question i of seed s from s + i alone."""
@@ -45,12 +44,5 @@ def load_generated() -> Mixture:
 
 def _fresh(level: Level, seen: set[str]) -> Iterator[Problem]:
     """Questions of a level that are not among ``seen``, which grows by them."""
-    dataset = reasoning_gym.create_dataset(
-        level.dataset, size=TRIED_PER_LEVEL, seed=GENERATED_SEED, **dict(level.options)
-    )
-    for number, entry in enumerate(dataset):
-        question = entry["question"]
-        if question not in seen:
-            seen.add(question)
-            name = f"{level.name}/generated-{number}"
-            yield Problem(name, level.name, level.dataset, question, str(entry["answer"]), entry)
+    for row, entry in fresh_entries(level, seen, TRIED_PER_LEVEL, GENERATED_SEED):
+        yield problem_of(level, f"generated-{row}", entry)

@@ -2,43 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any
 
 import reasoning_gym
 
+from allotment.tasks.levels import LEVELS, Level
+
 GENERATED_PER_LEVEL = 3000
 MIXTURE_SEED = 20260201
 POOL_PER_LEVEL, HELD_OUT_PER_LEVEL = 60, 30
-
-
-@dataclass(frozen=True)
-class Level:
-    """One task of reasoning-gym at one difficulty."""
-
-    name: str
-    dataset: str
-    options: Mapping[str, int]
-
-
-LEVELS: tuple[Level, ...] = (
-    Level("chain_sum-2x1", "chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}),
-    Level("chain_sum-2x2", "chain_sum", {"min_terms": 2, "max_terms": 2, "min_digits": 2, "max_digits": 2}),
-    Level("chain_sum-3x1", "chain_sum", {"min_terms": 3, "max_terms": 3, "min_digits": 1, "max_digits": 1}),
-    Level("products-1", "products", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1}),
-    Level("products-2", "products", {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}),
-    Level("gcd-20", "gcd", {"max_value": 20}),
-    Level("gcd-100", "gcd", {"max_value": 100}),
-    Level("count_bits-63", "count_bits", {"max_n": 63}),
-    Level("count_bits-1023", "count_bits", {"max_n": 1023}),
-    Level("spell_backward-4", "spell_backward", {"min_word_len": 3, "max_word_len": 4}),
-    Level("spell_backward-6", "spell_backward", {"min_word_len": 5, "max_word_len": 6}),
-    Level("spell_backward-8", "spell_backward", {"min_word_len": 7, "max_word_len": 8}),
-    Level("simple_equations-9", "simple_equations", {"min_terms": 2, "max_terms": 2, "max_value": 9}),
-    Level("simple_equations-20", "simple_equations", {"min_terms": 2, "max_terms": 2, "max_value": 20}),
-)
 
 
 @dataclass(frozen=True)
@@ -93,11 +68,20 @@ def load_mixture() -> Mixture:
 
 
 def _distinct_problems(level: Level, seen: set[str]) -> list[Problem]:
-    own = {"size": GENERATED_PER_LEVEL, "seed": MIXTURE_SEED, **level.options}
-    problems: list[Problem] = []
-    for entry in reasoning_gym.create_dataset(level.dataset, **own):
-        if (question := entry["question"]) not in seen:
-            seen.add(question)
-            name = f"{level.name}/{len(problems)}"
-            problems.append(Problem(name, level.name, level.dataset, question, str(entry["answer"]), entry))
-    return problems
+    found = fresh_entries(level, seen, GENERATED_PER_LEVEL, MIXTURE_SEED)
+    return [problem_of(level, str(number), entry) for number, (_, entry) in enumerate(found)]
+
+
+def fresh_entries(level: Level, seen: set[str], size: int, seed: int) -> Iterator[tuple[int, Mapping[str, Any]]]:
+    """Entries of a level whose question is not among ``seen``, which grows by them, and their rows of ``size``."""
+    own: dict[str, Any] = {"size": size, "seed": seed, **level.options}
+    for row, entry in enumerate(reasoning_gym.create_dataset(level.dataset, **own)):
+        if entry["question"] not in seen:
+            seen.add(entry["question"])
+            yield row, entry
+
+
+def problem_of(level: Level, name: str, entry: Mapping[str, Any]) -> Problem:
+    """The problem of an entry; ``name`` is its own within the level."""
+    own = f"{level.name}/{name}"
+    return Problem(own, level.name, level.dataset, entry["question"], str(entry["answer"]), entry)

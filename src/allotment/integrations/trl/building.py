@@ -11,14 +11,14 @@ import numpy.typing as npt
 
 from allotment.errors import ConfigError
 from allotment.integrations.capabilities import TRL
-from allotment.integrations.fitting import TIMES_MEAN, UPPER, Sizes, fitted_planner
+from allotment.integrations.fitting import TIMES_MEAN, UPPER, Sizes, fitted_planner, fitted_selector
 from allotment.integrations.trl.config import AllotmentArguments
 from allotment.integrations.trl.prompts import PromptIdentity, prompt_texts
 from allotment.planning import Planner
-from allotment.planning.contract import Capability, check_selector_name
+from allotment.planning.contract import Capability
 from allotment.prediction import distinct_parts, text_features
 from allotment.prediction.embedding import embed
-from allotment.selection import Selector, make_selector
+from allotment.selection import Selector
 
 
 @dataclass(frozen=True)
@@ -111,21 +111,9 @@ def selector_for(settings: AllotmentArguments, planner: Planner, *, seed: int) -
     Raises:
         ConfigError: TRL cannot carry it out, both are named, or a setting is not known.
     """
-    given: str | Selector | None = settings.select
-    if given is None:
-        return planner.selector
-    if planner.selector is not None:
-        raise ConfigError(
-            "a selector beside a planner that selects itself",
-            got=f"select {given!r}, planner {planner.name}",
-            allowed="a planner that trains on all it generates, such as vip or uniform",
-            fix="leave select out, or choose another planner",
-        )
-    if not isinstance(given, str):
-        return given
-    own = settings.select_kwargs or {}
+    own = (settings.select_kwargs or {}) if isinstance(settings.select, str) else {}
     own = json.loads(own) if isinstance(own, str) else own
-    return make_selector(check_selector_name(given, TRL), given, **{"seed": seed, **own})
+    return fitted_selector(settings.select, planner, TRL, settings=own, seed=seed)
 
 
 def _check_candidates(candidates: int | None, identity: PromptIdentity) -> None:

@@ -126,7 +126,6 @@ ENTRY = PlannerEntry(
     SPO.contract,
     candidates=16,
     estimator="shrinkage",
-    bounds=(1, 32),
     row=Row(
         "success probability: a Beta tracker of each prompt, also its baseline",
         BEFORE,
