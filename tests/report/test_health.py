@@ -72,6 +72,12 @@ def test_what_is_wrong_is_named(check, contents, title, words):
     assert words in found
 
 
+def test_groups_of_equal_rewards_teach_where_they_are_compared_with_a_belief(check):
+    verdict, words = check(metrics=metrics(zero_variance_groups=0.98), planner="joint")["Groups with signal"]
+    assert verdict == "good"
+    assert words == "98% of the groups were all right or all wrong; compared with a belief, they teach too."
+
+
 def test_a_run_that_only_lately_falls_behind_has_drifted(check):
     late = [*rows(range(1, 7)), *rows([7, 8], share=0.75)]
     verdict, words = check(rollouts=late)["Predictions keep up with the policy"]

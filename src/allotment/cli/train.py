@@ -161,5 +161,5 @@ def _line(row: dict[str, Any]) -> str:
     if "predicted_success" in row:
         parts.append(f"predicted {row['predicted_success']:.2f}")
     if "zero_variance_groups" in row:
-        parts.append(f"groups without signal {row['zero_variance_groups']:.0%}")
+        parts.append(f"groups of equal rewards {row['zero_variance_groups']:.0%}")
     return " · ".join(parts)

@@ -28,6 +28,6 @@ TRAINER = TrainerEntry(
     CAPABILITY,
     "the lab's language model of 0.1 M parameters",
     _texts,
-    measured="computed exactly on every prompt",
+    measured="computed exactly, on every prompt of the sets that are measured",
     has_oracle=True,
 )

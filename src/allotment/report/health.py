@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from allotment.pricing import get_estimator
 from allotment.report.data import Arm, Run, Study
 from allotment.report.judged import GROWTH, claimed
 from allotment.report.panel import Table
@@ -193,6 +194,8 @@ def _dead(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     if not shares:
         return "unknown", "no step is logged yet."
     share = float(np.mean(shares))
+    if get_estimator(arm.config.priced).believes:
+        return "good", f"{share:.0%} of the groups were all right or all wrong; compared with a belief, they teach too."
     words = f"{share:.0%} of the groups were all right or all wrong and moved nothing; up to {DEAD:.0%} passes."
     return ("look" if share > DEAD else "good"), words
 
