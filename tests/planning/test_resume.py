@@ -260,3 +260,40 @@ def test_saving_keeps_the_planner_as_it_is(tmp_path):
     planner.save(tmp_path / "planner")
     assert_same(snapshot(planner), before)
     assert load_state(tmp_path / "planner", kind="planner")["kind"] == "VIP"
+
+
+@every_planner
+def test_what_is_believed_survives_another_batch(name):
+    planner, *_ = busy(name)
+    other = {"budget": 40, "bounds": (2, 20), "seed": 3}
+    loaded, expected = make(name, **other), make(name, **other)
+    loaded.load_state_dict(planner.state_dict(), settings="own")
+    for plan in planner.open_plans:
+        planner.cancel(plan)
+    expected.load_state_dict({**planner.state_dict(), "settings": expected.state_dict()["settings"]})
+    assert_same(loaded.state_dict(), expected.state_dict())
+    assert not loaded.open_plans
+    assert (loaded.budget, loaded.bounds) == (40, (2, 20))
+    assert loaded.ask(IDS).step == planner.ask(IDS).step
+    with pytest.raises(StateError, match="does not fit this planner"):
+        make(name, **other).load_state_dict(planner.state_dict())
+
+
+@pytest.mark.parametrize(("old", "new"), [("rloo", "shrinkage"), ("shrinkage", "rloo"), ("shrinkage", "dr_grpo")])
+def test_what_is_believed_survives_another_estimator(old, new):
+    planner, *_ = busy("VIP", estimator=old)
+    loaded = make("VIP", estimator=new)
+    loaded.load_state_dict(planner.state_dict(), settings="own")
+    ours, theirs = loaded.predictor.predict(IDS), planner.predictor.predict(IDS)
+    assert_same({"m": ours.mean, "v": ours.variance}, {"m": theirs.mean, "v": theirs.variance})
+    plan = loaded.ask(IDS)
+    loaded.tell(plan, *rewards_for(plan, np.random.default_rng(0)))
+
+
+def test_with_equal_limits_nothing_is_forgotten():
+    planner, *_ = busy("VIP")
+    loaded = make("VIP")
+    loaded.load_state_dict(planner.state_dict(), settings="own")
+    assert_same(loaded.state_dict(), planner.state_dict())
+    with pytest.raises(StateError, match="does not fit this planner"):
+        make("VIP", success_threshold=0.7).load_state_dict(planner.state_dict(), settings="own")

@@ -8,7 +8,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, ClassVar, Required, Self, TypedDict
+from typing import Any, ClassVar, Literal, Required, Self, TypedDict
 
 import numpy as np
 import numpy.typing as npt
@@ -19,7 +19,7 @@ from allotment.planning.contract import Contract
 from allotment.planning.ledger import Ledger
 from allotment.planning.outcome import Outcome
 from allotment.planning.rounds import Rounds, Step
-from allotment.planning.saving import load_saved_state, saved_state
+from allotment.planning.saving import load_saved_state, saved_state, with_own_limits
 from allotment.pricing import get_estimator
 from allotment.prompts.ids import canonical_ids
 from allotment.selection import Selector
@@ -284,14 +284,16 @@ class Planner(ABC):
         """Settings, beliefs, open plans: everything."""
         return saved_state(self)
 
-    def load_state_dict(self, state: State) -> None:
+    def load_state_dict(self, state: State, *, settings: Literal["equal", "own"] = "equal") -> None:
         """Take over what :meth:`state_dict` gave, all or nothing; later plans are bit-identical.
+
+        ``settings="own"``: budget, bounds, estimator and seed may differ; then open plans are forgotten.
 
         Raises:
             StateError: the state is of another planner, has other settings, or lacks keys.
             StateVersionError: the state was saved by another version of this planner.
         """
-        load_saved_state(self, state)
+        load_saved_state(self, state if settings == "equal" else with_own_limits(self, state))
 
     def save(self, path: str | Path) -> None:
         """Write :meth:`state_dict` to one file, atomically."""

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from allotment.errors import StateError, StateVersionError
+from allotment.planning.ledger import Ledger
 from allotment.planning.rounds import ledger_from_state, ledger_state
 from allotment.state import State, Stateful, StateGroup, check_state
 
 if TYPE_CHECKING:
     from allotment.planning.planner import Planner
+
+LIMITS = ("budget", "lower", "upper", "estimator", "seed", "prompts", "trained_prompts")
+"""Settings that belong to a trainer's batch, not to what is believed."""
 
 
 def saved_state(planner: Planner) -> State:
@@ -53,6 +57,24 @@ def load_saved_state(planner: Planner, state: State) -> None:
     planner._ledger, planner._step, planner.missing_rollouts = ledger, step, missing
 
 
+def with_own_limits(planner: Planner, state: State) -> State:
+    """The state of a planner whose batch was another, as one of this planner: the same beliefs and step, its own
+    :data:`LIMITS`, no open plan, and what it alone keeps as it is now. As it stands where the limits are equal.
+    """
+    check_state(state, type(planner).__name__, ("settings", "predictor"))
+    saved, own = state["settings"], planner._settings()
+    limits = {name: own[name] for name in LIMITS if name in own}
+    if not isinstance(saved, dict) or all(saved.get(name) == value for name, value in limits.items()):
+        return state
+    parts = {name: part.state_dict() for name, part in _part_dict(planner).items()}
+    kept = state["predictor"]
+    if kept.get("kind") != StateGroup.KIND:  # a single one stands alone
+        kept = {next(iter(parts)): kept}
+    parts |= {name: kept[name] for name in planner._parts if name in kept}
+    together = next(iter(parts.values())) if len(parts) == 1 else {"kind": StateGroup.KIND, **parts}
+    return {**state, "settings": {**saved, **limits}, "predictor": together, "ledger": ledger_state(Ledger())}
+
+
 def _check_settings(saved: object, own: State) -> None:
     if saved != own:
         values = saved if isinstance(saved, dict) else {}
@@ -61,7 +83,8 @@ def _check_settings(saved: object, own: State) -> None:
             "the planner state does not fit this planner",
             got=f"settings (saved, own) {different}",
             allowed="equal settings",
-            fix="make the planner with the settings it was saved with; ask(budget=...) varies a single step",
+            fix="make the planner with the settings it was saved with; ask(budget=...) varies a single step, "
+            f"load_state_dict(..., settings='own') lets {', '.join(LIMITS[:5])} differ",
         )
 
 
@@ -85,7 +108,9 @@ def _format(planner: Planner) -> int:
 
 def _parts(planner: Planner) -> Stateful:
     """The parts as one; a single one stands alone."""
-    parts = dict(planner._parts)
-    if planner.contract.several_rounds:
-        parts["rounds"] = planner._rounds
+    parts = _part_dict(planner)
     return next(iter(parts.values())) if len(parts) == 1 else StateGroup(parts)
+
+
+def _part_dict(planner: Planner) -> dict[str, Stateful]:
+    return {**planner._parts, **({"rounds": planner._rounds} if planner.contract.several_rounds else {})}
