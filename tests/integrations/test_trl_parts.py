@@ -2,19 +2,22 @@
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from datasets import Dataset
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 from trl_cases import OURS, dataset, deviation, groups_of, rows, train
 
 from allotment.audit import read_log
 from allotment.cli.main import main
-from allotment.errors import ConfigError, RewardMismatchError
+from allotment.errors import ConfigError, InvalidInputError, RewardMismatchError
 from allotment.integrations.trl import advantages
 from allotment.integrations.trl.batch import every_nth, lay_out
 from allotment.integrations.trl.prompts import PromptIdentity, prompt_texts
+from allotment.integrations.trl.rows import ROW, NumberedRows
 from allotment.learning import advantages as own
 
 
@@ -158,18 +161,89 @@ def test_other_orders_are_refused(keys, repeats):
         every_nth(keys, repeats)
 
 
-def test_identity_of_rows():
+def same(ids):
+    """Each id as the place where it first stands."""
+    return [ids.index(prompt) for prompt in ids]
+
+
+def test_rows_are_one_prompt_only_if_nothing_tells_them_apart():
     data = Dataset.from_list(rows(3) + rows(2))
-    assert PromptIdentity(data, None).ids == [0, 1, 2, 0, 1]
-    assert PromptIdentity(data, "name").ids == ["p0", "p1", "p2", "p0", "p1"]
-    assert PromptIdentity(data, None, distinct_rows=True).ids == [0, 1, 2, 3, 4]
-    assert PromptIdentity(data.rename_column("answer", "image"), None).ids == [0, 1, 2, 3, 4]
-    assert PromptIdentity(data.remove_columns("prompt"), None).ids == [0, 1, 2, 3, 4]
-    stream = PromptIdentity(data.to_iterable_dataset(), None)
-    assert stream.of({"prompt": "a"}) == stream.of({"prompt": "a", "x": 1}) != stream.of({"prompt": "b"})
+    assert same(PromptIdentity(data, None).all()) == [0, 1, 2, 0, 1]
+    assert PromptIdentity(data, "name").all() == ["p0", "p1", "p2", "p0", "p1"]
+    assert same(PromptIdentity(data, None, makes_prompts=True).all()) == [0, 1, 2, 3, 4]
+    other = Dataset.from_list([*rows(2), {**rows(1)[0], "answer": "?"}])
+    assert same(PromptIdentity(other, None).all()) == [0, 1, 2]
+    assert same(PromptIdentity(data.remove_columns("prompt"), None).all()) == [0, 1, 2, 0, 1]
+
+
+def test_a_prompt_keeps_its_id_in_any_order_and_selection_and_behind_any_transform():
+    data = Dataset.from_list(rows(12))
+    ids = PromptIdentity(data, None).all()
+    chosen = data.shuffle(seed=1).select(range(5))
+    names = [int(name[1:]) for name in chosen["name"]]
+    assert PromptIdentity(chosen, None).all() == [ids[i] for i in names]
+    hidden = data.with_transform(lambda batch: {"prompt": ["same"] * len(batch["prompt"])})
+    assert PromptIdentity(hidden, None).all() == ids
+    assert PromptIdentity(data.with_format("numpy", columns=["easy"], output_all_columns=True), None).all() == ids
+    numbered = NumberedRows(hidden)
+    assert numbered[3] == {"prompt": "same", ROW: 3}
+    assert numbered.__getitems__([3, 3, 0]) == [{"prompt": "same", ROW: i} for i in (3, 3, 0)]
+    assert PromptIdentity(hidden, None).of([numbered[3], numbered[3]]) == [ids[3], ids[3]]
+
+
+def test_how_many_different_prompts_there_are():
+    identity = PromptIdentity(Dataset.from_list(rows(3) + rows(2)), None)
+    assert [identity.has(n) for n in (0, 1, 3, 4, 9)] == [True, True, True, False, False]
+
+
+def test_identity_in_a_stream():
+    stream = PromptIdentity(dataset(3).to_iterable_dataset(), None)
     turns = [{"role": "user", "content": "a"}]
-    assert stream.of({"prompt": turns}) == stream.of({"prompt": [dict(reversed(turns[0].items()))]})
-    assert stream.of({"prompt": turns}) != stream.of({"prompt": [{"role": "system", "content": "a"}]})
+    pixels = [np.zeros((2, 2), np.uint8), np.ones((2, 2), np.uint8)]
+    same_rows = [{"prompt": "a", "x": 1}, {"x": 1, "prompt": "a"}, {"prompt": "a", "x": 2}, {"prompt": "b", "x": 1}]
+    assert same(stream.of(same_rows)) == [0, 0, 2, 3]
+    mixed = [{"prompt": turns}, {"prompt": [dict(reversed(turns[0].items()))]}, {"prompt": "a"}]
+    assert same(stream.of(mixed)) == [0, 0, 2]
+    images = [Image.fromarray(values) for values in (*pixels, pixels[0])]
+    assert same(stream.of([{"prompt": "?", "image": image} for image in images])) == [0, 1, 0]
+    assert same(stream.of([{"prompt": "?", "pixels": values} for values in (*pixels, pixels[0])])) == [0, 1, 0]
+    with pytest.raises(InvalidInputError, match="cannot be told apart"):
+        stream.of([{"prompt": object()}])
+    with pytest.raises(ConfigError, match="environments"):
+        PromptIdentity(dataset(3).to_iterable_dataset(), None, makes_prompts=True)
+
+
+@pytest.mark.parametrize("is_stream", [False, True])
+def test_an_id_that_names_two_prompts_is_refused_with_both(is_stream, caplog):
+    twice = [
+        {"prompt": "1+1=", "id": 0, "x": 1},
+        {"prompt": "2+2=", "id": 1, "x": 1},
+        {"prompt": "1+1=", "id": 0, "x": 2},
+    ]
+    for rows_, is_bad in [(twice, False), ([*twice, {"prompt": "5+5=", "id": 1, "x": 1}], True)]:
+        data = Dataset.from_list(rows_)
+        identity = (
+            None
+            if is_bad and not is_stream
+            else PromptIdentity(data.to_iterable_dataset() if is_stream else data, "id")
+        )
+        if is_bad:
+            with pytest.raises(InvalidInputError, match=r"(?s)same id.*2\+2=.*5\+5="):
+                identity.of(rows_) if is_stream else PromptIdentity(data, "id")
+        elif is_stream:
+            assert identity.of(rows_) == [0, 1, 0]
+        else:
+            assert identity.all() == [0, 1, 0]
+            assert "differ in x" in caplog.text
+
+
+def test_an_id_that_names_two_images_is_refused():
+    images = [Image.fromarray(np.full((2, 2), v, np.uint8)) for v in (0, 1)]
+    rows_ = [{"prompt": "what?", "id": 0, "image": image} for image in images]
+    with pytest.raises(InvalidInputError, match="same id"):
+        PromptIdentity(Dataset.from_list(rows_), "id")
+    with pytest.raises(InvalidInputError, match="same id"):
+        PromptIdentity(Dataset.from_list(rows_).to_iterable_dataset(), "id").of(rows_)
 
 
 def test_texts_of_prompts():
@@ -183,7 +257,7 @@ def test_the_audit_reads_the_log_of_a_run(tmp_path, capsys):
     path = tmp_path / "rollouts.jsonl"
     log = read_log(path)
     assert log.trials.sum() == 8 * 16
-    assert set(log.ids) == set(range(8))
+    assert set(log.ids) == set(PromptIdentity(dataset(8), None).all())
     assert log.step.tolist() == [s for s in range(1, 9) for _ in range(4)]
     rewards = [entry["reward"] for entry in trainer.state.log_history[:-1]]
     assert log.successes.sum() == pytest.approx(16 * sum(rewards))

@@ -7,11 +7,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
-from trl_cases import OURS, STOCK, dataset, figures, train
+from transformers import TrainerCallback
+from trl_cases import OURS, STOCK, dataset, figures, make, train
 from trl_killed import PROMPTS, RUN, whole
 
 from allotment.errors import AllotmentError, StateError
+from allotment.state import load_state, save_state
 
 SHORT = {**RUN, "max_steps": 6, "save_steps": 2}
 STOCK_SHORT = {k: v for k, v in SHORT.items() if k != "candidate_prompts"}
@@ -70,11 +73,53 @@ def test_a_damaged_planner_file_is_named(left):
         whole(left, resume=str(left / "checkpoint-4"))
 
 
-def test_a_planner_with_other_settings_is_refused(left):
+class Restored(TrainerCallback):
+    """The planner's state when training begins."""
+
+    def on_train_begin(self, args, state, control, **_):
+        self.state = self.trainer.planner.state_dict()
+
+
+def restored(left, **settings):
+    """A trainer that goes on in ``left``, and its planner's state before the first step."""
     trainer, config = OURS["grpo"]
-    settings = {**RUN, "planner_kwargs": {"bounds": (3, 9)}}
-    with pytest.raises(StateError, match="upper"):
+    callback, data = Restored(), settings.pop("data", dataset(PROMPTS))
+    callback.trainer = make(trainer, config, left, data=data, **{**RUN, **settings, "max_steps": 4})
+    callback.trainer.add_callback(callback)
+    callback.trainer.train(resume_from_checkpoint=str(left / "checkpoint-4"))
+    return callback.trainer, callback.state
+
+
+@pytest.mark.parametrize(
+    "other", [{"planner_kwargs": {"bounds": (2, 9), "estimator": "rloo"}}, {"per_device_train_batch_size": 48}]
+)
+def test_beliefs_survive_another_batch(other, left):
+    _, state = restored(left, **other)
+    saved = load_state(left / "checkpoint-4" / "planner.safetensors", kind="trl-planner")["planner"]
+    for name, own in [("ours", state), ("theirs", saved)]:
+        save_state(left / name, own["predictor"], kind="belief")
+    assert (left / "ours").read_bytes() == (left / "theirs").read_bytes()
+    assert state["settings"] != saved["settings"]
+
+
+def test_beliefs_of_another_kind_are_refused(left):
+    trainer, config = OURS["grpo"]
+    settings = {**RUN, "success_threshold": 0.7}
+    with pytest.raises(StateError, match="success_threshold"):
         train(trainer, config, left, data=dataset(PROMPTS), resume=str(left / "checkpoint-4"), **settings)
+
+
+def test_a_filtered_data_set_keeps_beliefs_by_prompt(left):
+    chosen = [11, *range(2, 9)]
+    made, state = restored(left, data=dataset(PROMPTS).select(chosen))
+    whole_ = make(*OURS["grpo"], left / "x", data=dataset(PROMPTS), **RUN)
+    ids = made._identity.all()
+    assert ids == [whole_._identity.all()[i] for i in chosen]
+    for trainer in (made, whole_):
+        trainer.planner.load_state_dict(state)
+    ours, theirs = (t.planner.predictor.predict(ids).mean for t in (made, whole_))
+    assert np.array_equal(ours, theirs)
+    assert len(set(ours.tolist())) > 2
 
 
 def test_a_damaged_log_is_named(left):

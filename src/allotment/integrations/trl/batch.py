@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from allotment.errors import ConfigError, RewardMismatchError
-from allotment.types import IntArray, PromptId
+from allotment.types import FloatArray, IntArray, Plan, PromptId
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,16 @@ class Layout:
         """The prompt ids of some rollouts."""
         return [self.prompt_ids[self.group_N[row]] for row in rows]
 
+    @property
+    def sizes(self) -> IntArray:
+        """[Q] rollouts of each prompt."""
+        return np.bincount(self.group_N, minlength=len(self.prompt_ids))
+
+    @property
+    def divisor(self) -> int:
+        """The largest number that divides every count: the batch is blocks of so many rollouts of one prompt."""
+        return int(np.gcd.reduce(self.sizes))
+
 
 def every_nth(keys: Sequence[Any], repeats: int) -> list[Any]:
     """The candidates of a batch in which each stands ``repeats`` times in a row.
@@ -43,6 +54,29 @@ def every_nth(keys: Sequence[Any], repeats: int) -> list[Any]:
             fix="leave _get_train_sampler as TRL has it",
         )
     return candidates
+
+
+def apart(candidate_ids: Sequence[PromptId]) -> list[PromptId]:
+    """The ids, with ``#2``, ``#3``, ... behind those that stood there before: each candidate is a prompt of its own."""
+    seen: Counter[PromptId] = Counter()
+    own = []
+    for prompt in candidate_ids:
+        seen[prompt] += 1
+        own.append(prompt if seen[prompt] == 1 else f"{prompt}#{seen[prompt]}")
+    return own
+
+
+def copies(candidate_ids: Sequence[PromptId], plan: Plan, prompt_ids: Sequence[PromptId]) -> FloatArray | None:
+    """[Q] how often each of ``prompt_ids``, the prompts with rollouts, stands among the candidates; None for once each.
+
+    Relative to the mean over all candidates where the plan has weights, else over ``prompt_ids``.
+    """
+    times = Counter(candidate_ids)
+    if len(times) == len(candidate_ids):
+        return None
+    copies_Q = np.array([times[prompt] for prompt in prompt_ids], dtype=np.float64)
+    mean = copies_Q.mean() if plan.weights is None else len(candidate_ids) / len(times)
+    return np.asarray(copies_Q / mean)
 
 
 def lay_out(

@@ -81,16 +81,16 @@ def planner_for(
     Raises:
         ConfigError: the trainer cannot carry the planner out, it cannot be made, or its budget is not TRL's batch.
     """
-    given: str | Planner = settings.planner
+    given = settings.planner
     _check_candidates(settings.candidate_prompts, identity)
     if not isinstance(given, str):
         _refuse_settings_of_named(settings)
     own = settings.planner_kwargs or {}
     if isinstance(own, str):  # TRL's configurations parse it, a plain AllotmentArguments does not
         own = json.loads(own)
-    if identity.ids is not None and "bounds" not in own and isinstance(given, str):
+    if identity.stored is not None and "bounds" not in own and isinstance(given, str):
         upper = max(UPPER, TIMES_MEAN * sizes.mean)
-        if len(set(identity.ids)) * upper < sizes.budget:  # too few prompts to spend the budget on
+        if not identity.has(-(-sizes.budget // upper)):  # too few prompts to spend the budget on
             own = {**own, "bounds": (min(3, sizes.mean), sizes.budget)}
     offered = {} if not isinstance(given, str) else _about_prompts(settings.prompt_embeddings, identity)
     threshold = 0.5 if settings.success_threshold is None else settings.success_threshold
@@ -117,10 +117,10 @@ def selector_for(settings: AllotmentArguments, planner: Planner, *, seed: int) -
 
 
 def _check_candidates(candidates: int | None, identity: PromptIdentity) -> None:
-    if candidates is not None and identity.ids is not None and len(identity.ids) < candidates:
+    if candidates is not None and identity.stored is not None and len(identity.stored) < candidates:
         raise ConfigError(
             "the data set has fewer rows than a batch has candidates",
-            got=f"{len(identity.ids)} rows, candidate_prompts={candidates}",
+            got=f"{len(identity.stored)} rows, candidate_prompts={candidates}",
             allowed="at most as many candidates as rows: TRL drops a batch that is not full",
             fix="lower candidate_prompts, or leave it out",
         )
@@ -129,19 +129,19 @@ def _check_candidates(candidates: int | None, identity: PromptIdentity) -> None:
 def _about_prompts(source: str | None, identity: PromptIdentity) -> dict[str, Any]:
     if source is None:
         return {}
-    if identity.ids is None:
+    if identity.stored is None:
         raise ConfigError(
             "the prompts of an iterable data set cannot be embedded beforehand",
             got=f"prompt_embeddings={source!r}",
             allowed="a map-style data set",
             fix="leave prompt_embeddings out, or load the data set without streaming",
         )
-    first = {prompt: row for row, prompt in reversed(list(enumerate(identity.ids)))}
+    first = {prompt: row for row, prompt in reversed(list(enumerate(identity.all())))}
     rows = list(first.values())
-    texts = prompt_texts(identity.dataset.select(rows)["prompt"])
+    texts = prompt_texts(identity.stored.with_format(None).select(rows)["prompt"])
     vectors: npt.NDArray[Any]
     if source.endswith(".npy"):
-        vectors = _row_vectors(source, len(identity.ids))[rows]
+        vectors = _row_vectors(source, len(identity.stored))[rows]
     else:
         vectors = embed(texts, model=None if source == "minilm" else source, progress=True)
     return {"embeddings": vectors, "ids": list(first), "features": text_features(distinct_parts(texts))}

@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, field, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeAlias
 
+from transformers import TrainingArguments
 from trl import GRPOConfig, RLOOConfig
 
 from allotment.errors import ConfigError
 from allotment.integrations.capabilities import TRL
 from allotment.planning.contract import works_with
+
+if TYPE_CHECKING:
+    from allotment.planning import Planner
+    from allotment.selection import Selector
+
+    PlannerOrName: TypeAlias = str | Planner
+    SelectorOrName: TypeAlias = str | Selector
+else:  # what TRL's parser makes a flag of
+    PlannerOrName = SelectorOrName = str
 
 
 @dataclass
@@ -21,7 +31,7 @@ class AllotmentArguments:
         ConfigError: ``prompt_weighting`` or ``planner_kwargs`` is not one of the allowed.
     """
 
-    planner: str = field(
+    planner: PlannerOrName = field(
         default="vip",
         metadata={
             "help": f"Who decides the number of rollouts of each prompt: {', '.join(works_with(TRL))}; in Python also "
@@ -36,7 +46,7 @@ class AllotmentArguments:
             "for RLOO and vip-moments and dr_grpo for GRPO, TRL's seed."
         },
     )
-    select: str | None = field(
+    select: SelectorOrName | None = field(
         default=None,
         metadata={
             "help": "Which of the generated rollouts are trained on, and how each counts: a selector by name (pods, "
@@ -50,8 +60,8 @@ class AllotmentArguments:
     prompt_id_column: str | None = field(
         default=None,
         metadata={
-            "help": "Column that names a prompt, int or str. Without one: the place in the data set of the first row "
-            "with this prompt; in an iterable data set a hash of the prompt."
+            "help": "Column that names a prompt, int or str. Without one: a hash of all columns, so that rows are one "
+            "prompt only if nothing tells them apart."
         },
     )
     prompt_weighting: Literal["prompt", "rollout"] = field(
@@ -110,7 +120,9 @@ class AllotmentArguments:
         """TRL's, which reporters write down as JSON: a planner object by the name of its class."""
         names = {"planner": self.planner, "select": self.select}
         named = {k: v if v is None or isinstance(v, str) else type(v).__name__ for k, v in names.items()}
-        return {**super().to_dict(), **named}  # type: ignore[misc]
+        if isinstance(self, TrainingArguments):
+            return {**super().to_dict(), **named}  # type: ignore[misc]
+        return {**{entry.name: getattr(self, entry.name) for entry in fields(self)}, **named}
 
 
 def _table(name: str, value: dict[str, Any] | str | None, example: str) -> dict[str, Any] | None:

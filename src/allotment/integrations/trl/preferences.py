@@ -78,10 +78,10 @@ class AllotmentDPOTrainer(DPOTrainer):
             refuse("the number of processes", self.accelerator.num_processes, "1", "start it without torchrun")
         identity = PromptIdentity(train_dataset, args.prompt_id_column)
         self._row_of: dict[PromptId, int] = {}
-        for row, prompt in enumerate(identity.ids or []):
+        for row, prompt in enumerate([] if identity.stored is None else identity.all()):
             self._row_of.setdefault(prompt, row)
         if len(self._row_of) < args.prompts_per_round:
-            got = "an iterable data set" if identity.ids is None else f"{len(self._row_of)} prompts"
+            got = "an iterable data set" if identity.stored is None else f"{len(self._row_of)} prompts"
             refuse("the data set", got, f"a map-style one of at least {args.prompts_per_round} prompts", "load more")
         prompts, mean = args.prompts_per_round, args.num_generations
         sizes = Arithmetic(prompts * mean, mean, prompts, prompts)
@@ -201,6 +201,6 @@ class AllotmentDPOTrainer(DPOTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             state = load_state(Path(checkpoint) / PLANNER_FILE, kind=KIND)
-            self.planner.load_state_dict(state["planner"])
+            self.planner.load_state_dict(state["planner"], settings="own")
             self._rounds_told = state["rounds"]
             self._rollout_log.resume(self._rounds_told)

@@ -2,42 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-import numpy as np
 from datasets import Dataset, IterableDataset
 
 from allotment.errors import ConfigError, InvalidInputError
-from allotment.prompts.ids import prompt_hash
+from allotment.integrations.trl.rows import ROW, SHOWN, Row, check_named, collision, stored_hashes
+from allotment.prompts.contents import content_hash
 from allotment.types import PromptId
-
-ROW = "allotment_row"
-"""Column with the place of a row in a map-style data set; taken off before TRL sees the row."""
-
-Row = Mapping[str, Any]
 
 
 class PromptIdentity:
-    """Prompt ids of rows.
+    """Prompt ids of rows: the named column, else a hash of everything the row holds, as it is stored.
 
-    A named column, else the place of the first row with the same prompt, else a hash of the prompt. Rows with images
-    or without a prompt of their own (environments make it) are prompts of their own.
+    So rows are one prompt only if no column tells them apart, whatever a transform hides, and a prompt keeps its id in
+    another order or selection of the rows. Nothing is read before it is asked for, but for a named column.
 
     Args:
-        dataset: what TRL trains on; :attr:`dataset` is the same with the column :data:`ROW`, where it is map-style.
+        dataset: what TRL trains on.
         column: the named column.
-        distinct_rows: whether equal prompts may be different tasks (environments).
+        makes_prompts: whether environments make the prompts, so that equal rows may be different tasks: a row's place
+            is then a part of its id.
 
     Raises:
-        ConfigError: the data set has no such column.
+        ConfigError: the data set has no such column, or a stream's rows cannot be told apart.
+        InvalidInputError: an id is neither int nor str, or stands for two different prompts.
     """
 
-    def __init__(self, dataset: Dataset | IterableDataset, column: str | None, *, distinct_rows: bool = False) -> None:
-        self.column = column
-        self.dataset = dataset
-        self.ids: list[PromptId] | None = None
-        """[M] by row of a map-style data set, else None."""
+    def __init__(self, dataset: Dataset | IterableDataset, column: str | None, *, makes_prompts: bool = False) -> None:
+        self.column, self._makes_prompts = column, makes_prompts
         if column is not None and dataset.column_names is not None and column not in dataset.column_names:
             raise ConfigError(
                 "the data set has no such column for prompt ids",
@@ -45,32 +39,68 @@ class PromptIdentity:
                 allowed=", ".join(dataset.column_names),
                 fix="name a column, or leave prompt_id_column out",
             )
+        self.stored: Dataset | None = None
+        """A map-style data set without its transform and without decoding, by rows of arrow; None of a stream."""
+        self._named: list[PromptId] | None = None
+        self._shown: dict[PromptId, tuple[str, str]] = {}
         if isinstance(dataset, Dataset):
-            dataset = dataset.remove_columns([ROW] if ROW in dataset.column_names else [])  # of an earlier trainer
-            distinct_rows = distinct_rows or not {"image", "images"}.isdisjoint(dataset.column_names)
-            self.ids = _ids(dataset.with_format(None), column, distinct_rows)
-            self.dataset = dataset.add_column(ROW, np.arange(len(dataset)))
+            self.stored = dataset.with_format("arrow")
+            if column is not None:
+                values = self.stored.select_columns([column])[:].column(0).to_pylist()
+                self._named = [_checked(value, column) for value in values]
+                check_named(self.stored, self._named, column)
+        elif makes_prompts and column is None:
+            raise ConfigError(
+                "the prompts that environments make cannot be told apart in a stream",
+                got="an iterable data set without prompt_id_column",
+                allowed="a map-style data set, or a column that names the task",
+                fix="set prompt_id_column, or load the data set without streaming",
+            )
 
-    def of(self, row: Row) -> PromptId:
-        """The id of a row as the data loader gives it.
+    def of(self, rows: Sequence[Row]) -> list[PromptId]:
+        """[N] the ids of rows as the data loader gives them, with :data:`ROW` where the data set is map-style.
 
         Raises:
-            InvalidInputError: the named column holds something else than an int or a string, or is missing.
+            InvalidInputError: the named column of a stream holds something else than an int or a string, is missing, or
+                stands for two different prompts.
         """
-        if self.ids is not None and ROW in row:
-            return self.ids[row[ROW]]
-        if self.column is not None:
-            return _checked(row.get(self.column), self.column)
-        return prompt_hash(row.get("prompt"))
+        if self.stored is not None:
+            return self.at([int(row[ROW]) for row in rows])
+        if self.column is None:
+            return [content_hash(dict(row)) for row in rows]
+        ids = [_checked(row.get(self.column), self.column) for row in rows]
+        images: dict[PromptId, str] = {}
+        for prompt, row in zip(ids, rows, strict=True):
+            prompt_of, text = content_hash(row.get("prompt")), str(row.get("prompt"))
+            known = self._shown.setdefault(prompt, (prompt_of, text[:200]))
+            own = content_hash([row.get(name) for name in SHOWN[1:]])  # may be augmented at each visit
+            if known[0] != prompt_of or images.setdefault(prompt, own) != own:
+                raise collision(self.column, prompt, known[1], text)
+        return ids
 
+    def at(self, places: Sequence[int]) -> list[PromptId]:
+        """[N] the ids of rows of a map-style data set."""
+        assert self.stored is not None
+        if self._named is not None:
+            return [self._named[place] for place in places]
+        distinct = list(dict.fromkeys(places))
+        hashes = dict(zip(distinct, stored_hashes(self.stored, distinct), strict=True))
+        return [f"{hashes[place]}/{place}" if self._makes_prompts else hashes[place] for place in places]
 
-def _ids(dataset: Dataset, column: str | None, distinct_rows: bool) -> list[PromptId]:
-    if column is not None:
-        return [_checked(value, column) for value in dataset[column]]
-    if distinct_rows or "prompt" not in dataset.column_names:
-        return list(range(len(dataset)))
-    first: dict[str, int] = {}
-    return [first.setdefault(prompt_hash(prompt), row) for row, prompt in enumerate(dataset["prompt"])]
+    def all(self) -> list[PromptId]:
+        """[M] the ids of a map-style data set, in its order; reads all of it."""
+        assert self.stored is not None
+        return self.at(range(len(self.stored)))
+
+    def has(self, prompts: int) -> bool:
+        """Whether a map-style data set has so many different prompts; reads no more of it than it takes to say so."""
+        assert self.stored is not None
+        seen: set[PromptId] = set()
+        for start in range(0, len(self.stored), max(prompts, 1)):
+            seen.update(self.at(range(start, min(start + max(prompts, 1), len(self.stored)))))
+            if len(seen) >= prompts:
+                return True
+        return len(seen) >= prompts
 
 
 def _checked(value: object, column: str) -> PromptId:

@@ -2,7 +2,8 @@
 
 TRL's data loader repeats every prompt ``num_generations`` times. The mixin takes one row of each, asks the planner, and
 hands TRL as many copies as the plan says; the number of rows never changes. TRL generates and scores them as ever,
-taking the batch for one group; then the advantages are computed anew by group, and the planner is told.
+taking the batch for one group; then :mod:`~allotment.integrations.trl.updating` computes the advantages anew by group,
+and, when classes derived from TRL's have done their part, the planner is told.
 """
 
 from __future__ import annotations
@@ -10,41 +11,48 @@ from __future__ import annotations
 import copy
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
 import numpy as np
-import torch
 from accelerate.utils import broadcast_object_list, gather_object
+from datasets import Dataset
 from torch import Tensor
 from trl import GRPOTrainer, RLOOTrainer
 
 from allotment.errors import ConfigError, RewardMismatchError
-from allotment.integrations.trl import advantages
-from allotment.integrations.trl.batch import every_nth, lay_out
+from allotment.integrations.trl import checks, ragged
+from allotment.integrations.trl.batch import apart, copies, every_nth, lay_out
 from allotment.integrations.trl.building import arithmetic, planner_for, selector_for
 from allotment.integrations.trl.config import AllotmentArguments
-from allotment.integrations.trl.prompts import ROW, PromptIdentity
+from allotment.integrations.trl.prompts import PromptIdentity
+from allotment.integrations.trl.rows import ROW, NumberedRows
 from allotment.integrations.trl.sketches import ScoreSketch
-from allotment.integrations.trl.updating import AdvantagesMixin, OpenBatch
+from allotment.integrations.trl.updating import GroupScoring, OpenBatch
 from allotment.integrations.trl.versions import check_methods
-from allotment.planning import VIP
+from allotment.planning import VIP, Planner, Uniform
 from allotment.planning.planner import PLANNER_FILE
 from allotment.planning.shortlist import shortlist
+from allotment.prompts.contents import content_hash
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
+from allotment.selection import Selector
 from allotment.state import load_state, save_state
 from allotment.types import Plan, PromptId
+
+if TYPE_CHECKING:
+    _Trainer: TypeAlias = Any  # whatever class the mixin stands in front of
+else:
+    _Trainer = object
 
 log = logging.getLogger("allotment")
 
 KIND = "trl-planner"
 
 
-class AllotmentMixin(AdvantagesMixin):
+class AllotmentMixin(_Trainer):
     """In front of ``GRPOTrainer``, ``RLOOTrainer`` or a class derived from one; see :func:`with_allotment`.
 
     Args:
@@ -56,7 +64,14 @@ class AllotmentMixin(AdvantagesMixin):
 
     Raises:
         ConfigError: the planner, the identity column or the candidates do not fit the data set or TRL's batch.
+        InvalidInputError: a prompt id is neither int nor str, or stands for two different prompts.
     """
+
+    planner: Planner
+    allotment: AllotmentArguments
+    num_generations: int
+    train_dataset: Any
+    _selector: Selector | None
 
     def __init__(self, *args: Any, allotment: AllotmentArguments | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -65,21 +80,24 @@ class AllotmentMixin(AdvantagesMixin):
         self.allotment = settings
         self._sizes = arithmetic(self.args, settings.candidate_prompts)
         makes_prompts = any(getattr(self, n, None) for n in ("environment_factories", "environment_factory"))
-        self._identity = PromptIdentity(self.train_dataset, settings.prompt_id_column, distinct_rows=makes_prompts)
-        self.train_dataset: Any = self._identity.dataset
+        self._identity = PromptIdentity(self.train_dataset, settings.prompt_id_column, makes_prompts=makes_prompts)
         self._estimator = "rloo" if isinstance(self, RLOOTrainer) else "dr_grpo"
         self.planner = planner_for(
             settings, self._sizes, self._identity, estimator=self._estimator, seed=self.args.seed
         )
         if self.planner.contract.baselines:
-            _check_loss(getattr(self, "loss_type", "dr_grpo"))  # RLOOTrainer sums a completion's tokens
+            checks.check_loss(getattr(self, "loss_type", "dr_grpo"))  # RLOOTrainer sums a completion's tokens
         self._selector = selector_for(settings, self.planner, seed=self.args.seed)
-        _check_success_reward(settings.success_reward, self.reward_func_names)
+        checks.check_success_reward(settings.success_reward, self.reward_func_names)
         self._threshold = self.planner.success_threshold
         self._sketch = self._new_sketch()
         self._rollout_log = RolloutLog(Path(self.args.output_dir) / "rollouts.jsonl")
         self._open: OpenBatch | None = None
+        self._rows: NumberedRows | None = None
+        self._takes_group_ids = any(ragged.names(f, ragged.GROUP_IDS) for f in self.reward_funcs)
+        self._chunking = ragged.chunking(self.reward_funcs, type(self))
         self._steps_told = 0
+        checks.warn_of_nothing_to_allocate(self.planner, self._sizes)
         if self.planner_prices_centred_rewards and getattr(self, "scale_rewards", "none") != "none":
             log.warning(
                 "scale_rewards=%r divides advantages by a standard deviation; the planner's price is the variance of "
@@ -93,9 +111,16 @@ class AllotmentMixin(AdvantagesMixin):
         return isinstance(self.planner, VIP)
 
     def get_train_dataloader(self) -> Any:
-        """TRL's, with each candidate repeated so often that the number of rows stays the budget."""
-        with self._group_size(self._sizes.repeats):
-            return super().get_train_dataloader()
+        """TRL's, with each candidate repeated so often that the number of rows stays the budget, and with its place."""
+        own = self.train_dataset
+        if isinstance(own, Dataset):
+            self._rows = NumberedRows(self._remove_unused_columns(own, description="training"))
+        try:
+            self.train_dataset = own if self._rows is None else self._rows
+            with self._group_size(self._sizes.repeats):
+                return super().get_train_dataloader()
+        finally:
+            self.train_dataset = own
 
     def _set_signature_columns_if_needed(self) -> None:
         super()._set_signature_columns_if_needed()
@@ -105,13 +130,18 @@ class AllotmentMixin(AdvantagesMixin):
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         if not self.model.training:
             return super()._generate_and_score_completions(inputs)
-        rows, self._open = self._planned(inputs)
+        rows, batch = self._planned(inputs)
+        self._open = batch
+        has_own_rollouts = getattr(self, "rollout_func", None) is not None
         try:
-            with self._group_size(1), self._raw_advantages():
-                output = super()._generate_and_score_completions(rows)
-            self._close(self._open, output)
+            prompts = [content_hash(row.get("prompt")) for row in rows] if has_own_rollouts else []
+            output = super()._generate_and_score_completions(rows)
+            ragged.check_scored(batch, type(self))
+            if has_own_rollouts:
+                ragged.check_prompts_returned(output, prompts)
+            self._close(batch, output)
         except BaseException:
-            self._give_up(self._open.plan)
+            self._give_up(batch.plan)
             raise
         finally:
             self._open = None
@@ -124,20 +154,33 @@ class AllotmentMixin(AdvantagesMixin):
                 self.planner.cancel(plan)
 
     def _calculate_rewards(self, inputs: Any, prompts: Any, completions: Any, completion_ids_list: Any) -> Tensor:
+        batch = self._open
+        if batch is not None and self._log_counts:
+            own = batch.layout.group_N[self._own_rows(len(prompts))]
+            self._log_completion_extra("rollouts_of_prompt", batch.layout.sizes[own].tolist())
         rewards_NF: Tensor = super()._calculate_rewards(inputs, prompts, completions, completion_ids_list)
-        if self._open is not None:
-            self._open.rewards_NF = rewards_NF
-            self._open.tokens_N = gather_object([len(ids) for ids in completion_ids_list])
+        if batch is not None:
+            batch.rewards_NF = rewards_NF
+            batch.tokens_N = gather_object([len(ids) for ids in completion_ids_list])
             self.num_generations = len(rewards_NF)  # one group of all rows, until the advantages are computed by group
         return rewards_NF
+
+    @property
+    def _log_counts(self) -> bool:
+        """Whether TRL writes a table of completions that takes a column."""
+        return bool(getattr(self, "log_completions", False)) and hasattr(self, "_log_completion_extra")
 
     def _planned(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], OpenBatch]:
         """The rows of a new plan that this process takes, as many as it had."""
         started = time.perf_counter()
-        known = [(self._identity.of(row), int(row[ROW]) if ROW in row else row) for row in inputs]
-        everyone = gather_object(known)
-        ids = every_nth([prompt for prompt, _ in everyone], self._sizes.repeats)
-        keys = [key for _, key in everyone[:: self._sizes.repeats]]
+        places = [int(row[ROW]) if ROW in row else None for row in inputs]
+        keys = [row if place is None else place for place, row in zip(places, inputs, strict=True)]
+        everyone = gather_object(list(zip(self._identity.of(inputs), keys, places, strict=True)))
+        every_nth([(prompt, place) for prompt, _, place in everyone], self._sizes.repeats)
+        candidates = everyone[:: self._sizes.repeats]
+        ragged.check_drawn([place for _, _, place in candidates], self._sizes.repeats)
+        ids = [prompt for prompt, _, _ in candidates]
+        ids = apart(ids) if isinstance(self.planner, Uniform) else ids  # each has its own group, as in TRL
         distinct = list(dict.fromkeys(ids))
         plan = self._ask(distinct, len(everyone))
         try:
@@ -146,14 +189,36 @@ class AllotmentMixin(AdvantagesMixin):
         except RewardMismatchError:
             self._give_up(plan)
             raise
+        self._warn_of_chunks(layout.divisor)
+        own = self._own_rows(len(inputs))
+        wanted = [candidates[c][1] for c in layout.candidate_N[own]]
+        rows = self._row_copies(inputs, wanted)
+        if self._takes_group_ids:
+            rows = [{ragged.GROUP_IDS: int(g), **row} for row, g in zip(rows, layout.group_N[own], strict=True)]
+        factors_Q = copies(ids, plan, layout.prompt_ids)
+        return rows, OpenBatch(layout, plan, factors_Q, len(distinct), time.perf_counter() - started)
+
+    def _row_copies(self, inputs: list[dict[str, Any]], wanted: list[Any]) -> list[dict[str, Any]]:
+        """The rows that are wanted, rows themselves or places in the data set, with the columns of the batch."""
         local = {int(row[ROW]): row for row in inputs if ROW in row}
         columns = [name for name in inputs[0] if name != ROW]
         rows = []
-        for candidate in layout.candidate_N[self._own_rows(len(inputs))]:
-            key = keys[candidate]
-            row = key if isinstance(key, dict) else local.get(key) or self.train_dataset[key]
+        for key in wanted:
+            row = key if isinstance(key, dict) else local.get(key) or cast(NumberedRows, self._rows)[key]
             rows.append({name: copy.deepcopy(row[name]) for name in columns})
-        return rows, OpenBatch(layout, plan, len(distinct), time.perf_counter() - started)
+        return rows
+
+    def _warn_of_chunks(self, divisor: int) -> None:
+        """Once, at the first batch that is not blocks of ``num_generations``."""
+        if self._chunking and divisor % self.num_generations:
+            log.warning(
+                "%s read num_generations, and groups are not of that size: their rewards or advantages may mix "
+                "prompts. A reward function is told the groups if it names the argument %s; planner='uniform' keeps "
+                "groups equal",
+                ", ".join(self._chunking),
+                ragged.GROUP_IDS,
+            )
+            self._chunking = []
 
     def _ask(self, ids: list[PromptId], budget: int) -> Plan:
         """The plan of the main process, on the others without the belief behind it; or its error."""
@@ -171,26 +236,20 @@ class AllotmentMixin(AdvantagesMixin):
         return plan if isinstance(plan, Plan) else sent[0]
 
     def _close(self, batch: OpenBatch, output: dict[str, Any]) -> None:
-        """Advantages by group, corrected figures, and what came back to the planner."""
+        """What came back to the planner, and to the log."""
         started = time.perf_counter()
-        assert batch.rewards_NF is not None
-        group_N = torch.from_numpy(batch.layout.group_N).to(batch.rewards_NF.device)
-        rewards_N = advantages.weighted_rewards(batch.rewards_NF, self.reward_weights.to(batch.rewards_NF.device))
-        clipped_N = self._clipped(rewards_N)
-        advantages_N = self._advantages(batch, clipped_N, group_N, output)
-        advantages_N = self._carried_out(batch, clipped_N, advantages_N, output)
-        output["advantages"] = advantages_N[self._own_rows(len(output["advantages"]))]
-        constant_Q = advantages.constant_groups(clipped_N, group_N)
-        self._correct_logs(advantages_N, constant_Q)
+        assert batch.rewards_N is not None
+        assert batch.constant_Q is not None
         scores_NK = None if self._sketch is None else self._scores(output)
         if self.accelerator.is_main_process:
-            dead = constant_Q[group_N].float().mean().item()
-            self._tell(batch, rewards_N, scores_NK, dead=dead, started=started)
+            dead = batch.constant_Q[batch.layout.group_N].float().mean().item()
+            self._tell(batch, batch.rewards_N, scores_NK, dead=dead, started=started)
 
     def _new_sketch(self) -> ScoreSketch | None:
         """What a planner that prices gradient moments is told beside rewards; None for others."""
         kind = self.allotment.score_sketch
         if "scores" in self.planner.contract.told:
+            checks.check_whole_parameters(self.accelerator)
             return ScoreSketch(self.model, kind or "last-block", seed=self.args.seed)
         if kind is None:
             return None
@@ -217,16 +276,6 @@ class AllotmentMixin(AdvantagesMixin):
         gathered: Tensor = self.accelerator.gather(scores)
         return gathered
 
-    def _correct_logs(self, advantages_N: Tensor, constant_Q: Tensor) -> None:
-        """What TRL logged of the batch as one group."""
-        is_grouped = getattr(self, "multi_objective_aggregation", "sum_then_normalize") == "sum_then_normalize"
-        if is_grouped and getattr(self, "scale_rewards", "none") != "batch":
-            self._metrics["train"]["frac_reward_zero_std"][-1] = constant_Q.float().mean().item()
-        logged = self._logs["advantages"]
-        for _ in range(len(advantages_N)):
-            logged.pop()
-        logged.extend(advantages_N.tolist())
-
     def _tell(
         self, batch: OpenBatch, rewards_N: Tensor, scores_NK: Tensor | None, *, dead: float, started: float
     ) -> None:
@@ -240,6 +289,8 @@ class AllotmentMixin(AdvantagesMixin):
         if not scored:
             self._nothing_scored(plan)
             return
+        if not self._steps_told:
+            checks.warn_of_rewards(values_N[scored].tolist(), self.planner, self.allotment)
         outcome = self.planner.tell(
             plan,
             values_N[scored].double().cpu().numpy(),
@@ -286,75 +337,32 @@ class AllotmentMixin(AdvantagesMixin):
             return
         if (file := Path(checkpoint) / PLANNER_FILE).exists():
             state = load_state(file, kind=KIND)
-            self.planner.load_state_dict(state["planner"])
+            self.planner.load_state_dict(state["planner"], settings="own")
             self._steps_told = state["steps"]
             self._rollout_log.resume(self._steps_told)
         else:
             log.warning("%s has no %s: the planner starts without a record", checkpoint, PLANNER_FILE)
 
-    @contextmanager
-    def _group_size(self, size: int) -> Iterator[None]:
-        """TRL's group size for a while; :meth:`_calculate_rewards` may change it meanwhile."""
-        before, self.num_generations = self.num_generations, size
-        try:
-            yield
-        finally:
-            self.num_generations = before
 
-    @contextmanager
-    def _raw_advantages(self) -> Iterator[None]:
-        """RLOO's advantages not normalised over the batch for a while; that comes after the grouping."""
-        before = getattr(self, "normalize_advantages", None)
-        if before is not None:
-            self.normalize_advantages = False
-        try:
-            yield
-        finally:
-            if before is not None:
-                self.normalize_advantages = before
-
-    def _own_rows(self, count: int) -> slice:
-        """Where this process's ``count`` rows stand among those of all."""
-        first = self.accelerator.process_index * count
-        return slice(first, first + count)
-
-
-class AllotmentGRPOTrainer(AllotmentMixin, GRPOTrainer):
+class AllotmentGRPOTrainer(AllotmentMixin, GroupScoring, GRPOTrainer):
     """TRL's ``GRPOTrainer`` with a number of rollouts for each prompt; configured by ``AllotmentGRPOConfig``."""
 
 
-class AllotmentRLOOTrainer(AllotmentMixin, RLOOTrainer):
+class AllotmentRLOOTrainer(AllotmentMixin, GroupScoring, RLOOTrainer):
     """TRL's ``RLOOTrainer`` with a number of rollouts for each prompt; configured by ``AllotmentRLOOConfig``."""
 
 
-def with_allotment(trainer: type) -> type:
+def with_allotment(trainer: type) -> type[AllotmentMixin]:
     """The same for a class derived from TRL's ``GRPOTrainer`` or ``RLOOTrainer``.
 
-    Settings come from its config, if that is one of Allotment's, else from ``allotment=AllotmentArguments(...)``.
+    What the class does to the advantages after TRL's scoring is done to those by group, and stays. Settings come from
+    its config, if that is one of Allotment's, else from ``allotment=AllotmentArguments(...)``.
 
     Raises:
         MissingExtraError: the class lacks a method of TRL's that the adapter works through.
     """
     check_methods(trainer)
-    return type(f"Allotment{trainer.__name__}", (AllotmentMixin, trainer), {"__doc__": trainer.__doc__})
-
-
-def _check_loss(loss_type: str) -> None:
-    """Refuse a loss that a belief as baseline would bias; see :func:`allotment.learning.aggregation.check_believed`."""
-    if loss_type != "dr_grpo":
-        raise ConfigError(
-            "the planner's baselines are biased where the loss divides by lengths that depend on the rollouts",
-            got=f"loss_type={loss_type!r}",
-            allowed="loss_type='dr_grpo', or RLOOTrainer",
-            fix="set loss_type='dr_grpo', or use the planner with estimator 'rloo'",
-        )
-
-
-def _check_success_reward(name: str | None, known: list[str]) -> None:
-    if name is not None and name not in known:
-        raise ConfigError(
-            "there is no reward function of that name",
-            got=f"success_reward={name!r}",
-            allowed=", ".join(known),
-            fix="name one of them, or leave success_reward out for their weighted sum",
-        )
+    base = next((cls for cls in (GRPOTrainer, RLOOTrainer) if issubclass(trainer, cls)), trainer)
+    scoring = type(f"GroupScoring{base.__name__}", (GroupScoring, base), {})
+    parents = (AllotmentMixin, scoring) if trainer is base else (AllotmentMixin, trainer, scoring)
+    return type(f"Allotment{trainer.__name__}", parents, {"__doc__": trainer.__doc__})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -40,6 +42,9 @@ class OpenBatch:
     layout: Layout
     plan: Plan
     """Without the belief behind it on other processes than the main one."""
+    copies_Q: FloatArray | None
+    """[Q] how often each prompt with rollouts stands in the batch of the data loader, relative to the mean over the
+    prompts that the loss is a mean over; None where each stands once."""
     candidates: int
     """Distinct prompts that could have been planned for."""
     seconds: float
@@ -48,18 +53,57 @@ class OpenBatch:
     """[N, F] what each reward function said, over all processes."""
     tokens_N: list[int] | None = None
     """[N] completion tokens, over all processes."""
+    rewards_N: Tensor | None = None
+    """[N] their weighted sum; None before the advantages are computed."""
+    constant_Q: Tensor | None = None
+    """[Q] whether a prompt's rewards are all equal."""
 
 
-class AdvantagesMixin(_Trainer):
-    """The half of :class:`~allotment.integrations.trl.trainer.AllotmentMixin` that computes advantages anew."""
+class GroupScoring(_Trainer):
+    """Right in front of TRL's own class, behind classes derived from it: what they see are advantages by group."""
 
     allotment: AllotmentArguments
+    num_generations: int
     _selector: Selector | None
+    _open: OpenBatch | None
+
+    def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
+        batch = self._open
+        if batch is None:
+            return super()._generate_and_score_completions(inputs)
+        with self._group_size(batch.layout.divisor), self._raw_advantages():
+            output = super()._generate_and_score_completions(inputs)
+        self._score(batch, output)
+        return output
+
+    def _score(self, batch: OpenBatch, output: dict[str, Any]) -> None:
+        """Advantages by group in ``output``, and the figures that TRL logged of the batch as one group corrected."""
+        assert batch.rewards_NF is not None
+        group_N = torch.from_numpy(batch.layout.group_N).to(batch.rewards_NF.device)
+        weights_F = self.reward_weights.to(batch.rewards_NF.device)
+        batch.rewards_N = advantages.weighted_rewards(batch.rewards_NF, weights_F)
+        clipped_N = self._clipped(batch.rewards_N)
+        advantages_N = self._advantages(batch, clipped_N, group_N, output)
+        advantages_N = self._carried_out(batch, clipped_N, advantages_N, output)
+        output["advantages"] = advantages_N[self._own_rows(len(output["advantages"]))]
+        batch.constant_Q = advantages.constant_groups(clipped_N, group_N)
+        self._correct_logs(advantages_N, batch.constant_Q)
+
+    def _correct_logs(self, advantages_N: Tensor, constant_Q: Tensor) -> None:
+        is_grouped = getattr(self, "multi_objective_aggregation", "sum_then_normalize") == "sum_then_normalize"
+        if is_grouped and getattr(self, "scale_rewards", "none") != "batch":
+            self._metrics["train"]["frac_reward_zero_std"][-1] = constant_Q.float().mean().item()
+        logged = self._logs["advantages"]
+        for _ in range(len(advantages_N)):
+            logged.pop()
+        logged.extend(advantages_N.tolist())
 
     def _carried_out(self, batch: OpenBatch, rewards_N: Tensor, advantages_N: Tensor, output: dict[str, Any]) -> Tensor:
         """[N] advantages with the weights of prompts, and of a selection, in them."""
         layout, weighting = batch.layout, self.allotment.prompt_weighting
         factors_Q = prompt_factors(batch.plan, layout.prompt_ids)
+        if batch.copies_Q is not None and weighting == "prompt":
+            factors_Q = batch.copies_Q if factors_Q is None else factors_Q * batch.copies_Q
         if self._selector is None:
             group_N = torch.from_numpy(layout.group_N).to(advantages_N.device)
             weighted_N = advantages_N * advantages.prompt_weights(group_N, weighting)
@@ -135,3 +179,33 @@ class AdvantagesMixin(_Trainer):
         """[N] the rewards as RLOO clips them, if it is told to."""
         bounds = getattr(self, "reward_clip_range", None)
         return rewards_N.clamp(*bounds) if bounds else rewards_N
+
+    @contextmanager
+    def _group_size(self, size: int) -> Iterator[None]:
+        """TRL's group size for a while, where samplers and rollout functions look for it too.
+
+        :meth:`AllotmentMixin._calculate_rewards` changes it meanwhile.
+        """
+        before = self.num_generations, self.args.num_generations
+        self.num_generations = self.args.num_generations = size
+        try:
+            yield
+        finally:
+            self.num_generations, self.args.num_generations = before
+
+    @contextmanager
+    def _raw_advantages(self) -> Iterator[None]:
+        """RLOO's advantages not normalised over the batch for a while; that comes after the grouping."""
+        before = getattr(self, "normalize_advantages", None)
+        if before is not None:
+            self.normalize_advantages = False
+        try:
+            yield
+        finally:
+            if before is not None:
+                self.normalize_advantages = before
+
+    def _own_rows(self, count: int) -> slice:
+        """Where this process's ``count`` rows stand among those of all."""
+        first = self.accelerator.process_index * count
+        return slice(first, first + count)

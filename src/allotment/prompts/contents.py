@@ -1,0 +1,44 @@
+"""A hash of whatever a row of a data set holds: texts, messages, numbers, images, arrays, tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Any
+
+from allotment.errors import InvalidInputError
+
+
+def content_hash(value: object) -> str:
+    """32 hexadecimal digits, the same for equal contents in every process and run.
+
+    Tables with the same entries in another order are equal; so are bytes, images (of PIL), arrays and tensors with the
+    same numbers.
+
+    Raises:
+        InvalidInputError: it holds something that says nothing of its content.
+    """
+    text = json.dumps(value, sort_keys=True, default=_plain)
+    return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
+
+
+def _plain(value: Any) -> object:
+    """What JSON can say of a value that it does not know."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return {"bytes": hashlib.blake2b(bytes(value), digest_size=16).hexdigest()}
+    if isinstance(value, set | frozenset):
+        return {"set": sorted(map(repr, value))}
+    if hasattr(value, "detach"):  # a tensor
+        value = value.detach().cpu().numpy()
+    if hasattr(value, "tobytes"):  # an array or an image
+        about = [str(getattr(value, name, "")) for name in ("dtype", "shape", "mode", "size")]
+        return {"about": about, "bytes": hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()}
+    text = str(value)
+    if f"at 0x{id(value):x}" in text:
+        raise InvalidInputError(
+            "a prompt cannot be told apart by what it holds",
+            got=text,
+            allowed="texts, numbers, lists, tables, images, arrays",
+            fix="name the column that tells prompts apart",
+        )
+    return {type(value).__name__: text}
