@@ -8,7 +8,7 @@ from verl_cases import KEYS, MEAN, PROMPTS, advantages_of, config_of, names, ses
 
 from allotment.errors import ConfigError
 from allotment.integrations.capabilities import VERL
-from allotment.integrations.verl import session as session_module
+from allotment.integrations.verl import running
 from allotment.methods.selectors.completion_pruning import CompletionPruning
 from allotment.planning.contract import entry_obstacle, selection_obstacle, works_with
 from allotment.planning.making import parameters
@@ -215,15 +215,15 @@ def test_the_hook_tells_before_and_the_advantages_are_the_same(tmp_path, monkeyp
 
 
 def test_a_run_is_started_with_its_selector_and_restored_with_it(tmp_path, monkeypatch) -> None:
-    monkeypatch.setattr(session_module, "_current", None)
+    monkeypatch.setattr(running, "_current", None)
     own = [f"trainer.default_local_dir={tmp_path}", "+allotment.select=random", "+allotment.select_kwargs.seed=3"]
-    first = session_module.start_session(config_of(*own))
+    first = running.start_session(config_of(*own))
     uids, _ = planned(first)
     found = [advantages_of(first, uids, rewards_of(uids), monkeypatch)]
     (tmp_path / "global_step_1").mkdir()
     (tmp_path / "latest_checkpointed_iteration.txt").write_text("1")
     first.save(tmp_path / "global_step_1")
-    for session in (first, session_module.start_session(config_of(*own))):
+    for session in (first, running.start_session(config_of(*own))):
         uids, _ = planned(session, 2)
         found.append(advantages_of(session, uids, rewards_of(uids), monkeypatch))
     assert (found[0] == 0).mean() > 0.5
@@ -277,17 +277,17 @@ def test_a_belief_beside_a_divisor_that_depends_on_the_rollout_is_refused(mode, 
 )
 def test_asynchronous_trainers_carry_out_what_pieces_of_a_batch_allow(settings, words, tmp_path) -> None:
     with pytest.raises(ConfigError) as error:
-        session_of(tmp_path, ASYNC, *settings)
+        session_of(tmp_path, ASYNC, HOOK, *settings)
     assert_names_what_works(error, words[0], (*words, "asynchronous", "allotment_sync", "vip"))
 
 
 def test_baselines_outlive_a_checkpoint(tmp_path, monkeypatch) -> None:
     """An asynchronous plan is open when the run is saved; what comes back later has its baselines."""
     own = [f"+allotment.planner_kwargs.{name}=false" for name in ("weights", "leaves_out")]
-    session = session_of(tmp_path, ASYNC, TOY, *own)
+    session = session_of(tmp_path, ASYNC, HOOK, TOY, *own)
     uids, _ = planned(session)
     session.save(tmp_path)
-    resumed = session_of(tmp_path, ASYNC, TOY, *own)
+    resumed = session_of(tmp_path, ASYNC, HOOK, TOY, *own)
     resumed.load(tmp_path)
     found = [advantages_of(s, uids, rewards_of(uids), monkeypatch) for s in (session, resumed)]
     np.testing.assert_array_equal(*found)

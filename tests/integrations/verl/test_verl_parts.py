@@ -1,5 +1,8 @@
 """The parts between verl and a session: order, keys, configuration, estimators, versions."""
 
+import os
+import subprocess
+import sys
 from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
@@ -17,18 +20,20 @@ from verl.trainer.ppo.v1 import get_trainer_cls
 from verl.utils.config import validate_config
 from verl_cases import config_of
 
-from allotment.errors import ConfigError, InvalidInputError, MissingExtraError
+from allotment.errors import ConfigError, MissingExtraError
 from allotment.integrations import versions as any_versions
-from allotment.integrations.verl import session as session_module
-from allotment.integrations.verl import versions
+from allotment.integrations.verl import running, versions
 from allotment.integrations.verl.config import planner_of, read, resume_folder, set_values
 from allotment.integrations.verl.dispatch import balanced_order
-from allotment.integrations.verl.prompts import prompt_key
 from allotment.integrations.verl.session import Session
-from allotment.integrations.verl.trainers import _final_keys
+from allotment.integrations.verl.weighing import final_keys
 from allotment.planning import VIP, Uniform
 
 ROOT = Path(__file__).parents[3]
+
+
+HOOK = "+allotment.trainer_hook=true"
+CALLBACK = "++trainer.checkpoint_callback_class=allotment.integrations.verl.AllotmentCheckpoint"
 
 
 def planner_from(*overrides: str):
@@ -56,25 +61,10 @@ def test_shares_are_close_to_the_best_there_are(counts) -> None:
     assert max(chunk_sums(counts, balanced_order(counts, 2), 2)) <= 4 / 3 * best
 
 
-def test_keys_stay_from_fetch_to_fetch() -> None:
-    prompt = [{"role": "user", "content": "1 + 1"}]
-    row = {"raw_prompt": prompt, "data_source": "sums", "extra_info": {"index": 7, "name": "one"}}
-    assert prompt_key(row) == "sums/7"
-    assert prompt_key(row, "name") == "sums/one"
-    hashed = [prompt_key({**row, "extra_info": info}) for info in ({}, None, {"split": "train"})]
-    assert len(set(hashed)) == 1
-    assert hashed[0] != prompt_key({**row, "extra_info": {}, "raw_prompt": [{"role": "user", "content": "1 + 2"}]})
-
-
-def test_a_prompt_that_no_hash_can_name_is_refused() -> None:
-    with pytest.raises(InvalidInputError, match=r"add extra_info\.index"):
-        prompt_key({"raw_prompt": [{"role": "user", "content": [object()]}]})
-
-
 def test_of_several_outputs_the_last_counts_and_padding_does_not() -> None:
     keys = ["a_0_0", "a_0_10", "a_0_2", "a_1_0", "b_0_0", "padf_0_0"]
     tags = [{"is_padding": key.startswith("pad")} for key in keys]
-    assert _final_keys(SimpleNamespace(keys=keys, tags=tags)) == ["a_0_10", "a_1_0", "b_0_0"]
+    assert final_keys(SimpleNamespace(keys=keys, tags=tags)) == ["a_0_10", "a_1_0", "b_0_0"]
 
 
 def test_the_documented_yaml_and_the_overrides_are_one_configuration() -> None:
@@ -109,6 +99,18 @@ def test_the_planner_fits_verls_batch() -> None:
         (["trainer.use_v1=false"], "legacy trainer"),
         (["actor_rollout_ref.rollout.n=1"], "group of one"),
         (["algorithm.filter_groups.enable=true"], "filtered groups"),
+        (["algorithm.adv_estimator=gae", HOOK], r"adv_estimator=gae[\s\S]*allotment_rloo"),
+        (["algorithm.adv_estimator=reinforce_plus_plus", HOOK], "counts by its number of rollouts"),
+        (["algorithm.adv_estimator=remax", HOOK], "no other of its prompt"),
+        (["trainer.v1.trainer_mode=colocate_async"], "a further optimizer step"),
+        ([HOOK, "trainer.v1.trainer_mode=separate_async", "trainer.v1.separate_async.parameter_sync_step=3"], "equal"),
+        (["+allotment.prompt_timeout=0"], "prompt_timeout"),
+        (["+allotment.planner=vip-second-look"], "rounds"),
+        (["+allotment.planner=vip-tokens"], "tokens"),
+        (
+            ["trainer.v1.sampler.sync_refill_failed_groups=true", "+allotment.planner=joint"],
+            "sync_refill_failed_groups",
+        ),
         (["algorithm.adv_estimator=grpo"], "nothing tells the planner"),
         (["algorithm.use_kl_in_reward=true"], "KL penalty"),
         (["+allotment.trained_prompts=17"], "does not fit the batch"),
@@ -129,6 +131,43 @@ def test_what_cannot_be_is_refused_at_the_start(overrides, words) -> None:
         planner_from(*overrides)
 
 
+def test_what_is_legal_in_verl_is_no_error() -> None:
+    assert planner_from("algorithm.filter_groups=null").budget == 128
+    assert planner_from("trainer.v1.sampler.custom_sampler=null").budget == 128
+    assert planner_from("trainer.v1.sampler.sync_refill_failed_groups=true").budget == 128
+    for name in ("grpo", "rloo", "opo", "reinforce_plus_plus_baseline", "gpg"):
+        assert planner_from(f"algorithm.adv_estimator={name}", HOOK).budget == 128
+    assert planner_from("actor_rollout_ref.rollout.n=1", "+allotment.planner=joint").budget == 16
+
+
+@pytest.mark.parametrize(
+    ("overrides", "words"),
+    [
+        (["data.train_batch_size=1"], "raise data.train_batch_size"),
+        (["+allotment.planner_kwargs.bounds=[8,32]"], "wider bounds"),
+        (["actor_rollout_ref.rollout.n=2"], "raise actor_rollout_ref.rollout.n"),
+        ([HOOK, "trainer.v1.trainer_mode=separate_async", "trainer.v1.separate_async.parameter_sync_step=16"], "lower"),
+    ],
+)
+def test_a_batch_that_leaves_nothing_to_allocate_is_warned_of(overrides, words, caplog) -> None:
+    planner_from(*overrides)
+    assert words in caplog.text
+    caplog.clear()
+    planner_from(*overrides, "+allotment.planner=uniform")
+    assert "nothing to allocate" not in caplog.text
+
+
+@pytest.mark.parametrize("mode", ["sync", "colocate_async", "separate_async"])
+def test_settings_are_refused_before_a_model_is_loaded(mode) -> None:
+    """In the constructor of the trainer, before its ``init``; with import paths, in that of the callback."""
+    wrong = config_of("algorithm.filter_groups.enable=true", f"trainer.v1.trainer_mode=allotment_{mode}")
+    with pytest.raises(ConfigError, match="filtered groups"):
+        get_trainer_cls(f"allotment_{mode}")(wrong)
+    by_path = config_of("algorithm.filter_groups.enable=true", CALLBACK)
+    with pytest.raises(ConfigError, match="filtered groups"):
+        get_trainer_cls("sync")(by_path)
+
+
 def test_the_checkpoint_is_the_one_verl_resumes_from(tmp_path) -> None:
     local = f"trainer.default_local_dir={tmp_path}"
     assert resume_folder(config_of(local)) is None
@@ -144,7 +183,7 @@ def test_the_checkpoint_is_the_one_verl_resumes_from(tmp_path) -> None:
 def session(tmp_path, monkeypatch) -> Session:
     config = config_of()
     session = Session(planner_from(), *read(config), tmp_path)
-    monkeypatch.setattr(session_module, "_current", session)
+    monkeypatch.setattr(running, "_current", session)
     return session
 
 
@@ -208,6 +247,23 @@ def test_an_older_verl_is_refused_and_a_newer_one_tried(monkeypatch, installed, 
     else:
         warning = versions.check_verl()
         assert (warning is None) == (installed == "0.9.1")
+
+
+def test_a_source_tree_that_lacks_a_part_is_told_by_name() -> None:
+    versions.check_parts()
+    parts = ("verl.trainer.ppo.no_such", "Callback"), ("verl.trainer.ppo.core_algos", "NoManager")
+    words = r"without verl\.trainer\.ppo\.no_such\.Callback, \S+\.NoManager"
+    with pytest.raises(MissingExtraError, match=words) as error:
+        versions.check_parts(parts)
+    assert "pip install 'verl==0.9.1'" in str(error.value)
+
+
+def test_verl_finds_the_trainers_by_itself() -> None:
+    """Through the entry point: no environment variable, which a cluster that runs already would not see."""
+    code = "from verl.trainer.ppo.v1 import get_trainer_cls as get; print(get('allotment_sync').verl_mode)"
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VERL_USE")}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["sync"]
 
 
 def test_a_verl_of_another_make_is_refused() -> None:

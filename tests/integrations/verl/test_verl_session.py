@@ -9,14 +9,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allotment.errors import ConfigError, RewardMismatchError, StateError
-from allotment.integrations.verl import session as session_module
+from allotment.integrations.verl import running
 from allotment.integrations.verl.config import AllotmentSettings, Batch
-from allotment.integrations.verl.session import PLANNER_FILE, Session, current_session
+from allotment.integrations.verl.running import current_session
+from allotment.integrations.verl.session import PLANNER_FILE, Session
 from allotment.planning import VIP
 
 
-def session_in(folder: Path, *, prompts: int = 8, mean: int = 8, is_sync: bool = True, patience: int = 4, **settings):
-    planner = VIP(budget=prompts * mean, bounds=(3, 32), seed=1)
+def session_in(
+    folder: Path, *, prompts=8, mean=8, is_sync=True, patience=4, bounds=(3, 32), estimator="rloo", **settings
+):
+    planner = VIP(budget=prompts * mean, bounds=bounds, estimator=estimator, seed=1)
     return Session(planner, AllotmentSettings(**settings), Batch(prompts, mean, is_sync), folder, patience=patience)
 
 
@@ -62,8 +65,7 @@ def test_a_prompt_that_stands_twice_is_planned_for_twice(tmp_path_factory, keys)
     uids, names_ = names(1, len(keys)), [f"d/{key}" for key in keys]
     counts = session.plan(uids, names_, 1)
     assert all(3 <= count <= 32 for count in counts)
-    whole = len(keys) // 4 * 4
-    assert sum(counts) == len(keys) * 8 or whole < len(keys)
+    assert sum(counts) == len(keys) * 8
     come_back(session, uids, counts, names_)
     assert not session.planner.open_plans
 
@@ -153,21 +155,16 @@ def test_resuming_gives_the_same_plans(tmp_path, is_sync) -> None:
         assert resumed.plan(uids, keys[: len(uids)], 6) == session.plan(uids, keys[: len(uids)], 6)
 
 
-def test_complete_blocks_are_trained_on_first(tmp_path) -> None:
-    session = session_in(tmp_path, prompts=4, is_sync=False)
-    keys = [f"d/{i}" for i in range(12)]
-    uids = names(1, 6) + names(2, 6)
-    counts = session.plan(uids[:6], keys[:6], 1) + session.plan(uids[6:], keys[6:], 2)  # blocks of rows 0-3, 4-7, 8-11
-    assert [sum(counts[i : i + 4]) for i in (0, 4, 8)] == [32] * 3
-    ready = [uids[i] for i in (10, 0, 7, 6, 1, 5, 4, 2)]
-    assert session.whole_blocks_first(ready) == [uids[i] for i in (7, 6, 5, 4, 10, 0, 1, 2)]
-    assert session.whole_blocks_first(["unknown", *ready[:3]]) == ["unknown", *ready[:3]]
-    everything = session.whole_blocks_first(uids[::-1])
-    assert [sorted(map(uids.index, everything[i : i + 4])) for i in (0, 4, 8)] == [
-        list(range(i, i + 4)) for i in (0, 4, 8)
-    ]
-    come_back(session, uids[:1], counts[:1], keys[:1])
-    assert session.whole_blocks_first(uids[1:])[:4] == uids[4:8]  # a block that was begun is not whole
+@given(requests=st.lists(st.lists(st.integers(0, 5), min_size=1, max_size=9), min_size=1, max_size=6))
+def test_a_synchronous_request_of_any_size_is_exact(tmp_path_factory, requests) -> None:
+    """A last batch that is not full, the same prompt several times, and the steps after it."""
+    session = session_in(tmp_path_factory.mktemp("partial"))
+    for step, keys in enumerate(requests, 1):
+        names_, uids = [f"d/{key}" for key in keys], names(step, len(keys))
+        counts = session.plan(uids, names_, step)
+        assert sum(counts) == 8 * len(keys)
+        come_back(session, uids, counts, names_, step)
+        assert not session.planner.open_plans
 
 
 def test_the_log_goes_on_from_the_checkpoint(tmp_path) -> None:
@@ -186,12 +183,32 @@ def test_a_checkpoint_without_or_with_a_damaged_planner(tmp_path, caplog) -> Non
     session = session_in(tmp_path)
     session.load(tmp_path)
     assert "starts without a record" in caplog.text
-    session.save(tmp_path)
-    with pytest.raises(StateError, match="blocks of 8"):
-        session_in(tmp_path, prompts=4).load(tmp_path)
     (tmp_path / PLANNER_FILE).write_bytes(b"nothing")
     with pytest.raises(StateError, match="cannot read the state file"):
         session.load(tmp_path)
+
+
+@pytest.mark.parametrize("is_sync", [True, False])
+@pytest.mark.parametrize(
+    "other",
+    [{"prompts": 4}, {"mean": 12}, {"bounds": (2, 16)}, {"estimator": "dr_grpo"}, {"prompts": 12, "mean": 4}],
+    ids=str,
+)
+def test_beliefs_are_taken_over_whatever_the_batch_is_now(tmp_path, is_sync, other, caplog) -> None:
+    keys, session = [f"d/{i}" for i in range(8)], session_in(tmp_path, is_sync=is_sync)
+    for step in range(1, 9):
+        come_back(session, names(step, 8), session.plan(names(step, 8), keys, step), keys, step)
+    session.plan(names(9, 3), keys[:3], 9)  # an asynchronous run is saved with plans under way
+    session.save(tmp_path)
+    resumed = session_in(tmp_path, is_sync=is_sync, **other)
+    resumed.load(tmp_path)
+    believed = [s.planner.predictor.predict(keys).success_probability() for s in (session, resumed)]
+    np.testing.assert_array_equal(*believed)
+    assert believed[0].std() > 0.1
+    assert (resumed.step, resumed.planner.open_plans) == (9, ())
+    assert "planned for anew" in caplog.text
+    prompts, mean = resumed.batch.prompts, resumed.batch.mean
+    assert sum(resumed.plan(names(10, prompts), [f"d/{i}" for i in range(prompts)], 10)) == prompts * mean
 
 
 def test_prompts_that_are_not_trained_on(tmp_path) -> None:
@@ -204,6 +221,6 @@ def test_prompts_that_are_not_trained_on(tmp_path) -> None:
 
 
 def test_an_estimator_without_a_manager_says_what_is_missing(monkeypatch) -> None:
-    monkeypatch.setattr(session_module, "_current", None)
+    monkeypatch.setattr(running, "_current", None)
     with pytest.raises(ConfigError, match="agent_loop_manager_class"):
         current_session()

@@ -8,7 +8,7 @@ import torch
 from hydra import compose, initialize_config_module
 from verl.trainer.ppo import core_algos
 
-from allotment.integrations.verl import session as session_module
+from allotment.integrations.verl import running
 from allotment.integrations.verl.config import planner_of, read, selector_of
 from allotment.integrations.verl.session import Session
 from allotment.planning import Planner
@@ -39,7 +39,7 @@ def names(step: int, count: int = PROMPTS) -> list[str]:
 
 def advantages_of(session: Session, uids, rewards, monkeypatch, estimator: str = "rloo") -> np.ndarray:
     """[N] what verl gets of an ``allotment_`` estimator for a batch in this order, padding at the end."""
-    monkeypatch.setattr(session_module, "_current", session)
+    monkeypatch.setattr(running, "_current", session)
     index = np.array([*uids, "pad1"], dtype=object)
     rewards_NT = torch.zeros(len(index), 3, dtype=torch.float64)
     rewards_NT[:-1, 1] = torch.as_tensor(np.asarray(rewards, dtype=np.float64))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -9,45 +11,125 @@ from omegaconf import DictConfig
 
 from allotment.errors import ConfigError
 from allotment.integrations.capabilities import VERL
-from allotment.planning import Planner
+from allotment.planning import Planner, Uniform
 from allotment.planning.contract import Capability, check_objective_names, obstacle, selection_obstacle, works_with
-from allotment.registry import OBJECTIVES, SELECTORS
+from allotment.registry import OBJECTIVES, PLANNERS, SELECTORS
 
 if TYPE_CHECKING:
     from allotment.integrations.verl.config import AllotmentSettings, Batch
 
+log = logging.getLogger("allotment")
+
 PREFIX = "allotment_"
 CONSTANT_DIVISORS = ("seq-mean-token-sum", "seq-mean-token-sum-norm")
 """Ways of adding up token losses with no divisor that depends on a rollout: what a belief as baseline needs."""
+WITHOUT_GROUPS = ("gae", "reinforce_plus_plus", "remax")
+"""verl's estimators that compare a rollout with no other rollout of its prompt."""
 OWN_ESTIMATORS = ("allotment_rloo", "allotment_dr_grpo", "allotment_grpo")
 
 
 def check_config(config: DictConfig, settings: AllotmentSettings, batch: Batch) -> None:
     """Refuse what rules out counts of their own for each prompt: ConfigError with the key and what to do about it."""
     estimator = str(config.algorithm.adv_estimator)
-    is_own = estimator.startswith(PREFIX)
-    if is_own:
+    if estimator.startswith(PREFIX):
         _check_estimator(estimator)
-    if not config.trainer.use_v1:
-        wrong, got, fix = "the legacy trainer takes no counts", "trainer.use_v1=False", "leave trainer.use_v1 out"
-    elif batch.mean < 2:
-        wrong, got = "a group of one has no advantage", f"actor_rollout_ref.rollout.n={batch.mean}"
-        fix = "set actor_rollout_ref.rollout.n to the mean number of rollouts, from 2 on"
-    elif config.algorithm.filter_groups.enable:
-        wrong, got = "filtered groups would never be told to the planner", "algorithm.filter_groups.enable=True"
-        fix = "leave the filter out; allotment.trained_prompts skips prompts before they cost rollouts"
-    elif not is_own and not settings.trainer_hook:
-        wrong, got = "nothing tells the planner what came back", f"algorithm.adv_estimator={estimator}"
-        fix = "use allotment_rloo, or trainer_mode=allotment_sync with VERL_USE_EXTERNAL_MODULES (docs/verl.md)"
-    elif is_own and config.algorithm.use_kl_in_reward and not settings.trainer_hook:
-        wrong, got = "the planner would be told rewards with the KL penalty in them", "algorithm.use_kl_in_reward=True"
-        fix = "use trainer_mode=allotment_sync with VERL_USE_EXTERNAL_MODULES (docs/verl.md)"
-    elif settings.trained_prompts is not None and not (batch.is_sync and settings.trained_prompts <= batch.prompts):
-        wrong, got = "trained_prompts does not fit the batch", f"allotment.trained_prompts={settings.trained_prompts}"
-        fix = f"use at most data.train_batch_size={batch.prompts}, and a synchronous trainer; or leave it out"
-    else:
+    reasons = (*_of_verl(config, batch), *_of_estimator(config, estimator, settings), *_of_block(settings, batch))
+    for is_wrong, wrong, got, fix in reasons:
+        if is_wrong:
+            raise ConfigError(wrong, got=got, allowed="what docs/verl.md lists under Settings", fix=fix)
+
+
+_Reason = tuple[bool, str, str, str]
+"""Whether it holds, what is wrong, what was got, and how to fix it."""
+
+
+def _of_verl(config: DictConfig, batch: Batch) -> Iterator[_Reason]:
+    """What verl's own settings rule out."""
+    yield (
+        not config.trainer.use_v1,
+        "the legacy trainer takes no counts",
+        "trainer.use_v1=False",
+        "leave trainer.use_v1 out",
+    )
+    yield (
+        bool((config.algorithm.get("filter_groups") or {}).get("enable")),
+        "filtered groups would never be told to the planner",
+        "algorithm.filter_groups.enable=True",
+        "leave the filter out; allotment.trained_prompts skips prompts before they cost rollouts",
+    )
+    yield (
+        batch.prompts % batch.updates != 0,
+        "a batch cannot be cut into equal updates",
+        f"data.train_batch_size={batch.prompts}, parameter_sync_step={batch.updates}",
+        "make data.train_batch_size a multiple of parameter_sync_step",
+    )
+
+
+def _of_estimator(config: DictConfig, estimator: str, settings: AllotmentSettings) -> Iterator[_Reason]:
+    """What tells the planner, and what the estimator makes of unequal counts."""
+    is_own, hooked = estimator.startswith(PREFIX), "trainer_mode=allotment_sync (docs/verl.md)"
+    yield (
+        not is_own and not settings.trainer_hook,
+        "nothing tells the planner what came back",
+        f"algorithm.adv_estimator={estimator}",
+        f"use allotment_rloo, or {hooked}",
+    )
+    yield (
+        estimator in WITHOUT_GROUPS,
+        "the estimator compares a rollout with no other of its prompt: what one more of them is worth is not known, "
+        "and in its whitening each prompt counts by its number of rollouts",
+        f"algorithm.adv_estimator={estimator}",
+        "set algorithm.adv_estimator=allotment_rloo, or another that works within groups, such as grpo",
+    )
+    yield (
+        is_own and bool(config.algorithm.use_kl_in_reward) and not settings.trainer_hook,
+        "the planner would be told rewards with the KL penalty in them",
+        "algorithm.use_kl_in_reward=True",
+        f"use {hooked}",
+    )
+
+
+def _of_block(settings: AllotmentSettings, batch: Batch) -> Iterator[_Reason]:
+    """The block ``allotment`` and the batch."""
+    named = settings.planner in PLANNERS and not PLANNERS[settings.planner].contract.baselines
+    yield (
+        batch.mean < 2 and named,
+        "a group of one has no advantage",
+        f"actor_rollout_ref.rollout.n={batch.mean}",
+        "set actor_rollout_ref.rollout.n to the mean number of rollouts, from 2 on; or use the planner joint, "
+        "which compares with what it believes",
+    )
+    yield (
+        settings.trained_prompts is not None and not (batch.is_sync and settings.trained_prompts <= batch.prompts),
+        "trained_prompts does not fit the batch",
+        f"allotment.trained_prompts={settings.trained_prompts}",
+        f"use at most data.train_batch_size={batch.prompts}, and a synchronous trainer; or leave it out",
+    )
+    yield (
+        not batch.is_sync and not settings.trainer_hook,
+        "without the trainer hook an asynchronous batch that is not exactly full makes a further optimizer step",
+        "an asynchronous trainer_mode of verl's own",
+        "use trainer_mode=allotment_colocate_async or allotment_separate_async (docs/verl.md)",
+    )
+
+
+def warn_of_nothing_to_allocate(planner: Planner, prompts: int, mean: int) -> None:
+    """Warn at the start where every plan must be the same."""
+    lower, upper = planner.bounds
+    if isinstance(planner, Uniform) or planner.contract.leaves_out:
         return
-    raise ConfigError(wrong, got=got, allowed="what docs/verl.md lists under Settings", fix=fix)
+    if prompts == 1:
+        log.warning(
+            "one prompt is trained on at a time, so there is nothing to allocate: raise data.train_batch_size, or "
+            "lower trainer.v1.separate_async.parameter_sync_step"
+        )
+    elif mean in (lower, upper):
+        log.warning(
+            "bounds %s leave nothing to allocate where n is %d: raise actor_rollout_ref.rollout.n, or set wider bounds "
+            "in allotment.planner_kwargs",
+            planner.bounds,
+            mean,
+        )
 
 
 def _check_estimator(estimator: str) -> None:
@@ -97,6 +179,10 @@ def _restrictions(config: DictConfig, is_sync: bool) -> list[tuple[Capability, s
     if mode not in CONSTANT_DIVISORS:  # see allotment.learning.check_believed
         divided = replace(VERL, name=f"verl with loss_agg_mode={mode}", baselines=False)
         found.append((divided, "set actor_rollout_ref.actor.loss_agg_mode=seq-mean-token-sum, or use another method"))
+    if is_sync and config.trainer.v1.sampler.get("sync_refill_failed_groups"):
+        name = "verl with trainer.v1.sampler.sync_refill_failed_groups"
+        refilled = replace(VERL, name=name, leaves_out=False, weights=False)  # of other candidates than the batch's
+        found.append((refilled, "set trainer.v1.sampler.sync_refill_failed_groups=False, or use another method"))
     if config.algorithm.use_kl_in_reward:
         penalised = replace(VERL, name="verl with algorithm.use_kl_in_reward", selections=False)
         found.append((penalised, "use actor_rollout_ref.actor.use_kl_loss in its place, or another method"))

@@ -14,7 +14,7 @@ from allotment.config import Config
 from allotment.errors import ConfigError
 from allotment.integrations.capabilities import VERL
 from allotment.integrations.fitting import Sizes, fitted_planner, fitted_selector
-from allotment.integrations.verl.checks import check_config, check_mode
+from allotment.integrations.verl.checks import check_config, check_mode, warn_of_nothing_to_allocate
 from allotment.planning import Planner
 from allotment.planning.making import parameters
 from allotment.registry import PLANNERS
@@ -40,13 +40,20 @@ class AllotmentSettings(Config):
     select_kwargs: dict[str, Any] = Field(default_factory=dict)
     """Further arguments of the selector, such as keep."""
     prompt_weighting: Literal["prompt", "rollout"] = "prompt"
-    """Of the allotment_ estimators. prompt: advantages times mean(n) / n, so that each prompt counts the same."""
+    """prompt: advantages times mean(n) / n, so that each prompt counts the same; rollout: as they are."""
+    success_key: str | None = "acc"
+    """Entry of reward_extra_info, 0 or 1, that says whether a rollout is right; where there is none, its score does.
+    With the trainer hook."""
     success_threshold: float = Field(0.5, allow_inf_nan=False)
-    """A reward of at least this is a success, to a planner given by name."""
+    """What is told of a rollout is a success from here on, to a planner given by name."""
     trained_prompts: int | None = Field(None, ge=1)
     """Of the prompts of a batch, how many get rollouts: those of largest expected reward variance; the others get 0."""
     prompt_id: str = "index"
     """Key of extra_info that names a prompt within its data_source; a hash of the prompt where it is missing."""
+    check_prompts: bool = True
+    """Whether a name that stood for another prompt is an error; false where a prompt is worded anew each time."""
+    prompt_timeout: float | None = Field(None, gt=0)
+    """Seconds after which a prompt that has not come back fails; None: it is waited for."""
     trainer_hook: bool = False
     """Set by the trainer hook itself."""
 
@@ -123,6 +130,7 @@ def planner_of(config: DictConfig, settings: AllotmentSettings, batch: Batch) ->
         seed=_seed(config),
     )
     check_mode(config, batch.is_sync, planner)
+    warn_of_nothing_to_allocate(planner, batch.block, batch.mean)
     draws = planner.contract.leaves_out and planner.name in PLANNERS
     if settings.trained_prompts and draws and "trained_prompts" not in parameters(PLANNERS[planner.name].make):
         raise ConfigError(

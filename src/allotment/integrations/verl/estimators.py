@@ -15,7 +15,7 @@ from torch import Tensor
 from verl.trainer.ppo.core_algos import register_adv_est
 
 from allotment.integrations.verl.checks import OWN_ESTIMATORS, PREFIX
-from allotment.integrations.verl.session import current_session
+from allotment.integrations.verl.running import current_session
 
 PADDING = "pad"
 """How verl's uids of padding rows begin; those of prompts are hexadecimal."""

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 from typing import Any
 
+import ray
 import torch
+import transfer_queue as tq
+from ray.exceptions import ActorDiedError
 from tensordict import TensorDict
 from verl.trainer.ppo.v1.agent_loop_tq import AgentLoopManagerTQ
 from verl.utils import tensordict_utils as tu
 
 from allotment.errors import message
 from allotment.integrations.verl.dispatch import balanced_order
-from allotment.integrations.verl.prompts import prompt_key
-from allotment.integrations.verl.session import start_session
+from allotment.integrations.verl.prompts import COLUMNS, prompt_key
+from allotment.integrations.verl.running import start_session
 from allotment.integrations.verl.versions import check_methods
 from allotment.integrations.verl.watch import Watch
 
@@ -37,13 +40,30 @@ class AllotmentAgentLoopManager(AgentLoopManagerTQ):
         super().__init__(config, *args, **kwargs)
 
     def generate_sequences(self, prompts: TensorDict) -> None:
-        """Dispatch prompts with their counts, balanced over the workers; validation as verl does it.
+        """Dispatch prompts with their counts, balanced over the workers; validation with verl's own counts.
+
+        Where a worker is found dead, its share goes to the others.
 
         Raises:
+            InvalidInputError: a prompt has no name, or that of another prompt.
             RuntimeError: no worker is alive.
         """
+        if self._watch is None:
+            self._watch = Watch(self.agent_loop_workers, self.session.settings.prompt_timeout)
         is_validation = tu.get(prompts, "validate", False)
-        if not self.agent_loop_workers:
+        listed = tq.kv_list() or {}
+        self._watch.forget_finished({key for keys in listed.values() for key in keys})
+        if not is_validation:
+            prompts = self._planned(prompts, set(listed.get("train", {})))
+        lost = self._send(prompts, "val" if is_validation else "train")
+        while lost is not None:
+            lost = self._send(lost, "val" if is_validation else "train")
+
+    def _send(self, prompts: TensorDict, partition: str) -> TensorDict | None:
+        """Hand each worker its share; the prompts of workers that turn out to be dead, if there are any."""
+        assert self._watch is not None
+        workers = list(self.agent_loop_workers)
+        if not workers:
             raise RuntimeError(
                 message(
                     "no agent-loop worker is alive",
@@ -52,24 +72,31 @@ class AllotmentAgentLoopManager(AgentLoopManagerTQ):
                     fix="see Ray's log for why, and resume from the last checkpoint",
                 )
             )
-        if not is_validation:
-            prompts = self._planned(prompts)
-        self._remember(prompts, "val" if is_validation else "train")
-        super().generate_sequences(prompts)
+        shares, calls, lost = prompts.chunk(len(workers)), [], []
+        for worker, share in zip(workers, shares, strict=False):
+            self._watch.sent(worker, map(str, tu.get(share, "uid")), partition)
+            calls.append((worker, share, worker.generate_sequences.remote(share)))
+        for worker, share, call in calls:
+            try:
+                ray.get(call)
+            except ActorDiedError:
+                self._watch.bury(worker)
+                lost.append(share)
+        if not lost:
+            return None
+        again = lost[0] if len(lost) == 1 else tu.concat_tensordict(lost)
+        uids = [str(uid) for uid in tu.get(again, "uid")]
+        tq.kv_batch_put(keys=uids, partition_id=partition, tags=[{"status": "pending"} for _ in uids])
+        return again
 
-    def _remember(self, prompts: TensorDict, partition: str) -> None:
-        if self._watch is None:
-            self._watch = Watch(self.agent_loop_workers)
-        self._watch.forget_finished()
-        workers = list(self.agent_loop_workers)
-        for worker, chunk in zip(workers, prompts.chunk(len(workers)), strict=False):
-            self._watch.sent(worker, map(str, tu.get(chunk, "uid")), partition)
-
-    def _planned(self, prompts: TensorDict) -> TensorDict:
-        columns = {name: tu.get(prompts, name) for name in ("raw_prompt", "data_source", "extra_info")}
+    def _planned(self, prompts: TensorDict, alive: set[str]) -> TensorDict:
+        columns = {name: tu.get(prompts, name) for name in COLUMNS}
         rows = [{name: v[q] for name, v in columns.items() if v is not None} for q in range(len(prompts))]
-        keys = [prompt_key(row, self.session.settings.prompt_id) for row in rows]
-        counts = self.session.plan([str(uid) for uid in tu.get(prompts, "uid")], keys, tu.get(prompts, "global_steps"))
+        settings, uids = self.session.settings, [str(uid) for uid in tu.get(prompts, "uid")]
+        keys = [prompt_key(row, settings.prompt_id) for row in rows]
+        if settings.check_prompts:
+            self.session.book.check(keys, rows)
+        counts = self.session.plan(uids, keys, tu.get(prompts, "global_steps"), alive | set(uids))
         order = balanced_order(counts, len(self.agent_loop_workers))
         prompts = tu.index_select_tensor_dict(prompts, order)
         prompts[ROLLOUTS] = torch.tensor([counts[q] for q in order])

@@ -2,35 +2,79 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
 from allotment.errors import InvalidInputError
-from allotment.prompts.ids import prompt_hash
+from allotment.prompts.contents import content_hash
+
+COLUMNS = ("raw_prompt", "data_source", "reward_model", "extra_info")
+"""What of a row says which prompt it is."""
 
 
 def prompt_key(row: Mapping[str, Any], name: str = "index") -> str:
-    """``data_source/extra_info[name]``, else ``data_source/`` and a hash of the prompt.
+    """``data_source/extra_info[name]``, else ``data_source/`` and a hash of the prompt and its answer.
 
     verl's own column ``index`` is not used: it is 0 for every row without one.
 
     Raises:
-        InvalidInputError: the prompt has no name, and holds images or other things than text.
+        InvalidInputError: the name is neither a number nor a text; or there is none, and the prompt holds what cannot
+            be told from others.
     """
-    index = (row.get("extra_info") or {}).get(name)
-    if index is None:
-        index = _hash(row["raw_prompt"], name)
-    return f"{row.get('data_source') or ''}/{index}"
+    named = _named(_fields(row.get("extra_info")).get(name), name)
+    return f"{row.get('data_source') or ''}/{_hash(row, name) if named is None else named}"
 
 
-def _hash(prompt: object, name: str) -> str:
-    """32 hexadecimal digits."""
+def _fields(extra_info: object) -> Mapping[str, Any]:
+    """``extra_info`` as a table: it may be one, the JSON of one, or nothing that has names."""
+    if isinstance(extra_info, str):
+        try:
+            extra_info = json.loads(extra_info)
+        except ValueError:
+            return {}
+    return extra_info if isinstance(extra_info, Mapping) else {}
+
+
+def _named(value: Any, name: str) -> str | int | None:
+    """The name of a row; None for one without: nothing, an empty text, or pandas' NaN. 7.0 is 7."""
+    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+    if value is None or value == "" or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        return value
+    raise InvalidInputError(
+        f"extra_info.{name} does not name a prompt",
+        got=repr(value),
+        allowed="an integer or a text; nothing, for a hash of the prompt in its place",
+        fix=f"mend extra_info.{name}, or set allotment.prompt_id to another key",
+    )
+
+
+def _hash(row: Mapping[str, Any], name: str) -> str:
     try:
-        return prompt_hash(prompt, strict=True)
-    except TypeError as error:
+        return content_hash([row["raw_prompt"], row.get("reward_model")])
+    except InvalidInputError as error:
         raise InvalidInputError(
             "a prompt cannot be told from others",
             got=f"no {name!r} in extra_info, and {error}",
-            allowed="a name for each row, or a prompt of text alone",
+            allowed="a name for each row, or a prompt of texts, numbers and images",
             fix=f"add extra_info.{name} to the data set, or set allotment.prompt_id to a key it has",
         ) from error
+
+
+def prompt_texts(row: Mapping[str, Any]) -> list[str]:
+    """What a row says in words, its answer last: the same at each visit, also where images are transformed anew."""
+    answer = _fields(row.get("reward_model")).get("ground_truth")
+    return [*_texts(row.get("raw_prompt")), *_texts(answer)]
+
+
+def _texts(value: Any) -> list[str]:
+    """Every text and number in nested lists and tables."""
+    if isinstance(value, Mapping):
+        return [text for name in sorted(value, key=str) for text in _texts(value[name])]
+    if isinstance(value, list | tuple):
+        return [text for entry in value for text in _texts(entry)]
+    return [str(value)] if isinstance(value, str | int | float) else []

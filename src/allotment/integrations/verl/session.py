@@ -8,37 +8,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections import deque
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import ConfigError, StateError
+from allotment.errors import StateError
 from allotment.integrations import carrying
 from allotment.integrations.advantages import estimated, group_terms, weighted
 from allotment.integrations.carrying import row_factors, selected, selected_advantages
-from allotment.integrations.generic import counts_of
-from allotment.integrations.verl.config import (
-    AllotmentSettings,
-    Batch,
-    planner_of,
-    priced_estimator,
-    read,
-    resume_folder,
-    run_folder,
-    selector_of,
-)
+from allotment.integrations.verl.book import PromptBook
+from allotment.integrations.verl.config import AllotmentSettings, Batch
+from allotment.integrations.verl.rewards import warn_of_rewards
+from allotment.integrations.verl.under_way import UnderWay, restored, take_lost
 from allotment.planning import Outcome, Planner
 from allotment.planning.carry_over import CarryOver
 from allotment.planning.planner import PLANNER_FILE
+from allotment.planning.success import SuccessPlanner
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
 from allotment.selection import Selection, Selector
-from allotment.state import decode_json, encode_json, load_state, save_state
+from allotment.state import State, decode_json, encode_json, load_state, save_state
 from allotment.types import FloatArray, Plan
 
 log = logging.getLogger("allotment")
@@ -46,39 +39,6 @@ log = logging.getLogger("allotment")
 KIND = "verl-planner"
 PATIENCE = 16
 """Steps after which a plan of an asynchronous trainer is closed with what came back for it."""
-
-
-@dataclass(eq=False)
-class _Open:
-    """A plan whose rollouts are coming back."""
-
-    plan: Plan
-    asked_at: int
-    """Training step of the request."""
-    candidates: int
-    """Distinct prompts that could have been planned for."""
-    block: int
-    """Number of the block of prompts it is part of."""
-    waiting: dict[str, str]
-    """uid of each group that has not come back, and its prompt."""
-    tokens: dict[str, int] = field(default_factory=dict)
-    """Response tokens of each prompt so far."""
-
-    def saved(self) -> dict[str, Any]:
-        """For a checkpoint; the planner keeps the plan, but for what the loss needs of it."""
-        own = {name: getattr(self, name) for name in ("asked_at", "candidates", "block", "waiting", "tokens")}
-        carried = {name: getattr(self.plan, name) for name in _OF_THE_LOSS}
-        return own | {name: values.tolist() for name, values in carried.items() if values is not None}
-
-    @classmethod
-    def restored(cls, plan: Plan, entry: dict[str, Any]) -> _Open:
-        """The inverse of :meth:`saved`."""
-        carried: dict[str, Any] = {name: np.array(entry.pop(name)) for name in _OF_THE_LOSS if name in entry}
-        return cls(replace(plan, **carried), **entry)
-
-
-_OF_THE_LOSS = ("baselines", "baseline_shares")
-"""What an open plan says of the advantages of its rollouts. Weights: none, where plans stay open (``checks``)."""
 
 
 class Session:
@@ -106,47 +66,82 @@ class Session:
         patience: int = PATIENCE,
     ) -> None:
         self.planner, self.settings, self.batch = planner, settings, batch
+        self.book = PromptBook()
+        """What each prompt's name stands for."""
         self._selector, self._estimator, self._patience = selector, estimator, patience
         self._threshold = planner.success_threshold
-        self._carry = CarryOver(planner, prompts=batch.block, budget=batch.block * batch.mean)
-        self._asked = 0
-        self._open: dict[int, _Open] = {}
+        self._carry: CarryOver | None = None
+        if not batch.is_sync:
+            self._carry = CarryOver(planner, prompts=batch.block, budget=batch.block * batch.mean)
+        self._open: dict[int, UnderWay] = {}
         self._told: dict[str, tuple[str, Plan]] = {}
+        self._has_seen_rewards = False
         self._log = RolloutLog(folder / "rollouts.jsonl")
         self._figures: deque[dict[str, float]] = deque(maxlen=64)  # nobody takes them without the trainer hook
         self._seconds = 0.0
         self.step = 0
         """Training step of the newest request."""
 
-    def plan(self, uids: Sequence[str], keys: Sequence[str], step: int) -> list[int]:
+    @property
+    def success_key(self) -> str | None:
+        """Entry of ``reward_extra_info`` that is told in place of the score; None where the planner goes by scores."""
+        return self.settings.success_key if isinstance(self.planner, SuccessPlanner) else None
+
+    def plan(
+        self, uids: Sequence[str], keys: Sequence[str], step: int, alive: Collection[str] | None = None
+    ) -> list[int]:
         """[Q] rollouts of each row: 0, or 2 and more; 1 too where the planner has baselines.
+
+        A synchronous request gets exactly ``n`` rollouts a row; one in place of groups that failed in this step gets
+        what these had. An asynchronous one draws on a budget that is carried on, to which a failed group gives back.
 
         Args:
             uids: [Q] verl's names of the rows; one that has not come back keeps its count (verl issues it again).
             keys: [Q] prompt ids; the same prompt may stand twice, and is then planned for twice.
             step: training step.
+            alive: uids of all groups that verl has not given up; None if that is not known.
         """
         started = time.perf_counter()
         self.step = int(step)
-        count_of = self._open_counts(uids)
+        returned = 0 if alive is None else self._take_back(alive)
+        count_of = {uid: count for entry in self._open.values() for uid, count in entry.counts().items()}
         new = [(uid, key) for uid, key in zip(uids, keys, strict=True) if uid not in count_of]
-        while new:
+        purse = self._purse(len(new), returned) if new else None
+        while purse is not None and new:
             first: dict[str, str] = {}  # the first row of each prompt
             for uid, key in new:
                 first.setdefault(key, uid)
-            for asked in self._ask(list(first)):
-                uid_of = {key: first[str(key)] for key in asked.prompt_ids}
-                own = {uid_of[key]: count for key, count in zip(asked.prompt_ids, asked.counts.tolist(), strict=True)}
-                count_of.update(own)
-                waiting = {uid: str(key) for key, uid in uid_of.items() if own[uid]}
-                candidates = len(own) if self.settings.trained_prompts is None else len(first)
-                self._open[asked.step] = _Open(asked, self.step, candidates, self._asked // self.batch.block, waiting)
-                self._asked += len(own)
+            for asked in self._ask(list(first), purse, is_refill=bool(returned)):
+                self._enter(asked, first)
+                rows = [first[str(key)] for key in asked.prompt_ids]
+                count_of.update(zip(rows, asked.counts.tolist(), strict=True))
             taken = set(first.values())
             count_of.update({uid: 0 for uid in taken if uid not in count_of})
             new = [(uid, key) for uid, key in new if uid not in taken]
         self._seconds += time.perf_counter() - started
         return [count_of[uid] for uid in uids]
+
+    def _enter(self, asked: Plan, uid_of: dict[str, str]) -> None:
+        own = zip(map(str, asked.prompt_ids), asked.counts.tolist(), strict=True)
+        waiting = {uid_of[key]: key for key, count in own if count}
+        candidates = len(asked.prompt_ids) if self.settings.trained_prompts is None else len(uid_of)
+        self._open[asked.step] = UnderWay(asked, self.step, candidates, waiting)
+
+    def _purse(self, prompts: int, returned: int) -> CarryOver:
+        """Where the budget of a request comes from."""
+        if self._carry is not None:
+            return self._carry
+        return CarryOver(self.planner, prompts=prompts, budget=returned or prompts * self.batch.mean)
+
+    def _take_back(self, alive: Collection[str]) -> int:
+        """Rollouts of the groups of this step that a synchronous trainer gave up; others give back to the budget."""
+        if self._carry is None:
+            return sum(take_lost([e for e in self._open.values() if e.asked_at == self.step], alive))
+        counts = take_lost(self._open.values(), alive)
+        budget, prompts = self._carry.left
+        self._carry.left = budget + sum(counts), prompts + len(counts)
+        self._close_due(is_told=False)
+        return 0
 
     def tell(self, uids: Sequence[str], rewards_N: npt.ArrayLike, tokens_N: npt.ArrayLike) -> None:
         """Take in rollouts, any number, in any order; those already told, or of nobody, are ignored.
@@ -163,6 +158,7 @@ class Session:
                 rows_of.setdefault(place[uid], []).append(row)
         if rows_of:
             self._told = {}
+            self._look_at(rewards[[row for rows in rows_of.values() for row in rows]])
         for number, rows in rows_of.items():
             entry = self._open[number]
             prompts = [entry.waiting[uids[row]] for row in rows]
@@ -177,6 +173,12 @@ class Session:
                 self._told[uid] = entry.waiting.pop(uid), entry.plan
         self._close_due(is_told=bool(rows_of))
         self._seconds += time.perf_counter() - started
+
+    def _look_at(self, rewards_N: FloatArray) -> None:
+        """Once a run, whether rewards say what a success is."""
+        if not self._has_seen_rewards:
+            warn_of_rewards(rewards_N[np.isfinite(rewards_N)], self.planner, self.settings.success_key)
+        self._has_seen_rewards = True
 
     def advantages(
         self, uids: Sequence[str], rewards_N: FloatArray, tokens_N: npt.NDArray[Any], estimator: str
@@ -211,13 +213,11 @@ class Session:
         progress = min((self.step - 1) / self.batch.steps, 1.0) if self.batch.steps else 0.0
         return selected(selector, rollouts, step=step, first_number=first, progress=progress)
 
-    def whole_blocks_first(self, uids: Sequence[str]) -> list[str]:
-        """The rows of complete blocks, block by block, then the others, in the order they stand in."""
-        block_of = {uid: entry.block for entry in self._open.values() for uid in entry.waiting}
-        ready = Counter(block_of[uid] for uid in uids if uid in block_of)
-        last = len(ready) and max(ready) + 1
-        rank = {block: block if count == self.batch.block else last for block, count in ready.items()}
-        return sorted(uids, key=lambda uid: rank.get(block_of.get(uid, -1), last))
+    def prompt_factors(self, uids: Sequence[str]) -> FloatArray:
+        """[N] what the advantages of an estimator of verl's are multiplied with, so that prompts count the same."""
+        number: dict[str, int] = {}
+        group_N = np.array([number.setdefault(uid, len(number)) for uid in uids], dtype=np.int64)
+        return weighted(np.ones(len(group_N)), group_N, self.settings.prompt_weighting)
 
     def take_figures(self) -> dict[str, float]:
         """Figures of the plans closed since the last call, as one; empty if none was."""
@@ -234,12 +234,9 @@ class Session:
         """Write everything into verl's checkpoint, atomically."""
         self._log.sync()
         entries = [{"plan": number, **entry.saved()} for number, entry in self._open.items()]
-        state = {
-            "planner": self.planner.state_dict(),
-            "carry": self._carry.state_dict(),
-            "step": self.step,
-            "asked": self._asked,
-        }
+        state: State = {"planner": self.planner.state_dict(), "step": self.step, "book": self.book.state_dict()}
+        if self._carry is not None:
+            state |= {"carry": self._carry.state_dict(), "block": self.batch.block, "mean": self.batch.mean}
         if self._selector is not None:
             state["selector"] = self._selector.state_dict()
         save_state(folder / PLANNER_FILE, {**state, "under_way": encode_json(entries)}, kind=KIND)
@@ -247,21 +244,24 @@ class Session:
     def load(self, folder: Path) -> None:
         """Go on from a checkpoint; one without a planner is gone on from with a warning.
 
+        What is believed is taken over whatever ``n``, batch size, bounds and estimator are now; plans that were open
+        are dropped where these differ.
+
         Raises:
-            StateError: the state is damaged, or of another planner or batch size.
+            StateError: the state is damaged, or of another planner.
         """
         if not (file := folder / PLANNER_FILE).exists():
             log.warning("%s has no %s: the planner starts without a record", folder, PLANNER_FILE)
             return
         state = load_state(file, kind=KIND)
         try:
-            entries, step, self._asked = decode_json(state["under_way"]), int(state["step"]), int(state["asked"])
-            self._carry.load_state_dict(state["carry"])
-            self.planner.load_state_dict(state["planner"])
-            plans = {p.step: p for p in self.planner.open_plans}
-            self._open = {e["plan"]: _Open.restored(plans[e.pop("plan")], e) for e in entries}
+            entries, step = decode_json(state["under_way"]), int(state["step"])
+            self.planner.load_state_dict(state["planner"], settings="own")
+            self._open = restored(entries, self.planner.open_plans)
+            self.book.load_state_dict(state["book"])
             if self._selector is not None and "selector" in state:
                 self._selector.load_state_dict(state["selector"])
+            self._resume_budget(state, dropped=len(entries) - len(self._open))
         except (KeyError, TypeError, ValueError) as error:
             if isinstance(error, StateError):
                 raise
@@ -274,22 +274,25 @@ class Session:
         self.step = step
         self._log.resume(step)
 
-    def _ask(self, keys: list[str]) -> list[Plan]:
-        """Plans for distinct prompts, on the average ``batch.mean`` rollouts each."""
+    def _resume_budget(self, state: State, *, dropped: int) -> None:
+        """An unfinished block of prompts goes on if its batch is the same; else a new one begins."""
+        if dropped:
+            log.warning("%d plans were open with other settings: their prompts are planned for anew", dropped)
+        if self._carry is None or dropped or "carry" not in state:
+            return
+        try:
+            if (state["block"], state["mean"]) == (self.batch.block, self.batch.mean):
+                self._carry.load_state_dict(state["carry"])
+        except StateError as error:
+            log.warning("a new block of prompts begins, since the saved one does not fit: %s", error)
+
+    def _ask(self, keys: list[str], purse: CarryOver, *, is_refill: bool) -> list[Plan]:
+        """Plans for distinct prompts."""
         kept = self.settings.trained_prompts
-        if kept is None:
-            return self._carry.ask(keys)
+        if kept is None or is_refill:
+            return purse.ask(keys)
         keep = -(-len(keys) * kept // self.batch.prompts)
         return [carrying.ask(self.planner, keys, budget=len(keys) * self.batch.mean, trained_prompts=keep)]
-
-    def _open_counts(self, uids: Sequence[str]) -> dict[str, int]:
-        wanted = set(uids)
-        return {
-            uid: count
-            for entry in self._open.values()
-            for uid, count in zip(entry.waiting, counts_of(entry.plan, entry.waiting.values()), strict=True)
-            if uid in wanted
-        }
 
     def _close_due(self, *, is_told: bool) -> None:
         for number in sorted(self._open):
@@ -299,7 +302,7 @@ class Session:
                 del self._open[number]
                 self._close(entry)
 
-    def _close(self, entry: _Open) -> None:
+    def _close(self, entry: UnderWay) -> None:
         if not entry.tokens:
             self.planner.cancel(entry.plan)
             log.warning("step %d: nothing came back for a plan of %d rollouts", entry.asked_at, entry.plan.budget)
@@ -327,49 +330,3 @@ def _dead(outcome: Outcome) -> float:
     """Share of rollouts whose group has equal rewards throughout."""
     received_Q = outcome.received
     return float(received_Q[~(outcome.reward_variance() > 0)].sum() / max(received_Q.sum(), 1))
-
-
-_current: Session | None = None
-
-
-def start_session(config: Any) -> Session:
-    """A new session for this process, from verl's configuration; restored where verl resumes.
-
-    Raises:
-        ConfigError: verl's configuration rules out counts of their own for each prompt.
-        StateError: the planner's state in the checkpoint cannot be used.
-    """
-    global _current
-    settings, batch = read(config)
-    threshold = config.trainer.v1.sampler.get("max_off_policy_threshold")
-    planner = planner_of(config, settings, batch)
-    session = Session(
-        planner,
-        settings,
-        batch,
-        run_folder(config),
-        selector=selector_of(config, settings, batch, planner),
-        estimator=priced_estimator(config),
-        patience=int(threshold or PATIENCE),
-    )
-    if (folder := resume_folder(config)) is not None:
-        session.load(folder)
-    _current = session
-    return session
-
-
-def current_session() -> Session:
-    """The session of this process.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    if _current is None:
-        raise ConfigError(
-            "no planner was started",
-            got="an Allotment estimator, trainer or callback without Allotment's agent-loop manager",
-            allowed="all of them together",
-            fix="set actor_rollout_ref.rollout.agent.agent_loop_manager_class to "
-            "allotment.integrations.verl.AllotmentAgentLoopManager",
-        )
-    return _current
