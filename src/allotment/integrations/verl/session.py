@@ -74,6 +74,8 @@ class Session:
         if not batch.is_sync:
             self._carry = CarryOver(planner, prompts=batch.block, budget=batch.block * batch.mean)
         self._open: dict[int, UnderWay] = {}
+        self._adrift: dict[str, int] = {}
+        """Rollouts of each group that was given no longer to come back: if verl gives it up, its budget returns."""
         self._told: dict[str, tuple[str, Plan]] = {}
         self._has_seen_rewards = False
         self._log = RolloutLog(folder / "rollouts.jsonl")
@@ -103,7 +105,8 @@ class Session:
         """
         started = time.perf_counter()
         self.step = int(step)
-        returned = 0 if alive is None else self._take_back(alive)
+        again = {uid for uid in uids if uid in self._adrift}  # verl issues them anew
+        returned = 0 if alive is None else self._take_back({*alive} - again)
         count_of = {uid: count for entry in self._open.values() for uid, count in entry.counts().items()}
         new = [(uid, key) for uid, key in zip(uids, keys, strict=True) if uid not in count_of]
         purse = self._purse(len(new), returned) if new else None
@@ -138,6 +141,7 @@ class Session:
         if self._carry is None:
             return sum(take_lost([e for e in self._open.values() if e.asked_at == self.step], alive))
         counts = take_lost(self._open.values(), alive)
+        counts += [self._adrift.pop(uid) for uid in list(self._adrift) if uid not in alive]
         budget, prompts = self._carry.left
         self._carry.left = budget + sum(counts), prompts + len(counts)
         self._close_due(is_told=False)
@@ -154,6 +158,7 @@ class Session:
         place = {uid: n for n, entry in self._open.items() for uid in entry.waiting}
         rows_of: dict[int, list[int]] = {}
         for row, uid in enumerate(uids):
+            self._adrift.pop(uid, None)
             if uid in place:
                 rows_of.setdefault(place[uid], []).append(row)
         if rows_of:
@@ -237,6 +242,7 @@ class Session:
         state: State = {"planner": self.planner.state_dict(), "step": self.step, "book": self.book.state_dict()}
         if self._carry is not None:
             state |= {"carry": self._carry.state_dict(), "block": self.batch.block, "mean": self.batch.mean}
+            state["adrift"] = encode_json(self._adrift)
         if self._selector is not None:
             state["selector"] = self._selector.state_dict()
         save_state(folder / PLANNER_FILE, {**state, "under_way": encode_json(entries)}, kind=KIND)
@@ -283,6 +289,7 @@ class Session:
         try:
             if (state["block"], state["mean"]) == (self.batch.block, self.batch.mean):
                 self._carry.load_state_dict(state["carry"])
+                self._adrift = decode_json(state["adrift"])
         except StateError as error:
             log.warning("a new block of prompts begins, since the saved one does not fit: %s", error)
 
@@ -301,6 +308,7 @@ class Session:
             if not entry.waiting or is_late or (self.batch.is_sync and is_told):
                 del self._open[number]
                 self._close(entry)
+                self._adrift |= {} if self.batch.is_sync else entry.counts()
 
     def _close(self, entry: UnderWay) -> None:
         if not entry.tokens:
