@@ -229,7 +229,9 @@ LOG_FORMATS: Registry[LogFormat] = Registry(
         "run": "allotment.audit.formats.counts:RUN",
         "verl": "allotment.audit.formats.rollouts:VERL",
         "trl": "allotment.audit.formats.rollouts:TRL",
+        "nemo-rl": "allotment.audit.formats.rollouts:NEMO",
         "columns": "allotment.audit.formats.rollouts:NAMED",
+        "table": "allotment.audit.formats.finding:TABLE",
     },
 )
 TRAINERS: Registry[TrainerEntry] = Registry(

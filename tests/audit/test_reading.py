@@ -95,7 +95,7 @@ RUN = {"prompt_id": 0, "step": 1, "n": 8, "successes": 1}
         ([{**GOOD, "prompt_id": True}], 1, "prompt_id"),
         ([{**GOOD, "prompt": 3}], 1, "prompt is not a text"),
         ([GOOD, {"prompt_id": 1, "rollouts_per_visit": 8}], 2, "no 'successes'"),
-        ([{"prompt_id": 1, "reward": 1}], 1, "unknown format"),
+        ([{"prompt_id": 1, "loss": 1}], 1, "unknown format"),
         ([{}], 1, "unknown format"),
         ([GOOD, [1, 2]], 2, "not a JSON object"),
         ([RUN, RUN], 2, "stands twice"),

@@ -37,6 +37,10 @@ class Log:
     """[V] length of the visit's completions, all rollouts together; None where the log does not say."""
     length_unit: Literal["tokens", "characters"] = "tokens"
     """Unit of ``lengths``."""
+    read_as: str | None = None
+    """Which column was taken for what, and how much was found; None in our own formats."""
+    doubts: tuple[str, ...] = ()
+    """Conditions found on reading under which a verdict does not hold."""
 
     @property
     def order_is_assumed(self) -> bool:

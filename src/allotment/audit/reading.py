@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import NoReturn
 
 from allotment.audit.formats.base import Columns, FirstRows, Row, Source
+from allotment.audit.formats.left_out import LeftOut
+from allotment.audit.formats.opening import ending, is_readable, kept
+from allotment.audit.formats.steps import numbered
 from allotment.audit.formats.tables import ENDINGS, sample
 from allotment.audit.log import Log
 from allotment.errors import InvalidInputError
@@ -24,11 +27,11 @@ def find_sources(path: str | Path, named: str | None = None, columns: Columns | 
     """The runs at ``path``.
 
     A file is one run. In a folder, and all folders in it but hidden ones, each file of our own formats is a run, and
-    the files of another format that lie directly in one folder are one run. Files of no known format are ignored,
-    which the first run's notes say.
+    the files of another format that lie in one folder, or in folders named after steps, are one run. Files of no known
+    format, and links that lead nowhere, are passed over, which the first run's notes say.
 
     Args:
-        path: a file or folder.
+        path: a file or folder; a pipe, or ``-`` for standard input.
         named: the format, a name of :data:`~allotment.registry.LOG_FORMATS`; found out if None.
         columns: column names that stand in for those of the format.
 
@@ -38,37 +41,50 @@ def find_sources(path: str | Path, named: str | None = None, columns: Columns | 
         MissingExtraError: a parquet file, and pyarrow is not installed.
         OSError: something cannot be read.
     """
-    path, columns = Path(path), columns or Columns()
+    path, columns = kept(Path(path)), columns or Columns()
     named = None if named is None else LOG_FORMATS.canonical(named)
     if not path.is_dir():
         name, used = _recognise(path, named, columns)
         return [Source(path, name, (path,), used)]
+    files, odd = _files(path)
     grouped: dict[tuple[Path, str], tuple[Columns, list[Path]]] = {}
-    unknown = []
-    for file in _files(path):
+    unknown: list[tuple[Path, str]] = []
+    for file in files:
         try:
             name, used = _recognise(file, named, columns)
-        except UnknownFormatError:
-            unknown.append(file)
+        except UnknownFormatError as error:
+            unknown.append((file, str(error).partition("got:")[2].partition("\n")[0].strip()))
             continue
-        place = file if LOG_FORMATS[name].file_is_run else file.parent
+        place = file if LOG_FORMATS[name].file_is_run else _run_of(file, path)
         grouped.setdefault((place, name), (used, []))[1].append(file)
-    sources = [Source(place, name, tuple(files), used) for (place, name), (used, files) in grouped.items()]
+    sources = [Source(place, name, tuple(found), used) for (place, name), (used, found) in grouped.items()]
     if not sources:
         _refuse_folder(path, unknown)
+    notes = []
     if unknown:
-        note = f"{len(unknown)} files passed over, of no known format (first: {unknown[0].name})"
-        sources[0] = replace(sources[0], notes=(note,))
+        notes.append(f"{len(unknown)} files passed over, of no known format (first: {unknown[0][0].name})")
+    if odd:
+        notes.append(f"{len(odd)} links that lead nowhere, or pipes, passed over (first: {odd[0].name})")
+    sources[0] = replace(sources[0], notes=tuple(notes))
     return sources
 
 
-def _files(folder: Path) -> list[Path]:
-    """Every file with a known ending, folder by folder, by the numbers in the names."""
-    found = []
+def _run_of(file: Path, top: Path) -> Path:
+    """The folder of the run that a file belongs to: its own, or the one above where its own is named after a step."""
+    folder = file.parent
+    return folder.parent if folder != top and numbered(folder.name) is not None else folder
+
+
+def _files(folder: Path) -> tuple[list[Path], list[Path]]:
+    """Every file with a known ending, folder by folder, by the numbers in the names; and those that are no files."""
+    found: list[Path] = []
+    odd: list[Path] = []
     for parent, folders, names in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        found += [Path(parent, name) for name in sorted(names, key=_natural) if name.endswith(ENDINGS)]
-    return found
+        folders[:] = sorted((name for name in folders if not name.startswith(".")), key=_natural)
+        for name in sorted(names, key=_natural):
+            if ending(Path(name)) in ENDINGS:
+                (found if is_readable(Path(parent, name)) else odd).append(Path(parent, name))
+    return found, odd
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
@@ -78,9 +94,10 @@ def _natural(name: str) -> list[tuple[int, str]]:
 
 def _recognise(path: Path, named: str | None, columns: Columns) -> tuple[str, Columns]:
     """The name of a file's format, and its columns."""
-    rows = sample(path)
+    left_out = LeftOut()
+    rows = sample(path, left_out)
     if not rows:
-        refuse_empty(path, "no row that can be read")
+        refuse_empty(path, "; ".join(left_out.notes()) or "an empty file")
     first = FirstRows(path, rows, columns)
     name = named or next((name for name, form in LOG_FORMATS if form.recognises(first)), None)
     if name is None:
@@ -104,14 +121,15 @@ def _refuse(path: Path, row: Row) -> NoReturn:
 
 def refuse_empty(path: Path, got: str) -> NoReturn:
     """Raise :class:`UnknownFormatError`: nothing in the log can be used; ``got`` says why."""
-    fix = "pass the success log of a run that was not stopped before its first step"
+    fix = "pass JSONL, JSON, CSV, TSV or parquet, as it is or packed by gzip or zstd, with a prompt and a reward a row"
     raise UnknownFormatError(f"{path} holds no visits", got=got, allowed="at least one visit", fix=fix)
 
 
-def _refuse_folder(path: Path, unknown: Sequence[Path]) -> NoReturn:
+def _refuse_folder(path: Path, unknown: Sequence[tuple[Path, str]]) -> NoReturn:
+    first = f", first {unknown[0][0]}: {unknown[0][1]}" if unknown else ""
     raise InvalidInputError(
         f"{path} is a directory without a log",
-        got=f"{len(unknown)} files of no known format" + (f", first {unknown[0]}" if unknown else ""),
+        got=f"{len(unknown)} files of no known format" + first,
         allowed=_known(),
         fix="pass the folder or file that holds the rollouts",
     )

@@ -17,6 +17,8 @@ from allotment.types import FloatArray, IntArray, PromptId
 
 SUCCESS_CLASSES = ("none", "up to 1/4", "to 1/2", "to 3/4", "below all", "all")
 """Classes of prompts by their share of successes over the whole log."""
+LEAST_EXPECTED, MOST_THERE = 5.0, 0.1
+"""Groups of equal rewards are missing if at least so many are expected, and at most this share of them is there."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +152,8 @@ def summarise(replay: Replay, seed: int = 0) -> Summary:
         length_unit=log.length_unit,
         order_is_assumed=log.order_is_assumed,
         believes=replay.settings.believes,
+        missing_groups=missing_groups(log),
+        doubts=log.doubts,
     )
     return Summary(
         seen,
@@ -179,6 +183,20 @@ def calibration_bins(p_V: FloatArray, successes_V: IntArray, trials_V: IntArray)
         for b, n in enumerate(rollouts_B)
         if n
     )
+
+
+def missing_groups(log: Log) -> int:
+    """Groups of equal rewards that should be in the log and are not, as after dynamic sampling; 0 where too few are
+    missing to say so.
+
+    What should be there is counted as if every prompt had one success probability, its share of successes.
+    """
+    successes_M, trials_M = (np.bincount(log.prompt, v, minlength=len(log.ids)) for v in (log.successes, log.trials))
+    p_V = (successes_M / np.maximum(trials_M, 1))[log.prompt]
+    several_V = log.trials > 1
+    expected = float((p_V**log.trials + (1 - p_V) ** log.trials)[several_V].sum())
+    there = int(((log.successes == 0) | (log.successes == log.trials))[several_V].sum())
+    return round(expected - there) if expected >= LEAST_EXPECTED and there < MOST_THERE * expected else 0
 
 
 def _waste(log: Log) -> Waste:

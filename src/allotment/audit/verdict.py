@@ -57,6 +57,10 @@ class Facts:
     """Whether the log does not say which prompts shared a step."""
     believes: bool = False
     """Whether the allotment has the belief as baseline."""
+    missing_groups: int = 0
+    """Groups of equal rewards that should be in the log and are not."""
+    doubts: tuple[str, ...] = ()
+    """What was found on reading."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +79,7 @@ class Verdict:
 
 def verdict(facts: Facts) -> Verdict:
     """The verdict that follows from the figures."""
-    outcome = _outcome(facts.variance_ratio)
+    outcome = "cannot say" if facts.missing_groups else _outcome(facts.variance_ratio)
     assumptions = (*ASSUMPTIONS, *BELIEVED) if facts.believes else ASSUMPTIONS
     return Verdict(outcome, _text(outcome, facts), _doubts(facts), assumptions)
 
@@ -90,6 +94,14 @@ def _outcome(ratio: Interval) -> Outcome:
 
 def _text(outcome: Outcome, facts: Facts) -> str:
     ratio, needed = facts.variance_ratio, facts.rollouts
+    if facts.missing_groups:
+        return (
+            "What it would save on the whole run cannot be told: the log was filtered. About "
+            f"{facts.missing_groups:,} groups in which all or none succeed are missing, as after dynamic sampling, and "
+            "these are what is saved on. Of the groups that are left: variance "
+            f"{ratio.value:.3f} of uniform's (95 % interval {ratio.low:.3f} to {ratio.high:.3f}). Log rollouts before "
+            "they are filtered."
+        )
     if outcome == "cannot say":
         return "No group of the log has both successes and failures: nothing can be said of variance."
     interval = f"{ratio.value:.3f} of uniform's (95 % interval {ratio.low:.3f} to {ratio.high:.3f})"
@@ -126,4 +138,4 @@ def _doubts(facts: Facts) -> tuple[str, ...]:
         f"{facts.prompts} prompts are few for an interval over prompts": facts.prompts < FEW_PROMPTS,
         "the log does not say which prompts shared a step: their order is assumed": facts.order_is_assumed,
     }
-    return tuple(text for text, holds in found.items() if holds)
+    return (*facts.doubts, *(text for text, holds in found.items() if holds))

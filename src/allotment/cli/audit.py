@@ -9,7 +9,6 @@ from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
 
-import numpy as np
 import tyro
 from rich.console import Console
 from rich.progress import Progress
@@ -58,12 +57,13 @@ def _formats(default: str) -> str:
 class Audit:
     """Replay the logs of runs: what would VIP have saved, what would each predictor have predicted, and how well?
 
-    Reads the rollouts.jsonl of a run, success counts a prompt, verl's dumped rollouts, TRL's completions, and any
-    JSONL, CSV or parquet file with named columns. Several runs, also in one folder, are audited one by one.
+    Reads the rollouts.jsonl of a run, success counts a prompt, verl's dumped rollouts, TRL's completions, and any table
+    of prompts and rewards: JSONL, JSON, CSV, TSV or parquet, also packed. Several runs, also in one folder, are audited
+    one by one.
     """
 
     logs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="LOG...")]
-    """Files, or folders with the files of a run or of several."""
+    """Files, or folders with the files of a run or of several; - for standard input."""
     format: Annotated[str, tyro.conf.arg(metavar="NAME", help_behavior_hint=_formats)] = "auto"
     """Format of the files; columns: what --prompt, --step, --reward and so on name."""
     columns: Columns = field(default_factory=Columns)
@@ -72,7 +72,7 @@ class Audit:
     predictor: Annotated[tuple[tuple[PredictorName, ...], ...], tyro.conf.UseAppendAction] = ()
     """Predictors to replay; by default all but k-nearest that can do with what the log holds."""
     budget_per_prompt: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Rollouts of a step, divided by its prompts; by default the median of the log's groups."""
+    """Rollouts of a step, divided by its prompts; by default the mean of the log's groups."""
     bounds: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="L U")] = None
     """Least and most rollouts of a prompt; by default 3 (shrinkage: 1) and 32, or twice the budget if that is more."""
     estimator: EstimatorName = "rloo"
@@ -137,7 +137,8 @@ class Audit:
         name = USUAL[0] if USUAL[0] in results else next(iter(results))
         summary = summarise(results[name], self.seed)
         conditions = _conditions(source.path, log, settings, (*notes, *budget_notes))
-        audited = Audited(str(source.path), name, summary, tuple(conditions["notes"]))
+        read_as = () if log.read_as is None else (f"read as: {log.read_as}",)
+        audited = Audited(str(source.path), name, summary, (*read_as, *conditions["notes"]))
         if self.json:
             shown = {"predictors": predictor_figures(results), "audit": summary_figures(name, summary)}
             return audited, shown | conditions
@@ -173,7 +174,7 @@ class Audit:
 
     def _settings_for(self, log: Log) -> tuple[Settings, tuple[str, ...]]:
         """The settings with the log's own budget where none is named, and a note if the bounds do not admit that."""
-        usual = round(float(np.median(log.trials)))
+        usual = round(float(log.trials.mean()))
         if (named := self.budget_per_prompt) is not None:
             richer = named < usual and self.observe == "logged"
             return self._settings(named), (RICHER.format(usual=usual, named=named),) if richer else ()
@@ -212,6 +213,7 @@ def _conditions(path: Path, log: Log, settings: Settings, notes: tuple[str, ...]
     assumed = log.order_is_assumed
     return {
         "log": str(path),
+        **({} if log.read_as is None else {"read_as": log.read_as}),
         "prompts": len(log.ids),
         "visits": len(log.visit),
         "batch": settings.batch if assumed else None,

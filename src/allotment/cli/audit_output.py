@@ -29,7 +29,9 @@ def print_predictors(results: Mapping[str, Replay], conditions: Mapping[str, Any
             columns,
             [(name, *(f"{cell:.3f}" for cell in astuple(figures)[:-1])) for name, figures in rows.items()],
         )
-    shown = {key: value for key, value in conditions.items() if key != "notes" and value is not None}
+    shown = {k: value for k, value in conditions.items() if k not in ("notes", "read_as") and value is not None}
+    if conditions.get("read_as") is not None:
+        print(f"read as: {conditions['read_as']}")
     print(", ".join(f"{key} {value}" for key, value in shown.items()))
     for note in conditions["notes"]:
         print(f"note: {note}")

@@ -6,6 +6,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from decimal import Decimal
 from hashlib import blake2b
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,10 @@ class Columns:
     """Column with the completion; its characters are counted where there is no column with tokens."""
     tokens: str | None = None
     """Column with the completion's number of tokens."""
+    rollouts: str | None = None
+    """Column with a list of a prompt's rollouts, each a table that has the other columns."""
+    trials: str | None = None
+    """Column with the number of rollouts, where the reward is how many succeeded, or which share."""
 
     def named(self) -> dict[str, str]:
         """What is named: role to column."""
@@ -42,12 +47,23 @@ class Columns:
         return replace(preset, **self.named())
 
     def complete(self) -> bool:
-        """Whether a log can be read by these: a prompt or id, a step and a reward."""
-        return None not in (self.step, self.reward) and (self.prompt or self.id) is not None
+        """Whether a log can be read by these: a prompt or id, and a reward."""
+        return self.reward is not None and (self.prompt or self.id) is not None
 
 
 LENGTHS = ("completion_tokens", "response_length", "completion_length", "num_tokens", "tokens")
 """Columns that are taken for a completion's tokens where none is named."""
+STEPS = (
+    "step",
+    "global_step",
+    "train_step",
+    "training_step",
+    "trainer_step",
+    "iteration",
+    "rollout_id",
+    "tail_version",
+)
+"""Columns that are taken for the step where none is named."""
 
 
 def completed(named: Columns, first: Row) -> Columns:
@@ -55,13 +71,14 @@ def completed(named: Columns, first: Row) -> Columns:
     column is not named without which a log cannot be read.
     """
     used = named
-    if used.tokens is None:
-        used = replace(used, tokens=next((name for name in LENGTHS if name in first), None))
+    for role, names in (("tokens", LENGTHS), ("step", STEPS)):
+        if getattr(used, role) is None:
+            used = replace(used, **{role: next((name for name in names if name in first), None)})
     if not used.complete():
         raise InvalidInputError(
             "not all columns are named",
             got=", ".join(f"--{role} {name}" for role, name in used.named().items()) or "none",
-            allowed="--prompt or --id, --step and --reward",
+            allowed="--prompt or --id, and --reward; --step where there is one",
             fix="name the missing ones",
         )
     return used
@@ -76,6 +93,28 @@ def number(value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return found if math.isfinite(found) else None
+
+
+RIGHT = {"correct", "right", "pass", "passed", "yes", "success", "successful", "solved", "c", "accepted", "ok"}
+WRONG = {"incorrect", "wrong", "fail", "failed", "no", "failure", "unsolved", "i", "rejected", "error", "not ok"}
+INSIDE = ("acc", "score", "reward", "value", "correct")
+"""Where a reward stands in a table, the first that is there."""
+
+
+def reward(value: Any) -> float | None:
+    """``value`` as a reward: a number, a decimal, a word for right or wrong, or a table with one; None where it is
+    none.
+    """
+    if type(value) is float or type(value) is int or type(value) is bool:
+        return number(value)
+    if isinstance(value, str):
+        word = value.strip().lower()
+        return 1.0 if word in RIGHT else 0.0 if word in WRONG else number(value)
+    if isinstance(value, Decimal):
+        return number(float(value))
+    if isinstance(value, Mapping):
+        return next((found for name in INSIDE if (found := reward(value.get(name))) is not None), None)
+    return None
 
 
 def whole(value: Any) -> int | None:

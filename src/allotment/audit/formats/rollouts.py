@@ -8,9 +8,8 @@ user adds; prompts may be conversations. Any other table is read whose columns t
 
 from __future__ import annotations
 
-import math
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from hashlib import blake2b
@@ -27,14 +26,17 @@ from allotment.audit.formats.base import (
     Row,
     Source,
     completed,
-    completion_length,
     number,
     prompt_id,
     prompt_text,
     text_key,
     whole,
 )
-from allotment.audit.formats.tables import LeftOut, rows
+from allotment.audit.formats.left_out import LeftOut
+from allotment.audit.formats.rewards import found_reward, threshold
+from allotment.audit.formats.steps import Visits, step_of
+from allotment.audit.formats.tables import rows
+from allotment.audit.formats.unfolding import rollouts
 from allotment.audit.log import Log, visit_numbers
 from allotment.errors import InvalidInputError
 from allotment.types import FloatArray, IntArray
@@ -67,6 +69,18 @@ class Tally:
         self._add_up()
         return self._keys_G2[:, 0], self._keys_G2[:, 1], self._rewards_G, self._counts_G, self._lengths_G
 
+    def as_one_step(self) -> None:
+        """Take all rollouts of a prompt for one visit."""
+        self._add_up()
+        self._keys_G2[:, 0] = 1
+        self._add_up()
+
+    def rename(self, row_M: IntArray) -> None:
+        """Give the rows of prompts other numbers; rows with equal numbers become one."""
+        self._add_up()
+        self._keys_G2[:, 1] = row_M[self._keys_G2[:, 1]]
+        self._add_up()
+
     def _add_up(self) -> None:
         keys_G2 = np.concatenate([self._keys_G2, np.array(self._keys, dtype=np.int64).reshape(-1, 2)])
         rewards_G = np.concatenate([self._rewards_G, np.array(self._rewards)])
@@ -95,6 +109,14 @@ class Prompts:
         self.texts: list[str] | None = []
         self._room = self.MOST_TEXT
 
+    @classmethod
+    def of(cls, row_of_text: Mapping[str, int]) -> Prompts:
+        """Prompts that are known by their texts."""
+        made = cls()
+        for text in row_of_text:
+            made.row(text_key(text), text)
+        return made
+
     def row(self, key: int | str, text: str | None) -> int:
         """The row of the prompt, a new one if it was not met before."""
         row = self.row_of.get(key)
@@ -108,14 +130,19 @@ class Prompts:
         return row
 
 
-Rollout = tuple[int, int | str, str | None, float, float]
-"""Step, key of the prompt, its text, reward, length."""
+IDS = ("prompt_id", "problem_id", "question_id", "task_id", "example_id", "doc_id", "uid", "id", "index", "idx")
+UID = "uid"
+"""Column of verl that names a prompt in its step; in some runs anew at every visit, so that texts must tell."""
 Array = TypeVar("Array", IntArray, FloatArray)
-SHOWN_VALUES = 6
-"""Reward values that a note names."""
 
 
-def read_rollouts(source: Source, success_above: float | None, *, drop_repeats: bool = False) -> Log:
+def read_rollouts(
+    source: Source,
+    success_above: float | None,
+    *,
+    drop_repeats: bool = False,
+    adapt: Callable[[Row], Row] | None = None,
+) -> Log:
     """The log of one run; it may hold no visit.
 
     Args:
@@ -124,59 +151,82 @@ def read_rollouts(source: Source, success_above: float | None, *, drop_repeats: 
             smallest reward of the log, or between 0 and 1 where all are equal.
         drop_repeats: leave out a file with the rollouts of the one before it, as TRL writes them when it takes several
             steps with what it generated once.
+        adapt: makes the row that the columns are of.
 
     Raises:
         MissingExtraError: a parquet file, and pyarrow is not installed.
         OSError: a file cannot be read.
     """
-    left_out, tally, prompts = LeftOut(), Tally(), Prompts()
+    reader = Reader(source.columns, adapt)
     before = b""
     for path in source.files:
-        rollouts = _rollouts(path, source.columns, left_out)
+        found = reader.rollouts(path)
         if drop_repeats and len(source.files) > 1:
-            kept = list(rollouts)  # a file of a step: as many rollouts as were generated at once
+            kept = list(found)  # a file of a step: as many rollouts as were generated at once
             digest = blake2b(repr([rollout[1:] for rollout in kept]).encode()).digest()
             if kept and digest == before:
-                left_out.add("file with the rollouts of the one before it", path)
+                reader.left_out.add("file with the rollouts of the one before it", path)
                 continue
-            before, rollouts = digest, iter(kept)
-        for step, key, text, reward, length in rollouts:
-            tally.add(step, prompts.row(key, text), reward, length)
-    return _log(tally, prompts, left_out, source.columns, success_above)
+            before, found = digest, iter(kept)
+        for step, key, text, reward, length in found:
+            reader.tally.add(step, reader.prompts.row(key, text), reward, length)
+    return _log(reader, success_above)
 
 
-def _rollouts(path: Path, columns: Columns, left_out: LeftOut) -> Iterator[Rollout]:
-    stem_step = int(path.stem) if path.stem.isdecimal() and len(path.stem) < 16 else None
-    for place, row in rows(path, left_out, tuple(columns.named().values())):
-        reward, step = number(row.get(columns.reward or "")), whole(row.get(columns.step or ""))
-        step = stem_step if step is None else step
-        text = prompt_text(row.get(columns.prompt)) if columns.prompt else None
-        key = prompt_id(row.get(columns.id)) if columns.id else text and text_key(text)
-        if reward is None:
-            left_out.add("rollout without a reward that is a number", path, place)
-        elif step is None:
-            left_out.add("rollout without a step", path, place)
-        elif key is None:
-            left_out.add("rollout without a prompt", path, place)
-        else:
-            yield step, key, text, reward, _length(row, columns)
+class Reader:
+    """Rollouts of the files of a run, and what is noted on the way."""
+
+    def __init__(self, columns: Columns, adapt: Callable[[Row], Row] | None = None) -> None:
+        self.columns, self._adapt = columns, adapt
+        self.left_out, self.tally, self.prompts, self.visits = LeftOut(), Tally(), Prompts(), Visits()
+        self._names = tuple(columns.named().values())
+        self._folds = columns.rollouts is not None or columns.trials is not None
+
+    def rollouts(self, path: Path) -> Iterator[tuple[int, int | str, str | None, float, float]]:
+        """Step, or visit where no step is known, key of the prompt, its text, reward and length of each rollout."""
+        columns, left_out, named_step = self.columns, self.left_out, step_of(path)
+        for place, found_row in rows(path, left_out, None if self._adapt else self._names):
+            row = found_row if self._adapt is None else self._adapt(found_row)
+            text = prompt_text(row.get(columns.prompt)) if columns.prompt else None
+            key = prompt_id(row.get(columns.id)) if columns.id else text and text_key(text)
+            step = whole(row.get(columns.step)) if columns.step else None
+            step = named_step if step is None else step
+            if key is None:
+                left_out.add("row without a prompt", path, place)
+                continue
+            if step is None and columns.step:
+                left_out.add("row without a step", path, place)
+                continue
+            found = rollouts(row, columns)
+            if not found:
+                left_out.add("row without rollouts", path, place)
+                continue
+            if step is None:
+                step = self.visits.number(key, is_whole=self._folds or len(found) > 1)
+            for reward, length in found:
+                if reward is None:
+                    left_out.add("rollout without a reward", path, place)
+                else:
+                    yield step, key, text, reward, length
 
 
-def _length(row: Row, columns: Columns) -> float:
-    if columns.tokens:
-        found = number(row.get(columns.tokens))
-        return found if found is not None and 0 <= found < 2**53 else math.nan
-    return completion_length(row.get(columns.completion)) if columns.completion else math.nan
-
-
-def _log(tally: Tally, prompts: Prompts, left_out: LeftOut, columns: Columns, success_above: float | None) -> Log:
+def _log(reader: Reader, success_above: float | None) -> Log:
+    tally, prompts, left_out, columns = reader.tally, reader.prompts, reader.left_out, reader.columns
+    if reader.visits.are_mixed:
+        tally.as_one_step()
+    if columns.id == UID and prompts.texts is not None and (row_of_text := _by_text(tally, prompts.texts)):
+        tally.rename(np.array([row_of_text[text] for text in prompts.texts]))
+        prompts = Prompts.of(row_of_text)
     step_G, row_G, reward_G, counts_G, lengths_G = tally.groups()
-    above, threshold_notes = _threshold(reward_G, success_above)
+    above, threshold_notes = threshold(reward_G, counts_G, success_above)
     new_G = np.ones(len(step_G), dtype=bool)
     new_G[1:] = (np.diff(step_G) != 0) | (np.diff(row_G) != 0)
     starts_V = np.flatnonzero(new_G)
     lengths_V = _sums(lengths_G, starts_V)
-    notes = [*left_out.notes(), *threshold_notes, *step_notes(step_G[starts_V])]
+    notes = [*left_out.notes(), *threshold_notes]
+    notes += [reader.visits.note] if reader.visits else step_notes(step_G[starts_V])
+    read_as = ", ".join(f"{role} = {name}" for role, name in columns.named().items())
+    read_as += f", success = {columns.reward} above {above:g}; {counts_G.sum():,} rollouts, {len(starts_V):,} groups"
     if prompts.texts is None and columns.prompt:
         notes.append("prompts' texts are not kept: they are too many, or some are missing")
     trials_V = _sums(counts_G, starts_V)
@@ -191,31 +241,31 @@ def _log(tally: Tally, prompts: Prompts, left_out: LeftOut, columns: Columns, su
         visit_numbers(prompt_V),
         _sums(counts_G * (reward_G > above), starts_V),
         trials_V,
-        step_G[starts_V],
+        None if reader.visits else step_G[starts_V],
         tuple(prompts.texts) if prompts.texts else None,
         tuple(notes),
         lengths_V if (columns.tokens or columns.completion) and not unknown else None,
         "tokens" if columns.tokens else "characters",
+        read_as=f"{read_as}, {len(prompts.row_of):,} prompts",
+        doubts=(*_doubts_of_rule(threshold_notes, reward_G), *(() if reader.visits else decimated(step_G[starts_V]))),
     )
+
+
+def _by_text(tally: Tally, texts: list[str]) -> dict[str, int]:
+    """A row for each text, where ids are of one visit each and texts tell prompts of a step apart; else nothing."""
+    step_G, row_G, *_ = tally.groups()
+    visits = np.unique(np.stack([step_G, row_G], axis=1), axis=0)
+    distinct = {(step, texts[row]) for step, row in visits.tolist()}
+    row_of: dict[str, int] = {}
+    if len(visits) == len(texts) == len(distinct) and len(set(texts)) < len(texts):
+        for text in texts:
+            row_of.setdefault(text, len(row_of))
+    return row_of
 
 
 def _sums(values_G: Array, starts_V: IntArray) -> Array:
     """[V] sums over the groups of each visit."""
     return np.add.reduceat(values_G, starts_V) if len(starts_V) else values_G
-
-
-def _threshold(reward_G: FloatArray, success_above: float | None) -> tuple[float, list[str]]:
-    """Above which reward a rollout succeeded, and what a reader should know about it."""
-    values = np.unique(reward_G)
-    if not len(values):
-        return 0.0, []
-    middle = 0.5 if len(values) == 1 else float(values[0] / 2 + values[-1] / 2)
-    above = middle if success_above is None else success_above
-    if set(values.tolist()) <= {0.0, 1.0} and 0 <= above < 1:
-        return above, []
-    shown = ", ".join(f"{value:g}" for value in values[:SHOWN_VALUES]) + (", ..." if len(values) > SHOWN_VALUES else "")
-    note = f"rewards are {shown}: a rollout above {above:g} counts as a success"
-    return above, [note if len(values) <= 2 else f"{note}; how much above is not looked at"]
 
 
 def step_notes(step_V: IntArray) -> list[str]:
@@ -229,13 +279,39 @@ def step_notes(step_V: IntArray) -> list[str]:
     return [f"{missing:,} steps missing between step {steps[0]} and step {steps[-1]}"] if missing else []
 
 
+def _doubts_of_rule(notes: list[str], reward_G: FloatArray) -> tuple[str, ...]:
+    """What is said of rewards that are more than two, as loud as the verdict."""
+    return tuple(notes) if len(np.unique(reward_G)) > 2 else ()
+
+
+def decimated(step_V: IntArray) -> tuple[str, ...]:
+    """A doubt where the log holds every second step, or fewer, at regular distances."""
+    steps = np.unique(step_V)
+    distances = np.diff(steps)
+    if len(steps) < 3 or distances.min() < 2 or np.median(distances) != distances.min():
+        return ()
+    every = int(distances.min())
+    shown = ", ".join(map(str, steps[:3].tolist()))
+    return (
+        f"only every {every}th step is in the log (steps {shown}, ...): prompts were visited about {every} times as "
+        "often as it shows, and most of what is known of a prompt is not in the figures",
+    )
+
+
 TRL_COLUMNS = Columns(prompt="prompt", step="step", completion="completion")
+TRL_OWN = ("rollouts_of_prompt", "answer", "ground_truth", "solution", "target")
+"""Columns beside the rewards that may hold numbers."""
 
 
 def _trl_columns(first: FirstRows) -> Columns:
     """Raises InvalidInputError if no reward is named and not exactly one column may be one."""
     used = first.columns.over(TRL_COLUMNS)
-    names = [name for name in _rewards(first.rows[0]) if all(name in _rewards(row) for row in first.rows)]
+    known = {*used.named().values(), "advantage", *LENGTHS, *IDS, *TRL_OWN}
+    empty = [name for name in _rewards(first.rows[0], known) if all(name in _rewards(r, known) for r in first.rows)]
+    names = [name for name in empty if any(row.get(name) is not None for row in first.rows)]
+    if used.reward is None and not names:
+        by_name = found_reward(first.path, first.rows)
+        names = empty if by_name is None else [by_name]
     if used.reward is None and len(names) != 1:
         raise InvalidInputError(
             f"{first.path}: which column is the reward?",
@@ -246,9 +322,8 @@ def _trl_columns(first: FirstRows) -> Columns:
     return completed(used if used.reward is not None else replace(used, reward=names[0]), first.rows[0])
 
 
-def _rewards(row: Row) -> list[str]:
+def _rewards(row: Row, known: set[str]) -> list[str]:
     """The columns that may be a reward: numbers, or nothing yet."""
-    known = {"step", "prompt", "completion", "advantage", *LENGTHS}
     return [name for name, value in row.items() if name not in known and (value is None or number(value) is not None)]
 
 
@@ -263,15 +338,43 @@ VERL_COLUMNS = Columns(prompt="input", step="step", reward="score", completion="
 
 def _recognises_verl(first: FirstRows) -> bool:
     used = first.columns.over(VERL_COLUMNS)
-    has_step = first.has(used.step) or first.path.stem.isdecimal()
+    has_step = first.has(used.step) or step_of(first.path) is not None
     return has_step and first.has(used.prompt, used.reward, used.completion)
+
+
+def _verl_columns(first: FirstRows) -> Columns:
+    """``uid`` tells prompts of equal text apart, and ``acc`` says whether a rollout succeeded, where they are there."""
+    used = first.columns.over(VERL_COLUMNS)
+    if used.id is None and used.prompt == VERL_COLUMNS.prompt:
+        used = replace(used, id=UID if all(prompt_id(row.get(UID)) is not None for row in first.rows) else None)
+    if first.columns.reward is None and all(number(row.get("acc")) is not None for row in first.rows):
+        used = replace(used, reward="acc")
+    return completed(used, first.rows[0])
 
 
 VERL = LogFormat(
     "input, output, score, step",
     recognises=_recognises_verl,
-    columns=lambda first: completed(first.columns.over(VERL_COLUMNS), first.rows[0]),
+    columns=_verl_columns,
     read=read_rollouts,
+)
+NEMO_COLUMNS = Columns(prompt="prompt", reward="rewards", completion="completion")
+
+
+def _split_content(row: Row) -> Row:
+    """A row of NeMo-RL, whose ``content`` is the messages of prompt and completion."""
+    content = row.get("content")
+    if not isinstance(content, list) or len(content) < 2:
+        return row
+    prompt = content[0] if len(content) == 2 else content[:-1]
+    return {**row, "prompt": prompt, "completion": content[-1]}
+
+
+NEMO = LogFormat(
+    "content (prompt and completion), rewards",
+    recognises=lambda first: first.has("content", "rewards") and isinstance(first.rows[0]["content"], list),
+    columns=lambda first: completed(first.columns.over(NEMO_COLUMNS), first.rows[0]),
+    read=partial(read_rollouts, adapt=_split_content),
 )
 NAMED = LogFormat(
     "columns named with --prompt, --step, --reward",

@@ -1,41 +1,28 @@
-"""Rows of JSONL, CSV and parquet files, a few at a time; what cannot be read is counted."""
+"""Rows of JSONL, JSON, CSV, TSV and parquet files, a few at a time; what cannot be read is counted."""
 
 from __future__ import annotations
 
 import csv
+import io
 import json
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any, NoReturn
 
+from allotment.audit.formats.documents import document_rows, is_lines, tensor_rows
+from allotment.audit.formats.left_out import LeftOut
+from allotment.audit.formats.opening import DamagedError, ending, lines, opened
 from allotment.errors import InvalidInputError, needs_extra
-from allotment.run_logs.files import lines
 from allotment.types import PromptId
 
 MOST_ROLLOUTS = 100_000
 """A larger count of one visit is taken for damage."""
 LONGEST_LINE = 2**26
 """Bytes; what is longer is no line of a log, and is never held in memory."""
-
-
-@dataclass
-class LeftOut:
-    """What a reader could not use, counted by reason, each with the place where it was first met."""
-
-    counts: dict[str, int] = field(default_factory=dict)
-    first: dict[str, str] = field(default_factory=dict)
-
-    def add(self, what: str, path: Path, number: int | None = None) -> None:
-        """One more ``what`` (singular), in line or row ``number`` of ``path``."""
-        self.counts[what] = self.counts.get(what, 0) + 1
-        if what not in self.first:
-            self.first[what] = path.name if number is None else f"{path.name}, {number}"
-
-    def notes(self) -> tuple[str, ...]:
-        """A line for each reason."""
-        return tuple(f"left out: {count:,} × {what} (first: {self.first[what]})" for what, count in self.counts.items())
 
 
 @dataclass(frozen=True)
@@ -91,7 +78,7 @@ def strict_lines(path: Path, notes: list[str]) -> Iterator[Line]:
     """The lines of a file; a last one that is cut short (no newline and not JSON) is left out, and ``notes`` says so.
     Raises InvalidInputError: any other line that is not a JSON object; OSError: the file cannot be read.
     """
-    for number, line in _numbered(path):
+    for number, line in _undamaged(path):
         try:
             values = json.loads(line)  # bytes: a kill may cut a character in two
         except (ValueError, RecursionError) as error:
@@ -104,25 +91,52 @@ def strict_lines(path: Path, notes: list[str]) -> Iterator[Line]:
         yield Line(path, number, values)
 
 
+def _undamaged(path: Path) -> Iterator[tuple[int, bytes]]:
+    number = 0
+    try:
+        for number, line in _numbered(path):
+            yield number, line
+    except DamagedError as error:
+        Line(path, number + 1, {}).fail("the packed file is damaged", str(error), "a whole file", "pack it anew")
+
+
 def lenient_lines(path: Path, left_out: LeftOut) -> Iterator[tuple[int, dict[str, Any]]]:
     """Number and values of each JSON object of a file; every other line is counted. Raises OSError: the file cannot be
     read.
     """
-    for number, line in _numbered(path):
+    numbered = _numbered(path)
+    number = 0
+    while True:
         try:
-            values = json.loads(line)
-        except (ValueError, RecursionError):
-            left_out.add("last line of a file cut short" if _is_cut(line) else "line that is not JSON", path, number)
-            continue
+            number, line = next(numbered)
+        except StopIteration:
+            return
+        except DamagedError:
+            left_out.add("file that is packed, and damaged from this line on", path, number + 1)
+            return
+        values = _parsed(line, path, number, left_out)
         if isinstance(values, dict):
             yield number, values
-        else:
+        elif values is not None:
             left_out.add("line that is not a JSON object", path, number)
+
+
+def _parsed(line: bytes, path: Path, number: int, left_out: LeftOut) -> Any:
+    """What a line holds as JSON; None where it holds none, which is counted. Text that is not UTF-8 is Latin-1."""
+    try:
+        return json.loads(line)
+    except UnicodeDecodeError:
+        with suppress(ValueError, RecursionError):
+            return json.loads(line.decode("latin-1"))
+    except (ValueError, RecursionError):
+        pass
+    left_out.add("last line of a file cut short" if _is_cut(line) else "line that is not JSON", path, number)
+    return None
 
 
 def _numbered(path: Path) -> Iterator[tuple[int, bytes]]:
     """Number and bytes of each line that is not blank; of one that is too long, its beginning."""
-    return ((number, line) for number, line in enumerate(lines(path, longest=LONGEST_LINE), start=1) if line.strip())
+    return ((number, line) for number, line in enumerate(lines(path, LONGEST_LINE), start=1) if line.strip())
 
 
 def _is_cut(line: bytes) -> bool:
@@ -130,8 +144,8 @@ def _is_cut(line: bytes) -> bool:
     return not line.endswith(b"\n") and len(line) < LONGEST_LINE
 
 
-ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".parquet")
-"""Endings of the files that are looked at in a folder."""
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".pt")
+"""Endings of the files that are looked at in a folder, packed or not."""
 ROWS_AT_ONCE = 256
 """Rows of a parquet file that are decoded at once."""
 READ_AT_ONCE = 2**20
@@ -154,22 +168,28 @@ def rows(path: Path, left_out: LeftOut, columns: Sequence[str] | None = None) ->
         MissingExtraError: a parquet file, and pyarrow is not installed.
         OSError: the file cannot be read.
     """
-    if path.suffix == ".parquet":
+    kind = ending(path)
+    if kind == ".parquet":
         return _parquet_rows(path, left_out, columns)
-    return _csv_rows(path, left_out) if path.suffix == ".csv" else lenient_lines(path, left_out)
+    if kind in (".csv", ".tsv"):
+        return _csv_rows(path, left_out, "\t" if kind == ".tsv" else ",")
+    if kind == ".pt":
+        return tensor_rows(path, left_out)
+    return lenient_lines(path, left_out) if is_lines(path) else document_rows(path, left_out)
 
 
-def sample(path: Path) -> list[Row]:
-    """The first few rows of a file; none where nothing can be read. Raises MissingExtraError: a parquet file, and
-    pyarrow is not installed; OSError: the file cannot be read.
+def sample(path: Path, left_out: LeftOut) -> list[Row]:
+    """The first few rows of a file; none where nothing can be read, which is counted.
+
+    Raises MissingExtraError: a parquet file, and pyarrow is not installed; OSError: the file cannot be read.
     """
-    return [row for _, row in islice(rows(path, LeftOut()), SAMPLE)]
+    return [row for _, row in islice(rows(path, left_out), SAMPLE)]
 
 
-def _csv_rows(path: Path, left_out: LeftOut) -> Iterator[tuple[int, Row]]:
+def _csv_rows(path: Path, left_out: LeftOut, delimiter: str) -> Iterator[tuple[int, Row]]:
     csv.field_size_limit(max(csv.field_size_limit(), LONGEST_LINE))  # completions are longer than csv expects
-    with open(path, newline="", encoding="utf-8-sig", errors="replace") as file:
-        reader = csv.DictReader(file, restkey="")
+    with opened(path) as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline="") as file:
+        reader = csv.DictReader(file, restkey="", delimiter=delimiter)
         while True:
             try:
                 row = next(reader)
@@ -178,6 +198,9 @@ def _csv_rows(path: Path, left_out: LeftOut) -> Iterator[tuple[int, Row]]:
             except csv.Error:
                 left_out.add("line that is not CSV", path, reader.line_num)
                 continue
+            except (EOFError, zlib.error):
+                left_out.add("file that is packed, and damaged from this line on", path, reader.line_num)
+                return
             yield reader.line_num, row
 
 

@@ -1,0 +1,104 @@
+"""Files that are one document: a JSON array or object, a tensor file. What they hold becomes rows."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from allotment.audit.formats.left_out import LeftOut
+from allotment.audit.formats.opening import DamagedError, opened
+from allotment.errors import needs_extra
+
+Row = Mapping[str, Any]
+LONGEST_FIRST_LINE = 2**26
+"""Bytes of the first line by which a file is told to be lines of JSON."""
+
+
+def is_lines(path: Path) -> bool:
+    """Whether a file is lines of JSON, not one document: its first line is an object, or no JSON at all, and it is not
+    an object of rows. Raises OSError: the file cannot be read.
+    """
+    try:
+        with opened(path) as file:
+            line = b"\n"
+            while line and not line.strip():
+                line = file.readline(LONGEST_FIRST_LINE)
+            is_alone = not file.readline(2).strip()
+    except (EOFError, ValueError, zlib.error):
+        return True
+    except OSError as error:
+        if error.errno is None:  # of an unpacker, not of the disk
+            return True
+        raise
+    try:
+        first = json.loads(line)
+    except (ValueError, RecursionError):
+        start = line.strip()
+        return not start.startswith(b"[") and start != b"{"  # a document over several lines
+    return isinstance(first, dict) and not (is_alone and len(rows_of(first)) != 1)
+
+
+def document_rows(path: Path, left_out: LeftOut) -> Iterator[tuple[int, Row]]:
+    """Number and values of each row of a JSON document; one that is damaged is counted."""
+    try:
+        with opened(path) as file:
+            data = file.read()
+        try:
+            document = json.loads(data)
+        except UnicodeDecodeError:
+            document = json.loads(data.decode("latin-1"))
+    except (DamagedError, EOFError, ValueError, RecursionError, zlib.error):
+        left_out.add("file that is no JSON, or a damaged one", path)
+        return
+    yield from _numbered(rows_of(document), path, left_out)
+
+
+def tensor_rows(path: Path, left_out: LeftOut) -> Iterator[tuple[int, Row]]:
+    """The same of a file that torch saved (slime's debug dumps); nothing in it is executed.
+
+    Raises MissingExtraError: torch is not installed.
+    """
+    with needs_extra("train"):
+        import torch
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception:  # torch raises what the content made it raise
+        left_out.add("tensor file that is damaged, or holds more than numbers, texts, lists and tables", path)
+        return
+    yield from _numbered(rows_of(document), path, left_out)
+
+
+def _numbered(found: list[Any], path: Path, left_out: LeftOut) -> Iterator[tuple[int, Row]]:
+    for number, row in enumerate(found, start=1):
+        if isinstance(row, dict):
+            yield number, row
+        else:
+            left_out.add("entry that is not a JSON object", path, number)
+
+
+def rows_of(document: Any) -> list[Any]:
+    """The rows of a document: an array's entries; of an object the longest list of objects in it, a table with
+    ``columns`` and ``data``, columns as lists, or a row for each key with what is under it. Else the object itself.
+    """
+    if not isinstance(document, dict):
+        return document if isinstance(document, list) else []
+    values = list(document.values())
+    if isinstance(document.get("columns"), list) and isinstance(document.get("data"), list):
+        return [dict(zip(document["columns"], row, strict=False)) for row in document["data"] if isinstance(row, list)]
+    tables = [v for v in values if isinstance(v, list) and v and all(isinstance(row, dict) for row in v)]
+    if tables and not any(name in document for name in ("prompt", "input", "question")):
+        return max(tables, key=len)
+    if len(document) > 1 and all(isinstance(v, dict) for v in values):
+        return [{"prompt_id": key, **v} for key, v in document.items()]
+    if len(document) > 1 and all(isinstance(v, list) and not any(isinstance(x, dict) for x in v) for v in values):
+        if len({len(v) for v in values}) == 1 and not all(map(_is_numbers, values)):
+            return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
+        return [{"prompt_id": key, "rewards": v} for key, v in document.items()]
+    return [document]
+
+
+def _is_numbers(values: list[Any]) -> bool:
+    return all(isinstance(value, int | float) for value in values)

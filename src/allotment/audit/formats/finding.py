@@ -1,0 +1,80 @@
+"""Any table of rollouts: what its columns hold, by their names and by what stands in them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from allotment.audit.formats.base import Columns, FirstRows, LogFormat, Row, completed, prompt_id, prompt_text
+from allotment.audit.formats.rewards import COUNTED, TRIALS, found_reward
+from allotment.audit.formats.rollouts import IDS, read_rollouts
+
+PROMPTS = ("prompt", "input", "question", "problem", "query", "instruction", "prompt_text", "messages", "text")
+COMPLETIONS = ("completion", "completions", "output", "outputs", "response", "responses", "generation", "generations")
+NESTED = ("rollouts", "samples", "generations", "completions", "responses", "trajectories", "attempts", "results")
+
+
+def found_columns(first: FirstRows) -> Columns | None:
+    """The columns of a table of rollouts; None where no prompt, or no reward, is found.
+
+    Raises InvalidInputError: several columns may be the reward, and differ.
+    """
+    named, rows = first.columns, first.rows
+    nested = named.rollouts or _nested(rows)
+    inner = [row for outer in rows for row in _tables(outer.get(nested))] if nested else rows
+    used = replace(named, rollouts=nested)
+    used = replace(used, prompt=used.prompt or _first(PROMPTS, rows, prompt_text))
+    used = replace(used, id=used.id or _identity(rows, used.prompt))
+    if used.reward is None:
+        used = replace(used, reward=found_reward(first.path, inner))
+    if used.trials is None and used.reward in COUNTED:
+        used = replace(used, trials=next((n for n in TRIALS if n in rows[0]), None))
+    if used.completion is None:
+        used = replace(used, completion=next((n for n in COMPLETIONS if inner and n in inner[0] and n != nested), None))
+    return completed(used, {**rows[0], **(inner[0] if inner else {})}) if used.complete() else None
+
+
+def _first(names: Sequence[str], rows: Sequence[Row], read: Any) -> str | None:
+    """The first of these columns that every row has something in."""
+    return next((name for name in names if all(read(row.get(name)) is not None for row in rows)), None)
+
+
+def _identity(rows: Sequence[Row], prompt: str | None) -> str | None:
+    """The column with the prompt's id: one that is the same wherever the text is, or that stands in for a text.
+
+    A column that differs from row to row numbers rows, not prompts.
+    """
+    for name in IDS:
+        ids = [prompt_id(row.get(name)) for row in rows]
+        if any(value is None for value in ids):
+            continue
+        if prompt is None or len(set(ids)) < len(ids):
+            return name
+    return None
+
+
+def _nested(rows: Sequence[Row]) -> str | None:
+    return next((name for name in NESTED if all(_tables(row.get(name)) for row in rows)), None)
+
+
+def _tables(value: Any) -> list[Mapping[str, Any]]:
+    return [item for item in value if isinstance(item, Mapping)] if isinstance(value, list | tuple) else []
+
+
+def _recognises(first: FirstRows) -> bool:
+    return found_columns(first) is not None
+
+
+def _columns(first: FirstRows) -> Columns:
+    found = found_columns(first)
+    return completed(first.columns, first.rows[0]) if found is None else found
+
+
+TABLE = LogFormat(
+    "a prompt (prompt, question, input, messages, or an id) and a reward (acc, correct, reward, score, ...), a row a "
+    "rollout, or a list or counts of a prompt's rollouts",
+    recognises=_recognises,
+    columns=_columns,
+    read=read_rollouts,
+)
