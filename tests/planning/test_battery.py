@@ -216,9 +216,11 @@ def test_padding_prompts_whose_rollouts_never_come_stay_unknown(name):
                 break
             plans.append(planner.ask([*IDS[:-1], "padding"]))
             assert len(plans) < 200
-    predictor = getattr(planner, "predictor", None)
-    if predictor is not None:
-        known = predictor.predict(["padding", "never asked"])
+    predictor, both = getattr(planner, "predictor", None), ["padding", "never asked"]
+    if hasattr(predictor, "predict_variance"):
+        assert np.ptp(predictor.predict_variance(both)) == 0
+    elif predictor is not None:
+        known = predictor.predict(both)
         assert known.mean[0] == known.mean[1]
         assert known.variance[0] == known.variance[1]
 

@@ -13,9 +13,10 @@ Every predictor here follows :class:`Predictor`: ``predict(ids)``, ``observe(ids
 :class:`KNearest`           baseline   nearest neighbours on embeddings
 =========================== ========== ============================================================================
 
-:class:`RewardVarianceGaussianProcess` predicts the variance of a real-valued reward instead (VIP appendix E), and
-:class:`HierarchicalRegression` any real value of a prompt. :func:`embed` turns prompts into vectors,
-:func:`text_features` counts what their text shows. Importing this loads no torch.
+:class:`RewardVarianceGaussianProcess` predicts the variance of a real-valued reward instead (VIP appendix E),
+:class:`RecordedRewardVariance` does so without embeddings, and :class:`HierarchicalRegression` predicts any real value
+of a prompt. :func:`embed` turns prompts into vectors, :func:`text_features` counts what their text shows. Importing
+this loads no torch.
 """
 
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from allotment.prediction.features import distinct_parts, text_features
     from allotment.prediction.gaussian_process import GaussianProcess, RewardVarianceGaussianProcess
     from allotment.prediction.measured import GradientMoments, HierarchicalRegression, LengthPredictor
+    from allotment.prediction.reward_variance import RecordedRewardVariance
 
 __getattr__ = lazily(
     __name__,
@@ -39,6 +41,7 @@ __getattr__ = lazily(
         "features": "distinct_parts text_features",
         "gaussian_process": "GaussianProcess RewardVarianceGaussianProcess",
         "measured": "GradientMoments HierarchicalRegression LengthPredictor",
+        "reward_variance": "RecordedRewardVariance",
     },
 )
 
@@ -54,6 +57,7 @@ __all__ = [
     "LengthPredictor",
     "Predictor",
     "PredictorEntry",
+    "RecordedRewardVariance",
     "RewardVarianceGaussianProcess",
     "Ridge",
     "default_predictor",
