@@ -76,16 +76,14 @@ def assert_exact(run: Run, block: int) -> None:
 
 def test_batches_are_nearer_to_the_budget_than_the_oldest_groups(tmp_path, monkeypatch) -> None:
     """Where more groups are ready than a batch takes, which are trained on is chosen so."""
-    far, oldest = [], "trainer.v1.sampler.custom_sampler=null"
+    far, longest, oldest = [], [], "trainer.v1.sampler.custom_sampler=null"
     for own in ([oldest], []):
-        run = run_of(tmp_path, monkeypatch, "colocate_async", *own, warmup=3)
+        run = run_of(tmp_path, monkeypatch, "colocate_async", *own, warmup=5)
         run.updates(30)
-        rows = np.array([sum(batch.values()) for batch in run.trained])
-        far.append(abs(rows - 128).mean())
-    assert far[1] < far[0] / 2
-    assert (rows == 128).mean() > 0.5
-    waited = [step - run.came[uid] for step, batch in enumerate(run.trained, 1) for uid in batch]
-    assert max(waited) <= 3  # none stands back for long
+        far.append(np.mean([abs(sum(batch.values()) - 128) for batch in run.trained]))
+        longest.append(max(step - run.came[uid] for step, batch in enumerate(run.trained, 1) for uid in batch))
+    assert far[1] < far[0] / 4
+    assert longest[1] <= longest[0] + 1  # none stands back for long
 
 
 def test_stock_with_our_counts_would_make_further_steps(tmp_path, monkeypatch) -> None:
