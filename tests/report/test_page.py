@@ -126,6 +126,26 @@ def test_mixed_settings_are_said_and_not_compared(write_run, page):
     assert "to uniform (" not in text
 
 
+def test_learning_rates_of_ones_own_are_said_beside_the_difference(write_run, page):
+    runs = [
+        write_run(f"{name}{seed}", planner=name, seed=seed, learning_rate=rate, held_out=(0.1, 0.2, end + 0.01 * seed))
+        for name, rate, end in (("uniform", 3e-4, 0.3), ("vip", 1e-3, 0.35))
+        for seed in (0, 1)
+    ]
+    text = page(*runs)
+    assert "to uniform (2 pairs, learning rate 0.001 against 0.0003): higher than uniform" in text
+    assert "2 pairs, learning rate 0.001 against 0.0003: higher" in text  # in the table
+    assert "each planner ran at its own" in text
+    same = page(write_run("u", planner="uniform"), write_run("v"))
+    assert "each planner ran at its own" not in same
+
+
+def test_several_rates_of_uniform_are_said(write_run, page):
+    uniform = [write_run(f"u{rate}", planner="uniform", learning_rate=rate) for rate in (1e-4, 1e-2)]
+    text = page(*uniform, write_run("v", learning_rate=1e-3))
+    assert "not compared, since uniform ran at several learning rates (0.0001, 0.01), none of them its 0.001." in text
+
+
 def test_objectives_are_named_as_on_the_command_line(write_run, page):
     runs = [write_run("u"), write_run("v"), write_run("w", seed=1, objective=("gdpo", "capo"))]
     text = page(*runs)

@@ -49,11 +49,56 @@ def test_only_seeds_that_both_have_are_paired(write_run):
     assert row.success["held_out_success"].n == 2
 
 
-@pytest.mark.parametrize("other", [{"regime": "short"}, {"rollouts_per_prompt": 16}, {"learning_rate": 1e-3}])
+@pytest.mark.parametrize("other", [{"regime": "short"}, {"rollouts_per_prompt": 16}, {"estimator": "dr_grpo"}])
 def test_no_pair_across_different_settings(write_run, other):
     found = rows([write_run("u", planner="uniform", **other), write_run("v", planner="vip")])
     (row,) = [row for label, row in found.items() if label.startswith("vip")]
     assert row.difference == {"pool_success": None, "held_out_success": None}
+
+
+def rate_study(write_run, uniform_rates, **more):
+    """Two seeds of vip at 1e-3, gaining .1 and .3 on uniform at the first of its rates, .2 more on each further one."""
+    for seed, gain in enumerate((0.1, 0.3)):
+        yield write_run(f"v{seed}", seed=seed, learning_rate=1e-3, held_out=(0.1, 0.2, 0.5 + gain), **more)
+        for place, rate in enumerate(uniform_rates):
+            uniform = {"planner": "uniform", "learning_rate": rate, "held_out": (0.1, 0.2, 0.5 - 0.2 * place)}
+            yield write_run(f"u{seed}-{place}", seed=seed, **uniform)
+
+
+def vip_row(paths):
+    (row,) = [row for label, row in rows(paths).items() if label.startswith("vip")]
+    return row
+
+
+def test_arms_at_learning_rates_of_their_own_are_paired_and_the_rates_are_said(write_run):
+    row = vip_row(rate_study(write_run, [3e-4]))
+    assert row.reference.rates == (1e-3, 3e-4)
+    assert row.difference["held_out_success"] == Estimate(pytest.approx(0.2), pytest.approx(0.1), 2)
+
+
+def test_uniform_at_the_same_rate_is_taken_where_there_is_one(write_run):
+    row = vip_row(rate_study(write_run, [3e-4, 1e-3]))
+    assert row.reference.rates is None
+    assert row.difference["held_out_success"] == Estimate(pytest.approx(0.4), pytest.approx(0.1), 2)
+
+
+def test_one_rate_is_not_chosen_among_several_by_what_came_out(write_run):
+    row = vip_row(rate_study(write_run, [3e-4, 3e-3]))
+    assert row.difference["held_out_success"] is None
+    assert "several learning rates (0.0003, 0.003), none of them its 0.001" in row.reference.missing
+
+
+def test_all_pairs_of_an_arm_are_with_uniform_at_one_rate(write_run):
+    """A seed that uniform has at another rate only is no pair beside those at the arm's own."""
+    own = {"planner": "uniform", "seed": 0, "learning_rate": 1e-3, "held_out": (0.1, 0.2, 0.55)}
+    row = vip_row([*rate_study(write_run, [3e-4]), write_run("own", **own)])
+    assert row.reference.rates is None
+    assert row.difference["held_out_success"] == Estimate(pytest.approx(0.05), None, 1)
+
+
+@pytest.mark.parametrize("other", [{"regime": "short"}, {"rollouts_per_prompt": 16}])
+def test_a_rate_of_its_own_excuses_no_other_setting(write_run, other):
+    assert vip_row(rate_study(write_run, [3e-4], **other)).difference["held_out_success"] is None
 
 
 @pytest.mark.parametrize("method", [{"select": "pods"}, {"planner_settings": {"kappa": 7}}, {"candidate_prompts": 32}])

@@ -133,7 +133,7 @@ def render(study: Study, checks: Sequence[Check], cards: Sequence[Card], prompts
     look_of = {arm.label: look for arm, look in zip(study.arms, arm_looks, strict=True)}
     return fill(
         "page.html.j2",
-        {"integer": integer, "between": between, "estimate": estimate, "signed": signed},
+        {"integer": integer, "between": between, "estimate": estimate, "signed": signed, "own_rates": own_rates},
         title=f"{', '.join(dict.fromkeys(arm.config.planner for arm in study.arms))}: Allotment report",
         study=study,
         measured=measured(study),
@@ -186,7 +186,8 @@ def notices(study: Study) -> list[str]:
         )
         found.append(
             f"The runs differ in more than the planner: {what}. Lines with different settings are drawn together, but "
-            "a difference to uniform is only taken between runs of equal settings, seed and step."
+            "a difference to uniform is only taken between runs of equal settings, seed and step, or each at its own "
+            "learning rate where uniform ran at one."
         )
     for arm in study.arms:
         found += _arm_notices(arm)
@@ -210,9 +211,15 @@ def finding(row: SummaryRow) -> str:
     if row.arm.is_uniform:
         return f"{text}."
     if difference is None:
-        return f"{text}; not compared, for want of a uniform run of equal settings, seed and step."
-    pairs = f"{difference.n} pair{'s' if difference.n > 1 else ''}"
+        return f"{text}; not compared, {row.reference.missing or 'for want of a uniform run of equal seed and step'}."
+    pairs = f"{difference.n} pair{'s' if difference.n > 1 else ''}{own_rates(row)}"
     return f"{text}; {signed(difference)} to uniform ({pairs}): {difference.verdict}."
+
+
+def own_rates(row: SummaryRow) -> str:
+    """What to add to a difference between runs of different learning rates."""
+    rates = row.reference.rates
+    return "" if rates is None or row.arm.is_uniform else f", learning rate {rates[0]:g} against {rates[1]:g}"
 
 
 def integer(value: float) -> str:

@@ -9,7 +9,8 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from allotment.report.data import BOOKKEEPING, METHOD, Arm, Run, Study, common_steps, setting_key
+from allotment.report.data import Arm, Run, Study, common_steps
+from allotment.report.pairing import Reference, reference_of
 from allotment.types import FloatArray
 
 Measure = Literal["pool_success", "held_out_success"]
@@ -63,6 +64,8 @@ class SummaryRow:
     """Exact success probability, mean over prompts, then over runs."""
     difference: dict[Measure, Estimate | None]
     """To uniform, over pairs of runs of equal seed, settings and step; None without a pair, and for uniform itself."""
+    reference: Reference
+    """The uniform runs it is compared with."""
     rollouts: float
     """Generated up to ``step``, mean over runs."""
     tokens: float
@@ -95,8 +98,7 @@ def critical_value(pairs: int) -> float:
 
 def summarise(study: Study) -> list[SummaryRow]:
     """One row per arm that was evaluated at least once."""
-    references = _uniform_runs(study)
-    return [_row(arm, arm.step, references) for arm in study.arms if arm.step is not None]
+    return [_row(arm, arm.step, reference_of(arm, study)) for arm in study.arms if arm.step is not None]
 
 
 def curve(arm: Arm, axis: Axis, measure: Measure, runs: Sequence[Run] | None = None) -> Curve:
@@ -111,7 +113,7 @@ def curve(arm: Arm, axis: Axis, measure: Measure, runs: Sequence[Run] | None = N
     return Curve(steps, x_RE.mean(axis=0), y_RE.mean(axis=0), error_E)
 
 
-def _row(arm: Arm, step: int, references: dict[tuple[str, int], list[Run]]) -> SummaryRow:
+def _row(arm: Arm, step: int, reference: Reference) -> SummaryRow:
     runs = arm.counted
     last = [run.evaluations[step] for run in runs]
     trained = [row for run in runs for row in run.metrics if 1 <= row["step"] <= step]
@@ -121,7 +123,8 @@ def _row(arm: Arm, step: int, references: dict[tuple[str, int], list[Run]]) -> S
         arm=arm,
         step=step,
         success={m: Estimate.of([row[m] for row in last]) for m in measures},
-        difference={m: None if arm.is_uniform else _paired(runs, step, m, references) for m in measures},
+        difference={m: None if arm.is_uniform else _paired(runs, step, m, reference) for m in measures},
+        reference=reference,
         rollouts=float(np.mean([row["rollouts_total"] for row in last])),
         tokens=float(np.mean([row["tokens_total"] for row in last])),
         zero_variance=float(np.mean([row["zero_variance_groups"] for row in trained])) if trained else None,
@@ -130,29 +133,11 @@ def _row(arm: Arm, step: int, references: dict[tuple[str, int], list[Run]]) -> S
     )
 
 
-def _paired(
-    runs: Sequence[Run], step: int, measure: Measure, references: dict[tuple[str, int], list[Run]]
-) -> Estimate | None:
+def _paired(runs: Sequence[Run], step: int, measure: Measure, reference: Reference) -> Estimate | None:
     """The mean of (run - uniform) over seeds that both have, at ``step``."""
-    differences = []
-    for run in runs:
-        partners = [u for u in references.get(_pair_key(run), []) if step in u.evaluations]
-        if partners:
-            differences.append(run.evaluations[step][measure] - partners[0].evaluations[step][measure])
+    pairs = [(run, uniform) for run in runs if (uniform := reference.partner(run, step)) is not None]
+    differences = [run.evaluations[step][measure] - uniform.evaluations[step][measure] for run, uniform in pairs]
     return Estimate.of(differences) if differences else None
-
-
-def _uniform_runs(study: Study) -> dict[tuple[str, int], list[Run]]:
-    found: dict[tuple[str, int], list[Run]] = {}
-    for run in study.runs:
-        if run.config.planner == "uniform" and getattr(run.config, "select", None) is None:
-            found.setdefault(_pair_key(run), []).append(run)
-    return found
-
-
-def _pair_key(run: Run) -> tuple[str, int]:
-    """What must be equal in a pair. Not the number of steps: the learning rate is constant, so a step is a step."""
-    return setting_key(run.config, BOOKKEEPING | METHOD | {"steps"}), run.config.seed
 
 
 def _median_seconds(run: Run, step: int) -> float | None:
