@@ -4,7 +4,7 @@ import json
 
 from allotment.audit import Settings, read_log, replay
 from allotment.audit.predictors import Prompts, predictor_for
-from allotment.audit.summary import Audited, summarise
+from allotment.audit.summary import Audited, summarise, wasted_prompts
 from allotment.lab.config import TrainConfig
 from allotment.registry import PREDICTORS
 
@@ -67,4 +67,5 @@ def audited(tmp_path, successes, name="x", notes=()):
     log, used = read_log(file), "discounted-counts"
     predictor, plug_in = predictor_for(used, Prompts(log.ids)), PREDICTORS[used].plug_in
     made = replay(log, predictor, Settings(8, 3, 32, "rloo"), plug_in=plug_in)
-    return Audited(str(file), used, summarise(made), (*log.notes, *notes))
+    found = (made.by_range(), {"budget_per_prompt": 8}, wasted_prompts(log))
+    return Audited(str(file), used, summarise(made), (*log.notes, *notes), *found)

@@ -8,7 +8,7 @@ import pytest
 from report_rows import audited
 
 from allotment.report.audit_figures import figures
-from allotment.report.audit_page import facts, write_audit
+from allotment.report.audit_page import facts, next_step, write_audit
 
 
 @pytest.fixture
@@ -53,3 +53,32 @@ def test_prompt_ids_cannot_break_out(tmp_path):
     text = write_audit([found], tmp_path / "page.html").read_text()
     assert "<script>alert" not in text
     assert len(specifications(text)) == 3
+
+
+def test_the_page_begins_with_a_sentence_and_a_badge_and_ends_with_what_to_do(spread, tmp_path):
+    text = write_audit([spread], tmp_path / "page.html").read_text()
+    verdict = spread.summary.verdict
+    assert verdict.outcome == "helps"
+    assert re.match(r"\d+ % fewer rollouts for the same gradient precision \(\d+ to \d+ %\)", verdict.headline)
+    body = text[text.index("<section") :]
+    assert body.index('<span class="badge helps">helps</span>') < body.index(verdict.headline) < body.index("dl class")
+    assert "num_generations=8" in next_step(spread)
+    for name in ("By epoch", "Prompts with most rollouts that said nothing", "How it was compared", "Next step"):
+        assert f"<h3>{name}</h3>" in text
+    wasted = spread.wasted
+    assert len(wasted) == 10
+    assert [w.all_failed + w.all_succeeded for w in wasted] == sorted(w.all_failed + w.all_succeeded for w in wasted)[
+        ::-1
+    ]
+
+
+def test_an_overview_stands_before_several_runs(spread, tmp_path):
+    text = write_audit([spread, spread], tmp_path / "page.html").read_text()
+    assert text.index(">2 runs</h2>") < text.index('id="run-1"')
+    assert "2 runs" not in write_audit([spread], tmp_path / "page.html").read_text()
+
+
+def test_a_log_that_speaks_for_nothing_proposes_nothing(tmp_path):
+    found = audited(tmp_path, [[0, 0], [8, 8], [0, 0]])
+    assert next_step(found) is None
+    assert "no prompt was sometimes solved" in found.summary.verdict.headline

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
 
 from allotment.audit.equivalence import Equivalence, equivalence
-from allotment.audit.figures import BINS, bin_numbers
+from allotment.audit.figures import BINS, Figures, bin_numbers
 from allotment.audit.log import Log
 from allotment.audit.replaying import Replay
 from allotment.audit.verdict import Facts, Verdict, verdict
@@ -122,6 +123,20 @@ class Summary:
 
 
 @dataclass(frozen=True)
+class WastedPrompt:
+    """A prompt whose rollouts said nothing, visit after visit."""
+
+    name: str
+    """Its text, or its id."""
+    all_failed: int
+    """Rollouts in groups without a success."""
+    all_succeeded: int
+    """Rollouts in groups without a failure."""
+    length: float | None
+    """Tokens, or characters, of these rollouts; None where no lengths are logged."""
+
+
+@dataclass(frozen=True)
 class Audited:
     """The audit of one run."""
 
@@ -132,6 +147,34 @@ class Audited:
     summary: Summary
     notes: tuple[str, ...]
     """What a reader should know of the file."""
+    by_range: Mapping[str, Figures] = field(default_factory=dict)
+    """The figures by range of visits."""
+    settings: Mapping[str, object] = field(default_factory=dict)
+    """How it was compared."""
+    wasted: tuple[WastedPrompt, ...] = ()
+    """The prompts with most rollouts that said nothing."""
+
+
+def wasted_prompts(log: Log, most: int = 10) -> tuple[WastedPrompt, ...]:
+    """The prompts with most rollouts in groups of equal rewards, the largest number first."""
+    n_prompts, failed_V, solved_V = len(log.ids), log.successes == 0, log.successes == log.trials
+
+    def sums(values_V: FloatArray | IntArray) -> FloatArray:
+        return np.bincount(log.prompt, values_V, minlength=n_prompts).astype(np.float64)
+
+    failed_M, solved_M = sums(log.trials * failed_V), sums(log.trials * solved_V)
+    lengths_M = None if log.lengths is None else sums(log.lengths * (failed_V | solved_V))
+    order_M = np.argsort(-(failed_M + solved_M), kind="stable")[:most]
+    return tuple(
+        WastedPrompt(
+            str(log.ids[q]) if log.texts is None else log.texts[q],
+            int(failed_M[q]),
+            int(solved_M[q]),
+            None if lengths_M is None else float(lengths_M[q]),
+        )
+        for q in order_M.tolist()
+        if failed_M[q] + solved_M[q]
+    )
 
 
 def summarise(replay: Replay, seed: int = 0) -> Summary:

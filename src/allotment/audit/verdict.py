@@ -69,6 +69,8 @@ class Verdict:
 
     outcome: Outcome
     """In one word; by the interval of the variance ratio, which lies below 1, above 1 or around it."""
+    headline: str
+    """For somebody who has one minute and knows nothing of variance."""
     text: str
     """The same in a sentence."""
     doubts: tuple[str, ...]
@@ -81,7 +83,7 @@ def verdict(facts: Facts) -> Verdict:
     """The verdict that follows from the figures."""
     outcome = "cannot say" if facts.missing_groups else _outcome(facts.variance_ratio)
     assumptions = (*ASSUMPTIONS, *BELIEVED) if facts.believes else ASSUMPTIONS
-    return Verdict(outcome, _text(outcome, facts), _doubts(facts), assumptions)
+    return Verdict(outcome, _headline(outcome, facts), _text(outcome, facts), _doubts(facts), assumptions)
 
 
 def _outcome(ratio: Interval) -> Outcome:
@@ -90,6 +92,28 @@ def _outcome(ratio: Interval) -> Outcome:
     if ratio.high < 1:
         return "helps"
     return "hurts" if ratio.low > 1 else "no difference"
+
+
+def _headline(outcome: Outcome, facts: Facts) -> str:
+    needed, n = facts.rollouts, facts.budget_per_prompt
+    if facts.missing_groups:
+        return "This log cannot say what would be saved: rollouts were filtered before it was written."
+    if outcome == "cannot say":
+        return "This log cannot say what would be saved: no prompt was sometimes solved and sometimes not."
+    if outcome == "hurts":
+        return (
+            "Give every prompt the same number of rollouts: splitting them by prediction would have made learning "
+            "noisier."
+        )
+    if outcome == "no difference":
+        return "No gain can be told from this log: splitting rollouts by prediction is as good as equal numbers."
+    if not math.isfinite(needed.value) or needed.value >= n:
+        return "Splitting rollouts by prediction would have given a more precise gradient from as many rollouts."
+    span = ""
+    if math.isfinite(needed.low) and math.isfinite(needed.high):
+        span = f" ({100 * max(1 - needed.high / n, 0):.0f} to {100 * (1 - needed.low / n):.0f} %)"
+    saved = f"{100 * (1 - needed.value / n):.0f} % fewer rollouts for the same gradient precision{span}"
+    return f"{saved}, had they been split by prediction."
 
 
 def _text(outcome: Outcome, facts: Facts) -> str:

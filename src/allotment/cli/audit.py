@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 from dataclasses import dataclass, field, replace
+from datetime import datetime
+from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +22,7 @@ from allotment.audit.predictors import USUAL, Prompts, chosen, predictor_for, pr
 from allotment.audit.reading import find_sources, read_source
 from allotment.audit.replaying import Replay, replay
 from allotment.audit.settings import Observe, Settings
-from allotment.audit.summary import Audited, summarise
+from allotment.audit.summary import Audited, summarise, wasted_prompts
 from allotment.cli.audit_output import predictor_figures, print_predictors, print_summary, summary_figures
 from allotment.config import EstimatorName, by_name
 from allotment.errors import AllotmentError, InvalidInputError, MissingExtraError
@@ -138,7 +141,20 @@ class Audit:
         summary = summarise(results[name], self.seed)
         conditions = _conditions(source.path, log, settings, (*notes, *budget_notes))
         read_as = () if log.read_as is None else (f"read as: {log.read_as}",)
-        audited = Audited(str(source.path), name, summary, (*read_as, *conditions["notes"]))
+        audited = Audited(
+            str(source.path),
+            name,
+            summary,
+            (*read_as, *conditions["notes"]),
+            results[name].by_range(),
+            {
+                **{k: v for k, v in conditions.items() if k not in ("log", "read_as", "notes") and v is not None},
+                "command": shlex.join(["allotment", *sys.argv[1:]]),
+                "version": version("allotment"),
+                "date": f"{datetime.now():%Y-%m-%d %H:%M}",
+            },
+            wasted_prompts(log),
+        )
         if self.json:
             shown = {"predictors": predictor_figures(results), "audit": summary_figures(name, summary)}
             return audited, shown | conditions

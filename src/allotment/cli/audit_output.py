@@ -61,7 +61,7 @@ def print_summary(name: str, summary: Summary) -> None:
         [(c.name, f"{c.prompts:,}", f"{c.logged:.1f}", f"{c.allotted:.1f}") for c in summary.classes],
     )
     _print_worth(summary)
-    print(f"\nverdict: {summary.verdict.text}")
+    print(f"\nin short: {summary.verdict.headline}\nverdict: {summary.verdict.text}")
     for doubt in summary.verdict.doubts:
         print(f"but: {doubt}")
     for assumption in summary.verdict.assumptions:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,22 @@ def write_audit(audited: Sequence[Audited], out: Path) -> Path:
     from allotment.report.audit_figures import figures
     from allotment.report.page import fill, write_page
 
-    runs = [(each, facts(each.summary), figures(each)) for each in audited]
-    return write_page(fill("audit.html.j2", {"interval": interval}, runs=runs), out, "audit.html")
+    runs = [(each, facts(each.summary), figures(each), next_step(each)) for each in audited]
+    filters: dict[str, Callable[..., str]] = {"interval": interval, "figure": _number}
+    return write_page(fill("audit.html.j2", filters, runs=runs), out, "audit.html")
+
+
+def next_step(run: Audited) -> str | None:
+    """A configuration to start with, for TRL and verl; None where the log does not speak for one."""
+    if run.summary.verdict.outcome != "helps":
+        return None
+    n = run.summary.budget_per_prompt
+    return (
+        "# TRL: AllotmentGRPOTrainer in place of GRPOTrainer (docs/trl.md)\n"
+        f'AllotmentGRPOConfig(..., planner="vip", num_generations={n}, loss_type="dr_grpo", scale_rewards="none")\n\n'
+        "# verl (docs/verl.md)\n"
+        f"trainer.v1.trainer_mode=allotment_sync algorithm.adv_estimator=allotment_rloo actor_rollout_ref.rollout.n={n}"
+    )
 
 
 def facts(summary: Summary) -> list[tuple[str, str]]:
@@ -65,4 +79,6 @@ def interval(value: Interval) -> str:
 
 
 def _number(value: float) -> str:
+    if math.isnan(value):
+        return "not known"
     return "more than tried" if math.isinf(value) else f"{value:.3g}"
