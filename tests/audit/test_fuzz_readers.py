@@ -1,6 +1,7 @@
 """Whatever bytes a log holds, reading it gives a sound log or an error that explains itself."""
 
 import csv
+import gzip
 import io
 import json
 
@@ -14,10 +15,16 @@ from allotment.errors import AllotmentError
 
 KEYS = [
     "prompt_id", "prompt", "step", "round", "n", "successes", "tokens", "rollouts_per_visit", "input", "output",
-    "score", "completion", "reward", "advantage",
+    "score", "completion", "reward", "advantage", "uid", "acc", "rewards", "rollouts", "content", "pass_rate",
 ]  # fmt: skip
-FORMATS = [None, "run", "counts", "verl", "trl", "columns"]
-COLUMNS = [Columns(), Columns(id="prompt_id", step="step", reward="reward"), Columns(reward="score", tokens="n")]
+FORMATS = [None, "run", "counts", "verl", "trl", "nemo-rl", "columns", "table"]
+COLUMNS = [
+    Columns(),
+    Columns(id="prompt_id", step="step", reward="reward"),
+    Columns(reward="score", tokens="n"),
+    Columns(id="prompt_id", rollouts="rollouts", reward="reward"),
+    Columns(prompt="prompt", reward="successes", trials="n"),
+]
 
 scalars = st.one_of(
     st.none(), st.booleans(), st.integers(), st.integers(0, 9), st.floats(), st.text(max_size=8),
@@ -105,7 +112,14 @@ def check(path, form, columns):
     assert sorted(np.concatenate(log.batches(128, 0)).tolist()) == list(range(len(log.visit)))
 
 
+def document(rows):
+    return json.dumps(rows).encode()
+
+
 written = {
+    "json": (sound_rows() | json_rows | values).map(document) | damaged(sound_rows().map(document)),
+    "jsonl.gz": sound_rows().map(jsonl).map(gzip.compress) | damaged(sound_rows().map(jsonl).map(gzip.compress)),
+    "tsv": sound_rows().map(table) | st.binary(max_size=200),
     "jsonl": sound_rows().map(jsonl) | damaged((json_rows | sound_rows()).map(jsonl)) | st.binary(max_size=200),
     "csv": sound_rows().map(table) | damaged((json_rows | sound_rows()).map(table)) | st.binary(max_size=200),
     "parquet": sound_rows().map(parquet) | damaged(sound_rows().map(parquet)) | st.binary(max_size=200),
