@@ -31,6 +31,8 @@ def load_rows(
     prompt_column: str = "prompt",
     answer_column: str = "answer",
     id_column: str | None = None,
+    further_columns: Sequence[str] = (),
+    needs_answer: bool = True,
 ) -> list[Row]:
     """The rows of ``source``.
 
@@ -43,6 +45,8 @@ def load_rows(
         answer_column: likewise. Numbers become text as JSON writes them.
         id_column: column with prompt ids; without one, the row's place in the file. Ids of reasoning-gym are
             ``NAME/place``.
+        further_columns: of the file, kept under their names.
+        needs_answer: False takes a file whose first row has no column of answers; then no row has one.
 
     Raises:
         ConfigError: an unknown task or suffix, a missing column, options the task refuses.
@@ -52,6 +56,14 @@ def load_rows(
         OSError: the file cannot be read.
     """
     if is_reasoning_gym(source):
+        if further_columns:
+            got = ", ".join(further_columns)
+            raise ConfigError(
+                "a task has no further columns",
+                got=got,
+                allowed="prompt, answer, prompt_id, entry",
+                fix="leave them out",
+            )
         return _generated(str(source).removeprefix(PREFIX), size, seed, dict(options or {}))
     if options:
         raise ConfigError(
@@ -61,15 +73,26 @@ def load_rows(
     records = read_records(path)
     if not records:
         raise InvalidInputError(f"{path} is empty", got="no rows", allowed="one or more", fix="add rows")
-    rows = []
+    _check_further(further_columns)
+    needs_answer = needs_answer or answer_column in records[0]
+    rows: list[Row] = []
     for number, record in enumerate(records):
         where = f"{path}, row {number}"
         prompt = _prompt(_value(record, prompt_column, where), where)
-        answer = _text(_value(record, answer_column, where), f"{where}: the answer", int | float | str)
+        further = {name: _value(record, name, where) for name in further_columns}
+        if needs_answer:
+            further["answer"] = _text(_value(record, answer_column, where), f"{where}: the answer", int | float | str)
         prompt_id = number if id_column is None else _value(record, id_column, where)
-        rows.append({"prompt": prompt, "answer": answer, "prompt_id": _text(prompt_id, f"{where}: the id", int | str)})
+        rows.append({"prompt": prompt, **further, "prompt_id": _text(prompt_id, f"{where}: the id", int | str)})
     _check_rows(rows, path)
     return rows
+
+
+def _check_further(names: Sequence[str]) -> None:
+    taken = [name for name in names if name in ("prompt", "prompt_id", "completion", "completions", "completion_ids")]
+    if taken:
+        fix = "give the column another name in the file"
+        raise ConfigError("a further column has a name that is taken", got=taken[0], allowed="others", fix=fix)
 
 
 def is_reasoning_gym(source: str | Path) -> bool:

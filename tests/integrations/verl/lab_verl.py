@@ -1,12 +1,14 @@
-"""verl's V1 trainer on a CPU: its own Ray workers, queue, buffer, advantages; the lab's tiny policy for its engines.
+"""verl's own entry point on a CPU: its Ray workers, queue, buffer, advantages; the lab's tiny policy for its engines.
 
-    python tests/integrations/verl/lab_verl.py OUT [--steps 20] [lab.kill=agent|reward lab.kill_at=N] [verl's overrides]
+    python tests/integrations/verl/lab_verl.py OUT [--steps 20] [lab.kill=agent|reward|idle lab.kill_at=N] [overrides]
 
-Real: Ray, TransferQueue, agent-loop and reward-loop workers, replay buffer, padding, advantage code, checkpoints of the
-data loader, the trainers' loops. Replaced, because they need a GPU: the language-model servers and the actor's engine,
-both by :class:`Policy`, a Hugging Face model that samples, scores and is updated in one Ray actor.
+Runs ``python -m verl.trainer.main_ppo`` with the trainers of this file, ``lab_NAME`` for each NAME of verl's registry.
+Real: hydra, verl's checks, its task runner, Ray, TransferQueue, agent-loop and reward-loop workers, replay buffer,
+padding, advantage code, checkpoints of the data loader, the trainers' loops. Replaced, because they need a GPU: the
+language-model servers and the actor's engine, both by :class:`Policy`, a Hugging Face model that samples, scores and is
+updated, mini-batch by mini-batch, in one Ray actor.
 
-Leaves in OUT: ``steps.jsonl`` with what each step trained on, ``rollouts.jsonl``, verl's checkpoints and metrics.
+Leaves in OUT: ``steps.jsonl`` with what each update trained on, ``rollouts.jsonl``, verl's checkpoints and metrics.
 """
 
 from __future__ import annotations
@@ -15,40 +17,36 @@ import argparse
 import asyncio
 import json
 import os
+import random
 import shutil
+import sys
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 
 import ray
 import torch
 import transfer_queue as tq
-from hydra import compose, initialize_config_module
-from omegaconf import OmegaConf
 from tensordict import TensorDict
 from torch.nn.utils.rnn import pad_sequence
 from verl.experimental.reward_loop import RewardLoopManager
-from verl.trainer.ppo.v1 import get_trainer_cls
-from verl.utils.import_utils import load_class_from_fqn
+from verl.trainer.ppo.v1.trainer_base import TRAINER_REGISTRY, get_trainer_cls, register_trainer
 from verl.workers.rollout.llm_server import LLMServerClient
 from verl.workers.rollout.replica import TokenOutput
 
+import allotment.integrations.verl  # noqa: F401 (its trainers: verl loads this file before it looks for plug-ins)
 from allotment.lab.hugging_face import SCRATCHPAD, model_folder, rows
 
 PROMPTS, MEAN = 16, 8
 FILE = Path(__file__)
-
-
-def compute_score(data_source, solution_str, ground_truth, extra_info=None, **_) -> dict[str, float]:
-    """verl's custom reward function: 1 for the right answer in the scratchpad form."""
-    score = float(SCRATCHPAD.answer_of(solution_str) == ground_truth)
-    return {"score": score, "acc": score}
+warnings.filterwarnings("error", module="allotment")  # our own code's, in the trainer's process
 
 
 @ray.remote
 class Policy:
     """The model, its sampler and its optimiser; requests that are waiting are answered in one batch."""
 
-    def __init__(self, learning_rate: float) -> None:
+    def __init__(self, learning_rate: float, tail: float) -> None:
         from transformers import AutoModelForCausalLM
 
         torch.set_num_threads(1)
@@ -56,10 +54,12 @@ class Policy:
         self.model = AutoModelForCausalLM.from_pretrained(model_folder())
         self.optimizer = torch.optim.AdamW(self.model.parameters(), lr=learning_rate)
         self.waiting: list[tuple[list[int], asyncio.Future]] = []
-        self.version = 0
+        self.version, self.tail, self.random = 0, tail, random.Random(0)
 
     async def generate(self, prompt_ids: list[int]) -> tuple[list[int], list[float], int]:
         """Tokens, their log-probabilities, and how often the policy had been updated."""
+        if self.tail:  # most answers come at once, a few take very long
+            await asyncio.sleep(self.tail * min(self.random.paretovariate(1.2) - 1, 30))
         answer = asyncio.get_running_loop().create_future()
         self.waiting.append((prompt_ids, answer))
         if len(self.waiting) == 1:
@@ -94,20 +94,29 @@ class Policy:
         both = self.log_probs(sequences)
         return [[row[: len(s)].clone() for row, s in zip(values, sequences, strict=True)] for values in both]
 
-    def update(self, sequences, responses, advantages) -> dict[str, float]:
-        """One step on ``-sum over rollouts of advantage x log-probability / N``, as verl's actor would make it."""
+    def update(self, sequences, responses, advantages, mini_batch_size, mean_over, epochs) -> dict:
+        """One pass for each mini-batch, as verl's worker makes them: a mean over ``mean_over`` rollouts."""
+        passes = []
+        for first in [*range(0, len(sequences), mini_batch_size)] * epochs:
+            rows = slice(first, first + mini_batch_size)
+            passes.append(self.update_once(sequences[rows], responses[rows], advantages[rows], mean_over))
+        losses, norms, real = zip(*passes, strict=True)
+        return {"loss": sum(losses), "grad_norm": max(norms), "mfu": 0.0, "rows": list(real)}
+
+    def update_once(self, sequences, responses, advantages, mean_over) -> tuple[float, float, int]:
         log_p, _ = self.log_probs(sequences)
         own = [
             log_p[i, len(s) - len(r) - 1 : len(s) - 1].sum()
             for i, (s, r) in enumerate(zip(sequences, responses, strict=True))
         ]
-        loss = -sum(a[0] * o for a, o in zip(advantages, own, strict=True) if len(a)) / len(own)
+        real = [i for i, a in enumerate(advantages) if len(a)]
+        loss = -sum(advantages[i][0] * own[i] for i in real) / mean_over
         self.optimizer.zero_grad()
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.version += 1
-        return {"loss": float(loss), "grad_norm": float(norm), "mfu": 0.0}
+        return float(loss), float(norm), len(real)
 
     def state(self, state=None):
         """The parameters and moments; or take them over."""
@@ -150,9 +159,16 @@ class Actor:
         return tq.kv_batch_put(keys=batch.keys, partition_id=batch.partition_id, fields=fields)
 
     def update_actor(self, batch):
-        return {
-            "metrics": ray.get(self.policy.update.remote(*self._get(batch, "input_ids", "responses", "advantages")))
-        }
+        info, data = batch.extra_info, self._get(batch, "input_ids", "responses", "advantages")
+        sizes = info["mini_batch_size"], info["global_batch_size"], info["epochs"]
+        metrics = ray.get(self.policy.update.remote(*data, *sizes))
+        self.passes = {"passes": metrics.pop("rows"), "mean_over": sizes[1]}
+        return {"metrics": metrics}
+
+    def save_model_to_cpu(self, *_) -> None:
+        """Of decoupled PPO, which this actor does not do."""
+
+    restore_model_from_cpu = clear_cpu_model = save_model_to_cpu
 
     def save_checkpoint(self, path, *_, **__) -> None:
         os.makedirs(path, exist_ok=True)
@@ -177,31 +193,40 @@ def on_cpu(trainer_class):
             self._init_tokenizer()
             self._init_dataloader()
             self._init_dump_executor()
-            self.policy = Policy.options(max_concurrency=10_000).remote(float(self.config.lab.learning_rate))
+            lab = self.config.lab
+            self.policy = Policy.options(max_concurrency=10_000).remote(float(lab.learning_rate), float(lab.tail))
             self.actor_rollout_wg = Actor(self.policy)
             self.ref_in_actor = False
             self.reward_loop_manager = RewardLoopManager(config=self.config)
             self.teacher_model_manager = self.distillation_config = None
-            self.checkpoint_manager = Nothing()
+            self.checkpoint_manager = self.standalone_checkpoint_manager = Nothing()
             self.llm_server_manager = None
+            self.current_mode = "trainer"  # of separate_async: rollouts have machines of their own
+            self.replay_buffer.poll_interval = 0.2
             self.resource_pool_manager = SimpleNamespace(get_n_gpus=lambda: 1)
             self._load_checkpoint()
 
         def get_llm_client(self):
             return Client(self.config, self.policy)
 
+        def on_step_begin(self):
+            super().on_step_begin()
+            self._kill("idle", lambda: self.agent_loop_manager.agent_loop_workers)
+
         def on_sample_begin(self):
             super().on_sample_begin()
-            kind, step = self.config.lab.kill, self.config.lab.kill_at
-            if kind and self.global_steps == step:
-                workers = {
-                    "agent": lambda: self.agent_loop_manager.agent_loop_workers,
-                    "reward": lambda: self.reward_loop_manager.reward_loop_workers,
-                }[kind]()
-                ray.kill(workers[0])
+            self._kill("agent", lambda: self.agent_loop_manager.agent_loop_workers)
+            self._kill("reward", lambda: self.reward_loop_manager.reward_loop_workers)
 
-        def _compute_advantage(self, batch, metrics):
-            batch = super()._compute_advantage(batch, metrics)
+        def _kill(self, kind, workers):
+            if self.config.lab.kill == kind and self.global_steps == self.config.lab.kill_at:
+                ray.kill(workers()[0])
+
+        def _get_n_gpus_for_throughput(self):
+            return 1
+
+        def _update_actor(self, batch, metrics):
+            batch = super()._update_actor(batch, metrics)
             fields = ["advantages", "rm_scores"]
             data = tq.kv_batch_get(keys=batch.keys, partition_id=batch.partition_id, select_fields=fields)
             first = [row[0].item() if len(row) else 0.0 for row in data["advantages"].unbind()]
@@ -209,7 +234,7 @@ def on_cpu(trainer_class):
             padding = [bool(tag.get("is_padding", False)) for tag in batch.tags]
             row = {"step": self.global_steps, "keys": batch.keys, "padding": padding, "advantages": first}
             with open(Path(self.config.trainer.default_local_dir) / "steps.jsonl", "a") as file:
-                file.write(json.dumps({**row, "rewards": rewards}) + "\n")
+                file.write(json.dumps({**row, "rewards": rewards, **self.actor_rollout_wg.passes}) + "\n")
             return batch
 
     return LabTrainer
@@ -236,7 +261,7 @@ def prepare(out: Path) -> None:
         ).to_parquet(out / f"{split}.parquet")
 
 
-def config_for(out: Path, steps: int, overrides: list[str]):
+def overrides_for(out: Path, steps: int, more: list[str]) -> list[str]:
     """verl's configuration of a run on two cores."""
     given = {
         "data.train_files": out / "pool.parquet",
@@ -250,11 +275,13 @@ def config_for(out: Path, steps: int, overrides: list[str]):
         "actor_rollout_ref.rollout.name": "vllm",
         "actor_rollout_ref.rollout.n": MEAN,
         "actor_rollout_ref.rollout.tensor_model_parallel_size": 1,
+        "actor_rollout_ref.rollout.log_prob_micro_batch_size_per_gpu": 2,
         "actor_rollout_ref.rollout.agent.num_workers": 2,
-        "actor_rollout_ref.actor.ppo_mini_batch_size": PROMPTS,
-        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 8,
+        "actor_rollout_ref.actor.ppo_mini_batch_size": PROMPTS // 2,
+        "actor_rollout_ref.actor.ppo_micro_batch_size_per_gpu": 2,
+        "actor_rollout_ref.actor.loss_agg_mode": "seq-mean-token-sum",
         "reward.num_workers": 1,
-        "reward.custom_reward_function.path": FILE,
+        "reward.custom_reward_function.path": FILE.with_name("lab_reward.py"),
         "trainer.device": "cpu",
         "trainer.n_gpus_per_node": 1,
         "trainer.nnodes": 1,
@@ -265,42 +292,22 @@ def config_for(out: Path, steps: int, overrides: list[str]):
         "trainer.test_freq": -1,
         "trainer.save_freq": -1,
         "trainer.val_before_train": False,
-        "trainer.v1.trainer_mode": "allotment_sync",
+        "trainer.v1.trainer_mode": "lab_allotment_sync",
         "algorithm.adv_estimator": "allotment_rloo",
         "transfer_queue.backend.SimpleStorage.num_data_storage_units": 1,
+        "ray_kwargs.ray_init.num_cpus": 16,
+        "+ray_kwargs.ray_init.include_dashboard": False,
         "+lab.learning_rate": 1e-4,
         "+lab.kill": "null",
         "+lab.kill_at": 0,
+        "+lab.tail": 0.0,
     }
-    with initialize_config_module("verl.trainer.config", version_base=None):
-        return compose("ppo_trainer", [*(f"{key}={value}" for key, value in given.items()), *overrides])
+    return [*(f"{key}={value}" for key, value in given.items()), *more]
 
 
-def run(config) -> None:
-    """What verl's ``TaskRunnerV1.run`` does, with the engines replaced."""
-    from verl.experimental.reward_loop import migrate_legacy_reward_impl
-
-    config = migrate_legacy_reward_impl(config) if "reward_model" in config else config
-    config.transfer_queue.enable = True
-    OmegaConf.resolve(config)
-    environment = {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "TRANSFER_QUEUE_ENABLE": "1"}
-    ray.init("local", num_cpus=16, include_dashboard=False, runtime_env={"env_vars": environment}, log_to_driver=False)
-    tq.init(config.transfer_queue)
-    try:
-        trainer = on_cpu(get_trainer_cls(config.trainer.v1.trainer_mode))(config)
-        trainer.replay_buffer.poll_interval = 0.2
-        trainer.init()
-        name = config.actor_rollout_ref.rollout.agent.get("agent_loop_manager_class")
-        manager = load_class_from_fqn(name, "AgentLoopManager").create(
-            config=config,
-            llm_client=trainer.get_llm_client(),
-            teacher_client=trainer.get_teacher_client(),
-            reward_loop_worker_handles=trainer.get_reward_handles(),
-        )
-        trainer.fit(manager)
-    finally:
-        tq.close()
-        ray.shutdown()
+for _name in list(TRAINER_REGISTRY):
+    if not _name.startswith("lab_"):
+        register_trainer(f"lab_{_name}")(on_cpu(get_trainer_cls(_name)))
 
 
 if __name__ == "__main__":
@@ -311,4 +318,7 @@ if __name__ == "__main__":
     if not (arguments.out / "model").exists():
         prepare(arguments.out)
     os.environ.setdefault("VERL_FILE_LOGGER_PATH", str(arguments.out / "metrics.jsonl"))
-    run(config_for(arguments.out.absolute(), arguments.steps, rest))
+    os.environ |= {"OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false", "VERL_USE_EXTERNAL_MODULES": FILE.stem}
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(FILE.parent.absolute()), os.environ.get("PYTHONPATH", "")])
+    overrides = overrides_for(arguments.out.absolute(), arguments.steps, rest)
+    os.execv(sys.executable, [sys.executable, "-m", "verl.trainer.main_ppo", *overrides])

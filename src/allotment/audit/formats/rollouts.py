@@ -131,6 +131,8 @@ class Prompts:
 
 
 IDS = ("prompt_id", "problem_id", "question_id", "task_id", "example_id", "doc_id", "uid", "id", "index", "idx")
+LARGEST = 2**53
+"""Steps are smaller."""
 UID = "uid"
 """Column of verl that names a prompt in its step; in some runs anew at every visit, so that texts must tell."""
 Array = TypeVar("Array", IntArray, FloatArray)
@@ -189,7 +191,8 @@ class Reader:
             row = found_row if self._adapt is None else self._adapt(found_row)
             text = prompt_text(row.get(columns.prompt)) if columns.prompt else None
             key = prompt_id(row.get(columns.id)) if columns.id else text and text_key(text)
-            step = whole(row.get(columns.step)) if columns.step else None
+            step = row.get(columns.step) if columns.step else None
+            step = step if type(step) is int and abs(step) < LARGEST else whole(step)
             step = named_step if step is None else step
             if key is None:
                 left_out.add("row without a prompt", path, place)

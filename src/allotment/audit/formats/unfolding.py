@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from allotment.audit.formats.base import Columns, completion_length, number, reward, whole
 
@@ -12,27 +12,24 @@ MOST = 100_000
 """More rollouts of one row are taken for damage."""
 
 
-class Rollout(NamedTuple):
-    """What a row says of one rollout."""
-
-    reward: float | None
-    """None where it says nothing that is a reward."""
-    length: float
-    """NaN where it is not known."""
+Rollout = tuple[float | None, float]
+"""Reward of a rollout, None where the row says nothing that is one; and its length, NaN where it is not known."""
 
 
 def rollouts(row: Mapping[str, Any], columns: Columns) -> Sequence[Rollout]:
     """The rollouts of a row; none where it is no row of a log."""
+    value = row.get(columns.reward or "")
+    if type(value) is float and columns.rollouts is None and columns.trials is None:  # nearly all of most logs
+        return ((value if math.isfinite(value) else None, _length(row, columns)),)
     if columns.rollouts is not None:
         inner = row.get(columns.rollouts)
         tables = [item for item in inner if isinstance(item, Mapping)] if isinstance(inner, Sequence) else []
-        return [Rollout(reward(item.get(columns.reward or "")), _length(item, columns)) for item in tables]
-    value = row.get(columns.reward or "")
+        return [(reward(item.get(columns.reward or "")), _length(item, columns)) for item in tables]
     if columns.trials is not None:
         return _counted(value, row.get(columns.trials))
     if isinstance(value, list | tuple):
         return _listed(value, row, columns)
-    return (Rollout(reward(value), _length(row, columns)),)
+    return ((reward(value), _length(row, columns)),)
 
 
 def _listed(values: Sequence[Any], row: Mapping[str, Any], columns: Columns) -> list[Rollout]:
@@ -42,7 +39,7 @@ def _listed(values: Sequence[Any], row: Mapping[str, Any], columns: Columns) -> 
         given = row.get(name) if name is not None else None
         if isinstance(given, list | tuple) and len(given) == len(values):
             lengths = [measure(item) for item in given]
-    return [Rollout(reward(value), length) for value, length in zip(values, lengths, strict=True)]
+    return [(reward(value), length) for value, length in zip(values, lengths, strict=True)]
 
 
 def _counted(value: Any, trials: Any) -> list[Rollout]:
@@ -54,7 +51,7 @@ def _counted(value: Any, trials: Any) -> list[Rollout]:
     successes = found * n if is_share else found
     if not (0 <= successes <= n) or abs(successes - round(successes)) > 0.01 * max(1, math.sqrt(n)):
         return []
-    return [Rollout(float(i < round(successes)), math.nan) for i in range(n)]
+    return [(float(i < round(successes)), math.nan) for i in range(n)]
 
 
 def _length(row: Mapping[str, Any], columns: Columns) -> float:

@@ -120,9 +120,11 @@ class AllotmentTrainerMixin(_Trainer):
         """[N] twice, what the planner is told of each rollout, and its response tokens."""
         fields = ["rm_scores", "response_mask", "extra_fields"]
         data = tq.kv_batch_get(keys=keys, partition_id=partition, select_fields=fields)
-        extras = data["extra_fields"].tolist() if "extra_fields" in data else []
+        extras = data["extra_fields"] if "extra_fields" in data.keys() else []  # noqa: SIM118 (a TensorDict)
         scores_N = data["rm_scores"].sum(dim=1).double().numpy()
-        told_N = told_rewards(scores_N, extras, current_session().success_key)
+        told_N = told_rewards(
+            scores_N, [getattr(extra, "data", extra) for extra in extras], current_session().success_key
+        )
         return told_N, data["response_mask"].sum(dim=1).numpy()
 
     def _save_checkpoint(self) -> None:

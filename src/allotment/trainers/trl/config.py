@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
 import tyro
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from allotment.config import EstimatorName, JSONObject, ObjectiveName, RunConfig
 from allotment.integrations.capabilities import TRL
@@ -41,10 +41,24 @@ class TRLTrainConfig(RunConfig):
     on-policy-dpo two for each pair, and an optimiser step is on half as many pairs as the budget has rollouts."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """Of the computation; auto is bfloat16 on a GPU that has it, else float32."""
-    verifier: Verifier | None = None
-    """How a completion is judged; reasoning-gym's own for its tasks, exact match for files."""
+    verifier: tuple[Verifier, ...] = ()
+    """How a completion is judged, by one or several; by default reasoning-gym's own for its tasks, exact match for
+    files, and none beside --reward."""
     extract: Rule | None = None
-    """Where the answer stands in a completion; see docs/tasks.md."""
+    """Where the answer stands in a completion, for all verifiers; see docs/tasks.md."""
+    reward: tuple[str, ...] = ()
+    """Reward functions of your own, module:function or path/to/file.py:function, called as TRL's are; beside verifiers
+    only where --verifier names some."""
+    reward_weights: tuple[float, ...] = ()
+    """Weight of each in the reward, verifiers first; 1 each by default."""
+    reward_columns: tuple[str, ...] = ()
+    """Further columns of a file, which reward functions get by name."""
+    success_reward: str | None = None
+    """Name of the function whose value the planner is told and evaluations report, 1 for a success and 0 else; by
+    default the first verifier, and the weighted sum where there is none."""
+    lora: JSONObject | None = None
+    """Train LoRA adapters with these settings of peft's LoraConfig, such as '{"r": 8}'; model/ then holds the adapter
+    alone."""
     prompt_column: str = "prompt"
     """Column of the prompts in a file."""
     answer_column: str = "answer"
@@ -69,6 +83,12 @@ class TRLTrainConfig(RunConfig):
     trl: JSONObject = Field(default_factory=dict)
     """Further settings of TRL's configuration class, such as '{"beta": 0.01, "temperature": 0.8}'."""
 
+    @field_validator("verifier", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        """Earlier versions had one, or None."""
+        return () if value is None else (value,) if isinstance(value, str) else value
+
     @model_validator(mode="after")
     def _can_be_carried_out(self) -> Self:
         check_objective_names(self.objective, TRL)
@@ -81,6 +101,8 @@ class TRLTrainConfig(RunConfig):
             raise ValueError(
                 f"no selector beside on-policy-dpo, whose pairs are made of every rollout, got {self.select}"
             )
+        if self.prefers and (self.reward_weights or self.success_reward):
+            raise ValueError("no reward_weights or success_reward beside on-policy-dpo, whose reward is the plain sum")
         if self.updates > 1 and not self.prefers:
             raise ValueError(f"more than one of updates only with the objective on-policy-dpo, got {self.updates}")
         return self

@@ -31,8 +31,15 @@ COUNTS = ("budget", "min_count", "max_count", "zero_count", "unscored", "tokens"
 class MetricsLines(TrainerCallback):
     """Writes ``metrics.jsonl`` and ``timing.jsonl`` from what TRL logs; a step's line waits for its evaluation."""
 
-    def __init__(self, config: TRLTrainConfig, directory: RunDirectory, on_step: OnStep) -> None:
-        self._config, self._directory, self._on_step = config, directory, on_step
+    def __init__(
+        self,
+        config: TRLTrainConfig,
+        directory: RunDirectory,
+        on_step: OnStep,
+        reported: Callable[[str, dict[str, Any]], Any],
+    ) -> None:
+        """``reported``: the success in an evaluation's log, given what was evaluated."""
+        self._config, self._directory, self._on_step, self._reported = config, directory, on_step, reported
         self._row: dict[str, Any] = {}
         self._tokens = 0
 
@@ -62,7 +69,7 @@ class MetricsLines(TrainerCallback):
                 self._write()
         for name in EVALUATED:
             if f"eval_{name}_reward" in logs or f"eval_{name}_runtime" in logs:
-                self._row[f"{name}_success"] = logs.get(f"eval_{name}_reward", logs.get("eval_reward"))
+                self._row[f"{name}_success"] = self._reported(name, logs)
                 if name == EVALUATED[-1]:
                     self._write()
 

@@ -20,8 +20,9 @@ from allotment.integrations.trl.preferences import AllotmentDPOConfig, Allotment
 from allotment.integrations.trl.trainer import AllotmentGRPOTrainer, AllotmentRLOOTrainer
 from allotment.run_logs.directory import RunDirectory
 from allotment.tasks.datasets import Row, format_rows, load_rows, split_held_out
-from allotment.tasks.rewards import make_reward
 from allotment.trainers.trl.config import TRLTrainConfig
+from allotment.trainers.trl.judging import judging_of
+from allotment.trainers.trl.lora import check_fits, lora_config
 from allotment.trainers.trl.metrics_lines import MetricsLines, OnStep
 
 KINDS: dict[str, tuple[Any, Any]] = {
@@ -45,18 +46,22 @@ class TRLRun:
         disable_progress_bar()  # type: ignore[no-untyped-call] # of loading and saving
         torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
         self.config = config
-        arguments = trl_arguments(config, out)
+        adapter = lora_config(config.lora)
         pool, held_out = _rows(config)
-        self._verifier = make_reward(config.verifier, source=config.dataset, rule=config.extract)
+        self._judging = judging_of(config, pool)
+        arguments = trl_arguments(config, out, self._judging.success)
         evaluated = {"pool": pool[: len(held_out)], "held_out": held_out}
         try:
+            if config.lora is not None:
+                check_fits(adapter, config.model, config.lora)
             self.trainer: Any = _kind(config)[0](
                 model=config.model,
-                reward_funcs=[self._verifier],
+                reward_funcs=list(self._judging.functions),
                 args=arguments,
                 train_dataset=Dataset.from_list(pool),
                 eval_dataset={name: Dataset.from_list(rows) for name, rows in evaluated.items()},
                 processing_class=AutoTokenizer.from_pretrained(config.model, padding_side="left"),
+                **({} if adapter is None else {"peft_config": adapter}),
             )
         except OSError as error:
             raise ConfigError(
@@ -73,11 +78,11 @@ class TRLRun:
         checkpoint = _last_whole_checkpoint(directory.path)
         self.trainer.args.eval_on_start = checkpoint is None
         if self.trainer.accelerator.is_main_process:
-            self.trainer.add_callback(MetricsLines(self.config, directory, on_step))
+            self.trainer.add_callback(MetricsLines(self.config, directory, on_step, self._judging.reported))
         try:
             self.trainer.train(resume_from_checkpoint=checkpoint)
         finally:
-            self._verifier.close()
+            self._judging.close()
         self.trainer.save_model(str(directory.path / "model"))
 
 
@@ -96,6 +101,8 @@ def _rows(config: TRLTrainConfig) -> tuple[list[Row], list[Row]]:
         prompt_column=config.prompt_column,
         answer_column=config.answer_column,
         id_column=config.prompt_id_column,
+        further_columns=config.reward_columns,
+        needs_answer=bool(config.verifier) or not config.reward,
     )
     rows = format_rows(rows, system_prompt=config.system_prompt, suffix=config.prompt_suffix, chat=config.chat)
     return split_held_out(rows, config.held_out)
@@ -111,8 +118,8 @@ def _estimator(config: TRLTrainConfig) -> dict[str, str]:
     return {"estimator": "shrinkage"} if config.priced == "shrinkage" else {}
 
 
-def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
-    """TRL's configuration for a run.
+def trl_arguments(config: TRLTrainConfig, out: Path, success: str | None = None) -> Any:
+    """TRL's configuration for a run; ``success``: name of the reward function that says what a success is.
 
     Raises:
         ConfigError: a setting in ``config.trl`` does not exist or has a flag of its own, or ``micro_batch`` does not
@@ -148,6 +155,10 @@ def trl_arguments(config: TRLTrainConfig, out: Path) -> Any:
         own["planner_kwargs"]["estimator"] = config.priced
     else:
         own |= {"select": config.select, "select_kwargs": config.select_settings or None}
+    if config.reward_weights:
+        own["reward_weights"] = list(config.reward_weights)
+    if success is not None:
+        own["success_reward"] = success
     defaults: dict[str, Any] = {
         "lr_scheduler_type": "constant",
         "save_total_limit": 2,

@@ -27,6 +27,7 @@ def _texts(config: TRLTrainConfig) -> dict[str, str]:
         prompt_column=config.prompt_column,
         answer_column=config.answer_column,
         id_column=config.prompt_id_column,
+        needs_answer=bool(config.verifier) or not config.reward,
     )
     return {str(row["prompt_id"]): _plain(row["prompt"]) for row in rows}
 
