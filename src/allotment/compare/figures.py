@@ -12,7 +12,8 @@ import numpy as np
 from allotment.config import RunConfig
 from allotment.errors import ConfigError
 from allotment.registry import TRAINERS
-from allotment.report.data import Arm, Run, read_run
+from allotment.report.data import Arm, read_run
+from allotment.report.run import Run
 from allotment.report.summary import Estimate, Measure, curve
 from allotment.run_logs.directory import saved_config
 from allotment.trainers import trainer_name

@@ -14,7 +14,8 @@ from importlib import import_module
 from pathlib import Path
 
 from allotment.errors import needs_extra
-from allotment.report.data import Arm, Run, Study, read_study
+from allotment.report.data import Arm, Study, read_study
+from allotment.report.run import Run
 from allotment.run_logs.files import write_atomically
 
 __all__ = ["Arm", "Run", "Study", "read_study", "write_report"]

@@ -13,10 +13,11 @@ from allotment.config import RunConfig
 from allotment.errors import RunDirectoryError
 from allotment.registry import PLANNERS
 from allotment.report.run import Row, Run, common_steps
-from allotment.report.trl_runs import PythonRun, read_python_run
+from allotment.report.trl_runs import read_python_run
 from allotment.run_logs.directory import LOGS, saved_config
 from allotment.run_logs.files import read_log
 from allotment.run_logs.trl_folder import is_trl_folder
+
 
 def read_run(path: Path) -> Run:
     """Read one run directory, or the folder of a TRL run from Python; a last line that a kill cut short is left out of
@@ -132,6 +133,8 @@ def read_study(run_directories: Sequence[Path]) -> Study:
     runs: dict[str, Run] = {}
     for run in map(read_run, directories.values()):
         key = setting_key(run.config, BOOKKEEPING - {"seed"})
+        if run.from_python is not None:  # which rewards and data it had is not recorded
+            key += f" {hash(tuple((row['step'], row['prompt_id'], row['successes']) for row in run.rollouts))}"
         kept = max(runs.get(key, run), run, key=lambda each: each.last_step)
         if key in runs:
             left = run if kept is runs[key] else runs[key]

@@ -10,10 +10,11 @@ from typing import Literal
 import numpy as np
 
 from allotment.pricing import get_estimator
-from allotment.report.data import Arm, Run, Study
+from allotment.report.data import Arm, Study
 from allotment.report.judged import GROWTH, claimed
 from allotment.report.panel import Table
 from allotment.report.predictions import Predictions, bins, calibration_error, predictions
+from allotment.report.run import Run, not_recorded
 from allotment.types import FloatArray, IntArray
 
 Verdict = Literal["good", "look", "unknown"]
@@ -83,7 +84,8 @@ def health_table(checks: Sequence[Check]) -> Table:
 
 def _complete(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     """Every step once in each log."""
-    wrong = []
+    wrong: list[str] = []
+    unknown: list[str] = []
     for run in arm.runs:
         counted = Counter(row["step"] for row in run.metrics)
         missing = [step for step in range(run.last_step + 1) if step not in counted]
@@ -95,16 +97,22 @@ def _complete(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
             wrong.append(f"seed {run.config.seed} lacks {len(missing)} steps and repeats {len(repeated)}")
         elif unlogged:
             wrong.append(f"metrics.jsonl and rollouts.jsonl of seed {run.config.seed} differ in {len(unlogged)} steps")
+        elif "steps" in not_recorded(run.config):
+            unknown.append(f"seed {run.config.seed} has {run.last_step} steps, and no file says how many there will be")
         elif not run.finished:
             wrong.append(f"seed {run.config.seed} stopped after {run.last_step} of {run.config.steps} steps")
     if wrong:
         return "look", "; ".join(wrong) + "."
+    if unknown:
+        return "unknown", "; ".join(unknown) + "."
     runs = "its run" if len(arm.runs) == 1 else f"all {len(arm.runs)} runs"
     return "good", f"every step of {runs} stands once in the logs, and the last is reached."
 
 
 def _resumed(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     """Harmless: the steps after the checkpoint are made again, and stand in the logs once."""
+    if any(run.from_python is not None for run in arm.runs):
+        return "unknown", "the folder of a TRL run from Python does not say."
     if not any(run.timing for run in arm.runs):
         return "unknown", "no times are logged, and it would be said there."
     resumed = "; ".join(
@@ -122,8 +130,14 @@ def _budget(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     if not len(spent):
         return "unknown", "no rollouts are logged yet."
     had = f"{spent.min():,} to {spent.max():,}"
+    if "budget" in not_recorded(arm.config):
+        return "unknown", f"no file says its budget; its steps had {had} rollouts."
     if arm.config.planner == "vip-tokens":
         return "unknown", f"its budget is of tokens; its steps had {had} rollouts."
+    is_told = all(run.from_python is None or run.from_python.each_step_logged for run in arm.runs)
+    if spent.min() < budget and spent.max() <= budget and not is_told:
+        few = f"{had} rollouts a step had a reward, of {budget:,}"
+        return "unknown", f"{few}; how many had none is known where TRL logs every step, up to its last checkpoint."
     if wrong := int((spent != budget).sum()):
         return "look", f"{wrong:,} of {len(spent):,} steps spent {had} instead of {budget:,}."
     return "good", f"each of {len(spent):,} steps spent its {budget:,} rollouts exactly."
@@ -147,6 +161,8 @@ def _bounds(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
             counts[number, row["step"], row["prompt_id"]] += row["n"]
     if not counts:
         return "unknown", "no rollouts are logged yet."
+    if "bounds" in not_recorded(arm.config):
+        return "unknown", "no file says them."
     n, lower, upper = np.array(list(counts.values())), arm.config.lower, arm.config.upper
     outside = int(((n < lower) | (n > upper)).sum())
     found = f"{n.min()} to {n.max()}" if n.min() < n.max() else str(n.min())

@@ -22,8 +22,10 @@ from allotment.report.figures import safe
 from allotment.report.health import Check, health_table
 from allotment.report.panel import Card, Table, cell_text
 from allotment.report.predictions import Visits
+from allotment.report.run import not_recorded
 from allotment.report.style import AXIS, FAINT, FONT, GRID, INK, ON_DARK, PLANNERS, looks
-from allotment.report.summary import Estimate, SummaryRow, critical_value, summarise
+from allotment.report.summary import Estimate, Measure, SummaryRow, critical_value, summarise
+from allotment.report.trl_runs import MEASURED
 from allotment.run_logs.files import write_atomically
 from allotment.trainers import trainer_name
 
@@ -154,32 +156,37 @@ def render(study: Study, checks: Sequence[Check], cards: Sequence[Card], prompts
 def facts(study: Study) -> list[tuple[str, str]]:
     """What was run, as (name, value); a setting in which arms differ shows all its values."""
     configs = [run.config for run in study.runs]
+    by_seed = sorted(configs, key=lambda c: c.seed)
 
     def values(what: list[Any]) -> str:
         return ", ".join(map(str, dict.fromkeys(what)))
+
+    def known(name: str, say: Callable[[RunConfig], Any], of: Sequence[RunConfig] = configs) -> str:
+        return values(["not recorded" if name in not_recorded(c) else say(c) for c in of])
 
     per_step = [f"{c.budget} rollouts ({c.prompts_per_step} prompts × {c.rollouts_per_prompt})" for c in configs]
     return [
         ("Runs", str(len(configs))),
         ("Planners", values([arm.config.planner for arm in study.arms])),
-        ("Seeds", values(sorted({c.seed for c in configs}))),
+        ("Seeds", known("seed", lambda c: c.seed, by_seed)),
         ("Task", values([c.task for c in configs])),
-        ("Steps", values([c.steps for c in configs])),
+        ("Steps", known("steps", lambda c: c.steps)),
         ("Budget of a step", values(per_step)),
-        ("Rollouts of a prompt", values([f"{c.lower} to {c.upper}" for c in configs])),
-        ("Estimator", values([c.weighting for c in configs])),
-        ("Learning rate", values([f"{c.learning_rate:g}" for c in configs])),
+        ("Rollouts of a prompt", known("bounds", lambda c: f"{c.lower} to {c.upper}")),
+        ("Estimator", known("estimator", lambda c: c.weighting)),
+        ("Learning rate", known("learning_rate", lambda c: f"{c.learning_rate:g}")),
     ]
 
 
 def measured(study: Study) -> str:
     """How the runs' success was measured."""
-    return " or ".join(dict.fromkeys(TRAINERS[trainer_name(run.config)].measured for run in study.runs))
+    ways = [MEASURED if run.from_python else TRAINERS[trainer_name(run.config)].measured for run in study.runs]
+    return " or ".join(dict.fromkeys(ways))
 
 
 def notices(study: Study) -> list[str]:
     """What a reader must know before believing the numbers."""
-    found = list(study.repeated)
+    found = [*study.repeated, *(note for run in study.runs if run.from_python for note in run.from_python.notes)]
     if study.differing:
         what = "; ".join(
             f"{name.replace('_', ' ')} ({_unless_named(values)})" for name, values in study.differing.items()
@@ -206,8 +213,12 @@ def notices(study: Study) -> list[str]:
 
 def finding(row: SummaryRow) -> str:
     """One sentence about an arm's held-out success."""
-    success, difference = row.success["held_out_success"], row.difference["held_out_success"]
-    text = f"held-out success {estimate(success)} after {row.step} of {row.arm.config.steps} steps"
+    held_out = row.success["held_out_success"]
+    measure: Measure = "pool_success" if held_out is None else "held_out_success"
+    success, difference = row.success[measure], row.difference[measure]
+    of = "" if "steps" in not_recorded(row.arm.config) else f" of {row.arm.config.steps}"
+    what = "success on the pool" if held_out is None else "held-out success"
+    text = f"{what} {estimate(success)} after {row.step}{of} steps"
     if row.arm.is_uniform:
         return f"{text}."
     if difference is None:
@@ -232,9 +243,9 @@ def between(ends: tuple[int, int]) -> str:
     return str(ends[0]) if ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
-def estimate(value: Estimate) -> str:
+def estimate(value: Estimate | None) -> str:
     """A probability with its standard error, if it has one."""
-    return f"{value.mean:.3f}" + _error(value, digits=3)
+    return "–" if value is None else f"{value.mean:.3f}" + _error(value, digits=3)
 
 
 def signed(value: Estimate) -> str:

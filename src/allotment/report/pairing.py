@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from allotment.report.data import BOOKKEEPING, METHOD, Arm, Run, Study, setting_key
+from allotment.report.data import BOOKKEEPING, METHOD, Arm, Study, setting_key
+from allotment.report.run import Run, not_recorded
 
 
 @dataclass(frozen=True)
@@ -23,12 +24,15 @@ class Reference:
 
     def partner(self, run: Run, step: int) -> Run | None:
         """The uniform run of the same seed that was evaluated at ``step``."""
-        found = (r for r in self.runs if r.config.seed == run.config.seed and step in r.evaluations)
+        seed = run.config.seed
+        found = (r for r in self.runs if r.config.seed == seed and step in r.evaluations and _same_draws(run, r))
         return next(found, None)
 
 
 def reference_of(arm: Arm, study: Study) -> Reference:
     """What an arm is compared with: uniform at the arm's learning rate, else at the only other rate there is."""
+    if unknown := [name for name in ("planner", "seed", "learning_rate") if name in not_recorded(arm.config)]:
+        return Reference(missing=f"since no file says its {', '.join(unknown).replace('_', ' ')}")
     own, key = arm.config.learning_rate, _compared(arm.runs[0])
     runs = [run for run in study.runs if _is_plain_uniform(run) and _compared(run) == key]
     rates = sorted({run.config.learning_rate for run in runs})
@@ -47,5 +51,14 @@ def _is_plain_uniform(run: Run) -> bool:
 
 
 def _compared(run: Run) -> str:
-    """What must be equal in a pair. Not the number of steps: the learning rate is constant, so a step is a step."""
-    return setting_key(run.config, BOOKKEEPING | METHOD | {"steps", "learning_rate"})
+    """What must be equal in a pair. Not the number of steps where the learning rate is constant: a step is a step."""
+    is_constant = getattr(run.config, "is_constant", True)
+    return setting_key(run.config, BOOKKEEPING | METHOD | {"learning_rate"} | ({"steps"} if is_constant else set()))
+
+
+def _same_draws(run: Run, other: Run) -> bool:
+    """Whether both drew the same prompts at first: in runs from Python the recorded seed is the planner's alone."""
+    if run.from_python is None and other.from_python is None:
+        return True
+    first, second = ({row["prompt_id"] for row in r.rollouts if row["step"] == 1} for r in (run, other))
+    return first <= second or second <= first

@@ -13,7 +13,8 @@ from scipy.special import gammaln, xlog1py, xlogy
 
 from allotment.audit.figures import BINS, bin_numbers, unbiased_variance
 from allotment.pricing import get_estimator
-from allotment.report.data import Arm, Row
+from allotment.report.data import Arm
+from allotment.report.run import Row
 from allotment.types import FloatArray, IntArray
 
 WILSON_Z = 1.959963984540054

@@ -9,8 +9,9 @@ from typing import Literal
 import numpy as np
 from scipy.special import stdtrit
 
-from allotment.report.data import Arm, Run, Study, common_steps
+from allotment.report.data import Arm, Study
 from allotment.report.pairing import Reference, reference_of
+from allotment.report.run import Run, common_steps
 from allotment.types import FloatArray
 
 Measure = Literal["pool_success", "held_out_success"]
@@ -60,8 +61,10 @@ class SummaryRow:
 
     arm: Arm
     step: int
-    success: dict[Measure, Estimate]
-    """Exact success probability, mean over prompts, then over runs."""
+    seeds: int
+    """Runs that its means are taken over."""
+    success: dict[Measure, Estimate | None]
+    """Exact success probability, mean over prompts, then over runs; None where it was not evaluated."""
     difference: dict[Measure, Estimate | None]
     """To uniform, over pairs of runs of equal seed, settings and step; None without a pair, and for uniform itself."""
     reference: Reference
@@ -104,7 +107,7 @@ def summarise(study: Study) -> list[SummaryRow]:
 def curve(arm: Arm, axis: Axis, measure: Measure, runs: Sequence[Run] | None = None) -> Curve:
     """The mean curve over ``runs`` (those counted, if None), at the steps at which all were evaluated."""
     chosen = arm.counted if runs is None else runs
-    steps = common_steps(chosen)
+    steps = common_steps(chosen, measure)
     x_RE = np.array([[run.spent(axis, step) for step in steps] for run in chosen], dtype=np.float64)
     y_RE = np.array([[run.evaluations[step][measure] for step in steps] for run in chosen], dtype=np.float64)
     if not steps:
@@ -122,7 +125,8 @@ def _row(arm: Arm, step: int, reference: Reference) -> SummaryRow:
     return SummaryRow(
         arm=arm,
         step=step,
-        success={m: Estimate.of([row[m] for row in last]) for m in measures},
+        seeds=len(runs),
+        success={m: Estimate.of([row[m] for row in last]) if all(m in row for row in last) else None for m in measures},
         difference={m: None if arm.is_uniform else _paired(runs, step, m, reference) for m in measures},
         reference=reference,
         rollouts=float(np.mean([row["rollouts_total"] for row in last])),
@@ -136,7 +140,8 @@ def _row(arm: Arm, step: int, reference: Reference) -> SummaryRow:
 def _paired(runs: Sequence[Run], step: int, measure: Measure, reference: Reference) -> Estimate | None:
     """The mean of (run - uniform) over seeds that both have, at ``step``."""
     pairs = [(run, uniform) for run in runs if (uniform := reference.partner(run, step)) is not None]
-    differences = [run.evaluations[step][measure] - uniform.evaluations[step][measure] for run, uniform in pairs]
+    values = [(run.evaluations[step].get(measure), uniform.evaluations[step].get(measure)) for run, uniform in pairs]
+    differences = [own - other for own, other in values if own is not None and other is not None]
     return Estimate.of(differences) if differences else None
 
 
