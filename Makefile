@@ -32,7 +32,7 @@ test-trl:
 # The adapter for verl, in an environment of its own: 2 GB; 40 minutes on two cores that others use too.
 VERL := .venv-verl
 test-verl: $(VERL)/installed
-	$(VERL)/bin/python -W ignore -m pytest tests/integrations/verl
+	$(VERL)/bin/python -m pytest tests/integrations/verl
 
 $(VERL)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VERL)
