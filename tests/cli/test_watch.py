@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import time
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from allotment.cli import watch
+from allotment.cli import tails, watch
 from allotment.cli.main import main
 
 CONFIG = {"steps": 3, "planner": "vip", "regime": "short", "seed": 4}
@@ -29,10 +30,10 @@ def write(run, rows, end="\n"):
 
 
 def shown(run, now=None):
-    tail = watch.MetricsTail(run)
+    tail = tails.tail_of(run)
     tail.read()
     console = Console(file=io.StringIO(), width=120)
-    console.print(watch.view(run, tail.rows, time.time() if now is None else now))
+    console.print(watch.view(run, tail, time.time() if now is None else now))
     return console.file.getvalue()
 
 
@@ -52,7 +53,7 @@ def test_a_run_that_has_stopped_or_finished(run):
 
 
 def test_lines_are_read_once_and_anew_after_a_cut(run):
-    tail = watch.MetricsTail(run)
+    tail = tails.tail_of(run)
     tail.read()
     with open(run / "metrics.jsonl", "a") as file:
         file.write('{"step": 2}\nnot JSON\n{"step": 3, "lo')
@@ -82,6 +83,58 @@ def test_no_configuration_and_no_times(tmp_path):
 def test_no_run(tmp_path, capsys):
     assert main(["watch", str(tmp_path)]) == 2
     assert "no run to watch" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def trl_run(tmp_path_factory):
+    """A folder as a TRL run from Python leaves it: four steps, a checkpoint after the second."""
+    run = tmp_path_factory.mktemp("trl")
+    rows = [
+        {"prompt_id": p, "step": step, "round": 0, "n": n, "successes": 2, "tokens": 10, "predicted_mean": 0.5}
+        for step in (1, 2, 3, 4)
+        for p, n in (("a", 3), ("b", 5))
+    ]
+    (run / "rollouts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    logged = [{"step": step, "loss": 0.5 * step, "step_time": 2.0, "allotment/unscored": 0.0} for step in (1, 2)]
+    history = [*logged, {"step": 2, "eval_reward": 0.75, "eval_other_reward": 0.25}]
+    save_checkpoint(run, 2, history)
+    return run
+
+
+def save_checkpoint(run, step, history):
+    (run / f"checkpoint-{step}").mkdir(exist_ok=True)
+    state = {"global_step": step, "max_steps": 6, "log_history": history}
+    (run / f"checkpoint-{step}" / "trainer_state.json").write_text(json.dumps(state))
+
+
+def test_a_trl_run_from_python(trl_run, capsys):
+    assert main(["watch", str(trl_run), "--once"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "step 4 of 6, 2 s a step, 4 s left; last line" in said
+    for figure in ("rollouts_total 32", "min_count 3", "success 0.533333", "loss 1 ", "eval_reward 0.75"):
+        assert figure in said, figure
+
+
+def test_a_trl_run_is_read_as_it_grows(trl_run, tmp_path):
+    run = shutil.copytree(trl_run, tmp_path / "run")
+    tail = tails.tail_of(run)
+    tail.read()
+    assert (tail.rows[-1]["step"], watch.is_finished(tail)) == (4, False)
+    with open(run / "rollouts.jsonl", "a") as file:
+        file.write('{"prompt_id": "a", "step": 5, "n": 8, "successes": 1, "tokens": 9}\n{"prompt_id": "b", "st')
+    tail.read()
+    assert tail.rows[-1]["rollouts_total"] == 40
+    with open(run / "rollouts.jsonl", "a") as file:
+        file.write('ep": 6, "n": 8, "successes": 1, "tokens": 9}\n')
+    save_checkpoint(run, 6, [{"step": 6, "eval_reward": 1.0}])
+    tail.read()
+    assert (tail.rows[-1]["eval_reward"], watch.is_finished(tail)) == (1.0, True)
+
+
+def test_a_trl_run_before_its_first_checkpoint(trl_run, tmp_path):
+    run = shutil.copytree(trl_run, tmp_path / "run")
+    shutil.rmtree(run / "checkpoint-2")
+    assert "step 4; last line" in shown(run)
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200))

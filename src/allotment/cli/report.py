@@ -14,7 +14,7 @@ class Report:
     """Write a self-contained HTML page about one or more runs."""
 
     runs: Annotated[tuple[Path, ...], tyro.conf.Positional, tyro.conf.arg(metavar="RUN_DIR...")]
-    """Run directories, as allotment train leaves them; at least one."""
+    """Run directories, as allotment train leaves them, or output_dir of TRL runs from Python; at least one."""
     out: Path = Path("report.html")
     """HTML file to write, or a folder, which gets a report.html."""
     json: Annotated[Path | None, tyro.conf.arg(metavar="FILE")] = None

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import time
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import tyro
@@ -19,12 +17,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from allotment.errors import RunDirectoryError
-from allotment.run_logs.files import whole_lines
+from allotment.cli.tails import RECENT, Row, Tail, tail_of
 
-Row = dict[str, Any]
-RECENT = 20
-"""Steps that a recent mean is over."""
 BARS = "▁▂▃▄▅▆▇█"
 WIDTH = 24
 """Characters of a sparkline."""
@@ -35,7 +29,7 @@ class Watch:
     """Show a run while it goes on: progress, newest figures, their course. Ends when the run does."""
 
     run_directory: Annotated[Path, tyro.conf.Positional]
-    """Folder with metrics.jsonl; it may lie on a mounted disk."""
+    """Folder with metrics.jsonl, or output_dir of a TRL run from Python; it may lie on a mounted disk."""
     refresh: float = 1.0
     """Seconds between looks."""
     once: bool = False
@@ -43,60 +37,31 @@ class Watch:
 
     def run(self) -> None:
         """Look until the run has finished."""
-        log, console = MetricsTail(self.run_directory), Console()
+        log, console = tail_of(self.run_directory), Console()
         log.read()
         if self.once or not console.is_terminal:
-            console.print(view(self.run_directory, log.rows, time.time()))
+            console.print(view(self.run_directory, log, time.time()))
             return
-        with Live(view(self.run_directory, log.rows, time.time()), console=console, auto_refresh=False) as live:
-            while not is_finished(self.run_directory, log.rows):
+        with Live(view(self.run_directory, log, time.time()), console=console, auto_refresh=False) as live:
+            while not is_finished(log):
                 time.sleep(self.refresh)
                 log.read()
-                live.update(view(self.run_directory, log.rows, time.time()), refresh=True)
+                live.update(view(self.run_directory, log, time.time()), refresh=True)
 
 
-class MetricsTail:
-    """The whole lines of ``metrics.jsonl``, each read once; all anew where the file was cut back by a resumed run.
-    Raises RunDirectoryError: there is no such file.
-    """
-
-    def __init__(self, run: Path) -> None:
-        self.path = run / "metrics.jsonl"
-        self.rows: list[Row] = []
-        self._read = 0
-        if not self.path.exists():
-            raise RunDirectoryError(
-                "there is no run to watch",
-                got=run,
-                allowed="a folder with metrics.jsonl",
-                fix="check the path; a run writes its first line when its first evaluation is done",
-            )
-
-    def read(self) -> None:
-        """Take in what was added; lines that are no JSON objects are ignored."""
-        if self.path.stat().st_size < self._read:
-            self.rows, self._read = [], 0
-        for line in whole_lines(self.path, self._read):
-            self._read += len(line)
-            try:
-                row = json.loads(line)
-            except ValueError:
-                continue
-            if isinstance(row, dict) and isinstance(row.get("step"), int):
-                self.rows.append(row)
-
-
-def view(run: Path, rows: Sequence[Row], now: float) -> Group:
+def view(run: Path, log: Tail, now: float) -> Group:
     """What is shown of a run: where it stands, and a line for each figure with its recent mean and course."""
-    settings = _settings(run)
+    settings, rows = log.settings(), log.rows
     step, steps = (rows[-1]["step"] if rows else 0), settings.get("steps")
     title = " · ".join(str(settings[name]) for name in ("planner", "regime", "model") if settings.get(name))
     head = Text.assemble((str(run), "bold"), f"  {title}", f"  seed {settings['seed']}" if "seed" in settings else "")
     if not steps:
-        return Group(head, Text(f"step {step}; {_age(run, rows, now)}"), figures_table(rows))
+        return Group(head, Text(f"step {step}; {_age(log, now)}"), figures_table(rows))
     place = Table.grid(padding=(0, 2))
-    standing = f"step {step} of {steps}, {_pace(run, step, steps)}; {_age(run, rows, now)}"
-    place.add_row(ProgressBar(total=steps, completed=step, width=20), standing)
+    place.add_row(
+        ProgressBar(total=steps, completed=step, width=20),
+        f"step {step} of {steps}, {_pace(log.seconds(), steps - step)}; {_age(log, now)}",
+    )
     return Group(head, place, figures_table(rows))
 
 
@@ -124,34 +89,23 @@ def sparkline(values: Sequence[float]) -> str:
     return "".join(BARS[round(height * (len(BARS) - 1))] for height in heights)
 
 
-def is_finished(run: Path, rows: Sequence[Row]) -> bool:
-    """Whether the last configured step is there; never where there is no configuration."""
-    steps = _settings(run).get("steps")
-    return steps is not None and bool(rows) and rows[-1]["step"] >= steps
+def is_finished(log: Tail) -> bool:
+    """Whether the last step is there; never where nothing says which it is."""
+    steps = log.settings().get("steps")
+    return steps is not None and bool(log.rows) and log.rows[-1]["step"] >= steps
 
 
-def _settings(run: Path) -> Row:
-    try:
-        found = json.loads((run / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _pace(run: Path, step: int, steps: int) -> str:
-    """Seconds of a step and what is left, by the last lines of ``timing.jsonl``."""
-    try:
-        lines = deque(whole_lines(run / "timing.jsonl"), maxlen=RECENT)
-        times = [row["seconds"] for row in map(json.loads, lines) if "resumed" not in row]
-        seconds = float(median(times))
-    except (OSError, ValueError, KeyError, TypeError):
+def _pace(times: Sequence[float], steps: int) -> str:
+    """Seconds of a step, and what ``steps`` more of them take."""
+    if not times:
         return "no times yet"
-    left = (steps - step) * seconds
+    seconds = float(median(times))
+    left = steps * seconds
     return f"{seconds:.2g} s a step, " + (f"{left / 60:.0f} min left" if left > 90 else f"{left:.0f} s left")
 
 
-def _age(run: Path, rows: Sequence[Row], now: float) -> str:
-    if is_finished(run, rows):
+def _age(log: Tail, now: float) -> str:
+    if is_finished(log):
         return "finished"
-    age = max(0.0, now - (run / "metrics.jsonl").stat().st_mtime)
+    age = max(0.0, now - log.path.stat().st_mtime)
     return f"last line {age:.0f} s ago" + (": has it stopped?" if age > 600 else "")

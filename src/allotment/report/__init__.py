@@ -25,7 +25,8 @@ def write_report(run_directories: Sequence[Path], out: Path, figures: Path | Non
     """Write one HTML page about one or more runs, finished or not; it needs no network to be read.
 
     Args:
-        run_directories: as ``allotment train`` leaves them, in any order; a repeated one counts once.
+        run_directories: as ``allotment train`` leaves them, or the ``output_dir`` of TRL runs that were started from
+            Python, in any order; a repeated one counts once.
         out: the file to write (replaced if it exists), or a folder, which gets a ``report.html``. Parent folders
             are made.
         figures: a file for the numbers of all figures, as JSON.

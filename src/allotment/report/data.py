@@ -16,7 +16,7 @@ from allotment.report.run import Row, Run, common_steps
 from allotment.report.trl_runs import read_python_run
 from allotment.run_logs.directory import LOGS, saved_config
 from allotment.run_logs.files import read_log
-from allotment.run_logs.trl_folder import is_trl_folder
+from allotment.run_logs.trl_folder import STATE, is_of_model, is_trl_folder
 
 
 def read_run(path: Path) -> Run:
@@ -26,6 +26,13 @@ def read_run(path: Path) -> Run:
     """
     if is_trl_folder(path):
         return read_python_run(path)
+    if not (path / "config.json").exists() or is_of_model(path / "config.json"):
+        raise RunDirectoryError(
+            "there is no run to read",
+            got=path,
+            allowed="a directory with config.json of allotment train, or a TRL run's output_dir with rollouts.jsonl",
+            fix="name the folder above this checkpoint" if (path / STATE).exists() else "check the path",
+        )
     config = saved_config(path)
     logs: dict[str, list[Row]] = {}
     for log in LOGS:

@@ -87,7 +87,7 @@ def is_trl_folder(path: Path) -> bool:
 
     A ``config.json`` may be that of the model, which TRL saves where it is told to.
     """
-    if (path / "config.json").exists() and not _is_of_model(path / "config.json"):
+    if (path / "config.json").exists() and not is_of_model(path / "config.json"):
         return False
     return (path / ROLLOUTS).exists() or any(_states(path))
 
@@ -177,7 +177,8 @@ _FREE = ("prompts", "trained_prompts", "success_threshold", "threshold")
 """Settings that do not tell planners apart."""
 
 
-def _is_of_model(file: Path) -> bool:
+def is_of_model(file: Path) -> bool:
+    """Whether a ``config.json`` is that of a Hugging Face model."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
