@@ -22,7 +22,7 @@ COLUMNS = [
     Columns(),
     Columns(id="prompt_id", step="step", reward="reward"),
     Columns(reward="score", tokens="n"),
-    Columns(id="prompt_id", rollouts="rollouts", reward="reward"),
+    Columns(id="prompt_id", nested="rollouts", reward="reward"),
     Columns(prompt="prompt", reward="successes", trials="n"),
 ]
 

@@ -105,3 +105,23 @@ def test_nothing_is_advised_where_nothing_is_known():
     assert group_sizes(3, 8) == (1, 2)
     assert group_sizes(12, 6) == (1, 2, 4, 6, 8)
     assert group_sizes(10_000, 8)[-1] == 64
+
+
+def test_intervals_cover_the_truth():
+    """Of many made logs of few prompts, against a log so large that it knows."""
+
+    def made(seed, prompts):
+        rng, many = np.random.default_rng(seed), np.arange(prompts)
+        rewards = rng.binomial(8, rng.beta(0.5, 0.5, prompts))
+        log = Log(tuple(many.tolist()), many, np.ones_like(many), rewards, np.full(prompts, 8))
+        return noise(replay(log, Believed(0.5, 0.5), Settings(8, 1, 32, "shrinkage", batch=prompts)), 1.5)
+
+    known = made(1, 200_000)
+    own = (known.between + known.rloo(8)) / 16
+    covered = []
+    for seed in range(50):
+        _, shaped = shapes(made(100 + seed, 100), (16, 8), 128, available=999, tokens=Tokens(), seed=seed)
+        for s in shaped[:4]:
+            truth = (known.between + known.shrinkage(s.rollouts_per_prompt)) / s.prompts / own
+            covered.append(s.shrinkage_interval.low <= truth <= s.shrinkage_interval.high)
+    assert 0.90 <= np.mean(covered) <= 0.98

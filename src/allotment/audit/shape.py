@@ -16,10 +16,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from allotment.audit.equivalence import Interval, resampled_sums
 from allotment.audit.figures import unbiased_variance
 from allotment.audit.replaying import Replay
 from allotment.audit.scoring import shrinkage_variance, unbiased_square_error, unbiased_variance_square
 from allotment.pricing import RLOO, ShrinkagePrice
+from allotment.types import FloatArray
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,8 @@ class Noise:
     """V(n) with a belief in the baseline too."""
     from_belief: float
     """Share of the visits with fewer than four rollouts, of which the belief says what they do not tell."""
+    by_prompt: Callable[[str, int], FloatArray]
+    """[M] between and V(n) of ``"rloo"`` or ``"shrinkage"``, summed over the visits of each prompt."""
 
 
 def noise(replay: Replay, kappa: float) -> Noise:
@@ -46,17 +50,21 @@ def noise(replay: Replay, kappa: float) -> Noise:
     )
     square_V = unbiased_variance_square(log.successes, log.trials)
     is_believed_V = np.isnan(square_V)
-    mean_variance = float(variance_V.mean())
+    between_V = kappa * np.where(is_believed_V, replay.squares, square_V)
 
-    def rloo(n: int) -> float:
-        return mean_variance * float(RLOO.variance(n)) if n > 1 else float("inf")
+    def within(estimator: str, n: int) -> FloatArray:
+        if estimator == "rloo":
+            return variance_V * float(RLOO.variance(n))
+        return shrinkage_variance(variance_V, error_V, price.shares(np.full(len(variance_V), n)), n)
 
-    def shrinkage(n: int) -> float:
-        share_V = price.shares(np.full(len(variance_V), n))
-        return float(shrinkage_variance(variance_V, error_V, share_V, n).mean())
+    def mean(estimator: str) -> Callable[[int], float]:
+        least = 2 if estimator == "rloo" else 1
+        return lambda n: float(within(estimator, n).mean()) if n >= least else float("inf")
 
-    between = kappa * float(np.where(is_believed_V, replay.squares, square_V).mean())
-    return Noise(between, rloo, shrinkage, float(is_believed_V.mean()))
+    def by_prompt(estimator: str, n: int) -> FloatArray:
+        return np.bincount(log.prompt, between_V + within(estimator, n), minlength=len(log.ids)).astype(np.float64)
+
+    return Noise(float(between_V.mean()), mean("rloo"), mean("shrinkage"), float(is_believed_V.mean()), by_prompt)
 
 
 @dataclass(frozen=True)
@@ -85,6 +93,9 @@ class Shape:
     prefill_tokens: float | None
     is_possible: bool
     """Whether the log has so many prompts."""
+    rloo_interval: Interval | None = None
+    """Of ``rloo``, over the log's prompts; kappa is taken for certain."""
+    shrinkage_interval: Interval | None = None
 
     @property
     def rollouts(self) -> int:
@@ -108,7 +119,7 @@ def group_sizes(rollouts: int, own: int) -> tuple[int, ...]:
 
 
 def shapes(
-    noise: Noise, own: tuple[int, int], rollouts: int, *, available: int, tokens: Tokens
+    noise: Noise, own: tuple[int, int], rollouts: int, *, available: int, tokens: Tokens, seed: int = 0
 ) -> tuple[Shape, tuple[Shape, ...]]:
     """The log's own step, and steps of at most ``rollouts`` rollouts.
 
@@ -119,19 +130,44 @@ def shapes(
         rollouts: of a step, at least 1.
         available: prompts that a step may have.
         tokens: what a rollout and a prompt take.
+        seed: of the draws of prompts for the intervals.
     """
     own_prompts, own_size = own
-    unit = (noise.between + (noise.rloo if own_size > 1 else noise.shrinkage)(own_size)) / own_prompts
+    sizes = group_sizes(rollouts, own_size)
+    unit = "rloo" if own_size > 1 else "shrinkage"
+    names = [
+        (unit, own_size),
+        *((name, n) for name in ("rloo", "shrinkage") for n in sizes if (name, n) != ("rloo", 1)),
+    ]
+    sums_MC = np.stack([noise.by_prompt(*name) for name in names], axis=1)
+    column = {name: c for c, name in reversed(list(enumerate(names)))}
+    whole_C, resampled_RC = sums_MC.sum(axis=0), resampled_sums(sums_MC, seed=seed)
+
+    def total(name: str, prompts: int, n: int) -> Interval | None:
+        if (name, n) not in column:
+            return None
+        c, share = column[name, n], own_prompts / prompts
+        return Interval.of(float(whole_C[c] / whole_C[0] * share), resampled_RC[:, c] / resampled_RC[:, 0] * share)
 
     def shape(prompts: int, n: int) -> Shape:
-        totals = [(noise.between + within(n)) / (prompts * unit) for within in (noise.rloo, noise.shrinkage)]
-        rloo, shrinkage = (float(total) if np.isfinite(total) else None for total in totals)
-        between = noise.between / (prompts * unit)
+        rloo, shrinkage = total("rloo", prompts, n), total("shrinkage", prompts, n)
+        between = noise.between / (noise.between + getattr(noise, unit)(own_size)) * own_prompts / prompts
         completion = None if tokens.completion is None else prompts * n * tokens.completion
         prefill = None if tokens.prompt is None else prompts * tokens.prompt
-        return Shape(prompts, n, between, rloo, shrinkage, completion, prefill, prompts <= available)
+        return Shape(
+            prompts,
+            n,
+            between,
+            rloo.value if rloo is not None else None,
+            shrinkage.value if shrinkage is not None else None,
+            completion,
+            prefill,
+            prompts <= available,
+            rloo,
+            shrinkage,
+        )
 
-    return shape(*own), tuple(shape(rollouts // n, n) for n in group_sizes(rollouts, own_size))
+    return shape(*own), tuple(shape(rollouts // n, n) for n in sizes)
 
 
 @dataclass(frozen=True)

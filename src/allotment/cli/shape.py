@@ -12,6 +12,7 @@ import numpy as np
 import tyro
 
 from allotment.audit import Columns, Log, Settings, read_log, replay
+from allotment.audit.equivalence import Interval
 from allotment.audit.shape import Best, Shape, Tokens, best, noise, shapes
 from allotment.checks import check_setting, check_whole
 from allotment.cli.audit import ASSUMED_ORDER, with_texts_of_the_run
@@ -50,7 +51,7 @@ class ShapeAdvice:
     batch: int = 128
     """Prompts of a step, where the log does not say which prompts shared a step."""
     seed: int = 0
-    """Fixes the assumed order of the prompts."""
+    """Fixes the assumed order of the prompts, and the draws of the intervals."""
     json: bool = False
     """Print one JSON object instead of a table."""
 
@@ -70,7 +71,12 @@ class ShapeAdvice:
         tokens, notes = self._tokens(log)
         seen = len(np.unique(log.prompt))
         own, found = shapes(
-            measured, (max(round(step / size), 1), size), self.rollouts or step, available=seen, tokens=tokens
+            measured,
+            (max(round(step / size), 1), size),
+            self.rollouts or step,
+            available=seen,
+            tokens=tokens,
+            seed=self.seed,
         )
         notes = (*self._assumptions(measured.from_belief, seen), *notes, *log.notes)
         if log.order_is_assumed:
@@ -147,6 +153,11 @@ class ShapeAdvice:
         }
 
 
+def intervals(shape: Shape) -> tuple[Interval | None, Interval | None]:
+    """Of the variance with RLOO and with shrinkage."""
+    return shape.rloo_interval, shape.shrinkage_interval
+
+
 def _plain(shape: Shape) -> dict[str, Any]:
     return asdict(shape) | {"rollouts": shape.rollouts}
 
@@ -155,12 +166,13 @@ def _print(
     own: Shape, found: tuple[Shape, ...], advice: Mapping[str, Mapping[str, Best | None]], notes: tuple[str, ...]
 ) -> None:
     print_table(
-        f"variance of a step's gradient, relative to the log's {_name(own)}",
+        f"variance of a step's gradient, relative to the log's {_name(own)}; ± half of its 95 % interval over prompts",
         ("prompts x rollouts", "between", "rloo", "shrinkage", "completion tokens", "prefill tokens"),
         [
             (
                 _name(s),
-                *("-" if v is None else f"{v:.3f}" for v in (s.between, s.rloo, s.shrinkage)),
+                f"{s.between:.3f}",
+                *("-" if v is None else f"{v.value:.3f} ±{(v.high - v.low) / 2:.3f}" for v in intervals(s)),
                 *("-" if v is None else f"{v:,.0f}" for v in (s.completion_tokens, s.prefill_tokens)),
             )
             for s in found

@@ -33,7 +33,7 @@ class Columns:
     """Column with the completion; its characters are counted where there is no column with tokens."""
     tokens: str | None = None
     """Column with the completion's number of tokens."""
-    rollouts: str | None = None
+    nested: str | None = None
     """Column with a list of a prompt's rollouts, each a table that has the other columns."""
     trials: str | None = None
     """Column with the number of rollouts, where the reward is how many succeeded, or which share."""

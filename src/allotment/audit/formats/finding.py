@@ -21,9 +21,9 @@ def found_columns(first: FirstRows) -> Columns | None:
     Raises InvalidInputError: several columns may be the reward, and differ.
     """
     named, rows = first.columns, first.rows
-    nested = named.rollouts or _nested(rows)
+    nested = named.nested or _nested(rows)
     inner = [row for outer in rows for row in _tables(outer.get(nested))] if nested else rows
-    used = replace(named, rollouts=nested)
+    used = replace(named, nested=nested)
     used = replace(used, prompt=used.prompt or _first(PROMPTS, rows, prompt_text))
     used = replace(used, id=used.id or _identity(rows, used.prompt))
     if used.reward is None:

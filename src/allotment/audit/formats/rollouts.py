@@ -182,7 +182,7 @@ class Reader:
         self.columns, self._adapt = columns, adapt
         self.left_out, self.tally, self.prompts, self.visits = LeftOut(), Tally(), Prompts(), Visits()
         self._names = tuple(columns.named().values())
-        self._folds = columns.rollouts is not None or columns.trials is not None
+        self._folds = columns.nested is not None or columns.trials is not None
 
     def rollouts(self, path: Path) -> Iterator[tuple[int, int | str, str | None, float, float]]:
         """Step, or visit where no step is known, key of the prompt, its text, reward and length of each rollout."""

@@ -19,10 +19,10 @@ Rollout = tuple[float | None, float]
 def rollouts(row: Mapping[str, Any], columns: Columns) -> Sequence[Rollout]:
     """The rollouts of a row; none where it is no row of a log."""
     value = row.get(columns.reward or "")
-    if type(value) is float and columns.rollouts is None and columns.trials is None:  # nearly all of most logs
+    if type(value) is float and columns.nested is None and columns.trials is None:  # nearly all of most logs
         return ((value if math.isfinite(value) else None, _length(row, columns)),)
-    if columns.rollouts is not None:
-        inner = row.get(columns.rollouts)
+    if columns.nested is not None:
+        inner = row.get(columns.nested)
         tables = [item for item in inner if isinstance(item, Mapping)] if isinstance(inner, Sequence) else []
         return [(reward(item.get(columns.reward or "")), _length(item, columns)) for item in tables]
     if columns.trials is not None:
