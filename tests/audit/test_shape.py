@@ -116,10 +116,10 @@ def test_intervals_cover_the_truth():
         log = Log(tuple(many.tolist()), many, np.ones_like(many), rewards, np.full(prompts, 8))
         return noise(replay(log, Believed(0.5, 0.5), Settings(8, 1, 32, "shrinkage", batch=prompts)), 1.5)
 
-    known = made(1, 200_000)
+    known = made(1, 100_000)
     own = (known.between + known.rloo(8)) / 16
     covered = []
-    for seed in range(50):
+    for seed in range(100):
         _, shaped = shapes(made(100 + seed, 100), (16, 8), 128, available=999, tokens=Tokens(), seed=seed)
         for s in shaped[:4]:
             truth = (known.between + known.shrinkage(s.rollouts_per_prompt)) / s.prompts / own
