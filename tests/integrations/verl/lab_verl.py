@@ -189,6 +189,10 @@ def on_cpu(trainer_class):
     """One of verl's trainers with the engines replaced, and a log of what each step trained on."""
 
     class LabTrainer(trainer_class):
+        def __init__(self, config):
+            config.trainer.v1.trainer_mode = config.trainer.v1.trainer_mode.removeprefix("lab_")  # verl goes by it
+            super().__init__(config)
+
         def _setup(self):
             self._init_tokenizer()
             self._init_dataloader()

@@ -70,7 +70,8 @@ class Table:
                 made[name] = torch.nested.as_nested_tensor(values, layout=torch.jagged)
             elif values is not None:
                 made[name] = np.array(values, dtype=object)
-        return made if "extra_fields" in made else TensorDict(made, batch_size=len(keys))
+        is_plain = all(isinstance(values, torch.Tensor) for values in made.values())
+        return TensorDict(made, batch_size=len(keys)) if is_plain else made
 
     def kv_batch_put(self, keys, partition_id, fields) -> None:
         for name, values in fields.items():
@@ -85,8 +86,9 @@ class Stock:
 
 
 class Hooked(AllotmentTrainerMixin, Stock):
-    def __init__(self, config) -> None:
+    def __init__(self, config, *, is_colocated: bool = False) -> None:
         self.config = config
+        self.reward_loop_manager = SimpleNamespace(reward_loop_worker_handles=None if is_colocated else [])
 
 
 def is_right(row: str) -> float:
@@ -131,6 +133,16 @@ def test_the_hook_tells_success_and_weighs_prompts_alike(tmp_path, monkeypatch) 
     believed = session.planner.predictor.predict(keys).success_probability()
     assert believed[1::4].min() > 0.7 > 0.3 > believed[::4].max()
     assert len(set(counts)) > 1
+
+
+def test_a_reward_model_beside_the_actor_says_success_in_a_column(tmp_path, monkeypatch) -> None:
+    """verl writes its ``reward_extra_info`` as columns; a column of the data set of that name is no such thing."""
+    monkeypatch.setattr(running, "_current", session_in(tmp_path))
+    scores = {"rm_scores": torch.ones(2) / 8, "response_mask": torch.ones(2), "acc": np.float64(1), "extra_fields": {}}
+    Table(monkeypatch, {name: {"a_0_0": value} for name, value in scores.items()})
+    for is_colocated, told in ((True, 1.0), (False, 0.25)):
+        trainer = Hooked(config_of(), is_colocated=is_colocated)
+        assert trainer._told("train", ["a_0_0"])[0].tolist() == [told]
 
 
 def test_equal_groups_are_left_to_the_last_bit(monkeypatch) -> None:

@@ -5,8 +5,10 @@ run is a process of its own, of one to two minutes."""
 import json
 import os
 import shutil
+import socket
 import subprocess
 import sys
+import tempfile
 from collections import Counter, defaultdict
 from itertools import pairwise
 from pathlib import Path
@@ -201,7 +203,7 @@ def test_a_killed_agent_loop_worker(tmp_path) -> None:
 
 
 def test_a_worker_that_is_dead_at_dispatch_and_refilled_prompts(tmp_path) -> None:
-    """The others take its share; where groups fail and are refilled, this step and the later ones have their rollouts."""
+    """The others take its share; where groups fail and are refilled, no step has fewer rollouts."""
     refill = "trainer.v1.sampler.sync_refill_failed_groups=true"
     three = "actor_rollout_ref.rollout.agent.num_workers=3"
     out = finished(tmp_path / "dispatch", "--steps", "6", refill, three, "lab.kill=idle", "lab.kill_at=3")
@@ -220,6 +222,43 @@ def test_a_killed_reward_worker(tmp_path) -> None:
     finished(tmp_path, "--steps", "6")
     assert_sound(tmp_path, 6)
     assert lines(tmp_path / "rollouts.jsonl")[: len(learnt)] == learnt
+
+
+ASK = """
+import sys, time, ray
+for _ in range(60):
+    try:
+        ray.init(sys.argv[1], log_to_driver=False)
+        break
+    except Exception:
+        time.sleep(1)
+
+@ray.remote
+def mode():
+    from verl.trainer.ppo.v1 import get_trainer_cls
+    return get_trainer_cls("allotment_sync").verl_mode
+
+print(ray.get(mode.remote()))
+"""
+
+
+def test_a_cluster_that_runs_already_knows_the_trainers() -> None:
+    """``ray start``: its processes have nothing of the environment of the run."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("VERL_USE")}
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:
+        start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port", port]
+        start += ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", "--temp-dir", folder]
+        cluster = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            ask = [sys.executable, "-c", ASK, f"127.0.0.1:{port}"]
+            done = subprocess.run(ask, env=environment, capture_output=True, text=True, timeout=600, check=False)
+        finally:
+            cluster.terminate()
+            cluster.wait()
+    assert done.stdout.split()[-1:] == ["sync"], done.stderr[-2000:]
 
 
 TAIL = "lab.tail=0.3"

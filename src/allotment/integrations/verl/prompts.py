@@ -6,6 +6,8 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
+
 from allotment.errors import InvalidInputError
 from allotment.prompts.contents import content_hash
 
@@ -28,6 +30,7 @@ def prompt_key(row: Mapping[str, Any], name: str = "index") -> str:
 
 def _fields(extra_info: object) -> Mapping[str, Any]:
     """``extra_info`` as a table: it may be one, the JSON of one, or nothing that has names."""
+    extra_info = _lists(extra_info)
     if isinstance(extra_info, str):
         try:
             extra_info = json.loads(extra_info)
@@ -55,7 +58,7 @@ def _named(value: Any, name: str) -> str | int | None:
 
 def _hash(row: Mapping[str, Any], name: str) -> str:
     try:
-        return content_hash([row["raw_prompt"], row.get("reward_model")])
+        return content_hash(_lists([row["raw_prompt"], row.get("reward_model")]))
     except InvalidInputError as error:
         raise InvalidInputError(
             "a prompt cannot be told from others",
@@ -65,10 +68,19 @@ def _hash(row: Mapping[str, Any], name: str) -> str:
         ) from error
 
 
+def _lists(value: Any) -> Any:
+    """Arrays of texts and tables, as pandas makes them of a parquet file, as lists: their own bytes are addresses."""
+    if isinstance(value, np.ndarray) and value.dtype.kind in "OUS":
+        value = value.tolist()
+    if isinstance(value, Mapping):
+        return {name: _lists(entry) for name, entry in value.items()}
+    return [_lists(entry) for entry in value] if isinstance(value, list | tuple) else value
+
+
 def prompt_texts(row: Mapping[str, Any]) -> list[str]:
     """What a row says in words, its answer last: the same at each visit, also where images are transformed anew."""
     answer = _fields(row.get("reward_model")).get("ground_truth")
-    return [*_texts(row.get("raw_prompt")), *_texts(answer)]
+    return [*_texts(_lists(row.get("raw_prompt"))), *_texts(answer)]
 
 
 def _texts(value: Any) -> list[str]:

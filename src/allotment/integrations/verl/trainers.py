@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, TypeAlias
 
 import numpy as np
 import transfer_queue as tq
+from tensordict.tensorclass import NonTensorData
 from verl.trainer.ppo.v1.trainer_base import PPOTrainer, get_trainer_cls, register_trainer
 
 from allotment.errors import ConfigError
@@ -118,13 +119,15 @@ class AllotmentTrainerMixin(_Trainer):
 
     def _told(self, partition: str, keys: list[str]) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
         """[N] twice, what the planner is told of each rollout, and its response tokens."""
-        fields = ["rm_scores", "response_mask", "extra_fields"]
+        key, is_colocated = current_session().success_key, self.reward_loop_manager.reward_loop_worker_handles is None
+        column = key if is_colocated and key is not None else "extra_fields"  # where verl puts reward_extra_info
+        fields = ["rm_scores", "response_mask", column]
         data = tq.kv_batch_get(keys=keys, partition_id=partition, select_fields=fields)
-        extras = data["extra_fields"] if "extra_fields" in data.keys() else []  # noqa: SIM118 (a TensorDict)
-        scores_N = data["rm_scores"].sum(dim=1).double().numpy()
-        told_N = told_rewards(
-            scores_N, [getattr(extra, "data", extra) for extra in extras], current_session().success_key
-        )
+        values = data[column] if column in data.keys() else []  # noqa: SIM118 (a TensorDict)
+        extras = [value.data if isinstance(value, NonTensorData) else value for value in values]
+        if column == key:
+            extras = [{"reward_extra_info": {key: value}} for value in extras]
+        told_N = told_rewards(data["rm_scores"].sum(dim=1).double().numpy(), extras, key)
         return told_N, data["response_mask"].sum(dim=1).numpy()
 
     def _save_checkpoint(self) -> None:
