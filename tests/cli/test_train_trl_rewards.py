@@ -81,9 +81,13 @@ def test_a_verifier_beside_it_says_what_a_success_is(command, own, tmp_path):
 
 
 def test_several_verifiers(command, tmp_path):
-    assert main(command(verifier=("math-verify", "exact"), steps=1)) == 0
+    options = json.dumps({"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 1})
+    flags = {"dataset": "reasoning-gym:chain_sum", "dataset_options": options, "dataset_size": 30, "steps": 1}
+    words = command(**flags, verifier=("reasoning-gym", "exact"))
+    del words[words.index("--prompt-id-column") :][:2]
+    assert main(words) == 0
     logged = json.loads((tmp_path / "run" / "checkpoint-1" / "trainer_state.json").read_text())["log_history"]
-    assert any({"rewards/math_verify/mean", "rewards/exact/mean"} <= row.keys() for row in logged)
+    assert any({"rewards/reasoning_gym/mean", "rewards/exact/mean"} <= row.keys() for row in logged)
 
 
 def test_further_columns_and_no_answers(command, own, tmp_path):
