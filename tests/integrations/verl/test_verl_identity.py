@@ -41,7 +41,46 @@ def test_without_a_name_a_prompt_is_what_it_holds(info) -> None:
     own = [{**row(text, answer=answer), "extra_info": info} for text in ("1 + 1", "1 + 2") for answer in ("2", "10")]
     keys = [prompt_key(entry) for entry in own]
     assert len(set(keys)) == 4
-    assert keys == [prompt_key(json.loads(json.dumps({**entry, "extra_info": None}))) for entry in own]
+    assert keys == [prompt_key(json.loads(json.dumps(entry))) for entry in own]
+
+
+@pytest.mark.parametrize("name", ["tools_kwargs", "interaction_kwargs"])
+def test_one_text_in_two_environments_is_two_prompts(name) -> None:
+    """The text says "play the game"; which one is in what verl hands to the agent loop."""
+    both = [{**row("play", index=index), "extra_info": {"index": index, name: {"game": {"seed": seed}}}}
+            for index, seed in ((None, 1), (None, 2), (3, 1), (3, 2))]  # fmt: skip
+    keys, book = [prompt_key(entry) for entry in both], PromptBook()
+    assert keys[0] != keys[1]
+    assert keys[2] == keys[3] == "sums/3"
+    book.check(keys[:3], both[:3])
+    with pytest.raises(InvalidInputError, match=r"play / user / 2 / 1'[\s\S]*play / user / 2 / 2'"):
+        book.check(keys[3:], both[3:])
+
+
+def in_arrays(value):
+    """As pandas reads a parquet file."""
+    if isinstance(value, list):
+        whole = np.empty(len(value), dtype=object)
+        whole[:] = [in_arrays(entry) for entry in value]
+        return whole
+    return {name: in_arrays(entry) for name, entry in value.items()} if isinstance(value, dict) else value
+
+
+def test_lists_may_be_arrays_of_objects() -> None:
+    """Their own bytes are addresses, new at each visit."""
+    plain = [{**row(text), "reward_model": {"ground_truth": [text, "2"]}} for text in ("1 + 1", "1 + 2")]
+    assert [prompt_key(in_arrays(entry)) for entry in plain] == [prompt_key(entry) for entry in plain]
+    assert prompt_key({**plain[0], "extra_info": np.array({"index": 5}, dtype=object)}) == "sums/5"
+    book = PromptBook()
+    book.check(["sums/1", "sums/1"], [plain[0], in_arrays(plain[0])])
+    with pytest.raises(InvalidInputError, match=r"1 \+ 2"):
+        book.check(["sums/1"], [in_arrays(plain[1])])
+
+
+def test_long_prompts_of_one_template_are_shown_by_both_ends() -> None:
+    book, rows = PromptBook(), [row("Solve. " * 100 + end, index=1) for end in ("1 + 1", "9 - 1")]
+    with pytest.raises(InvalidInputError, match=r"1 \+ 1[\s\S]*9 - 1"):
+        book.check(["sums/1", "sums/1"], rows)
 
 
 def test_extra_info_may_be_a_text_that_holds_a_table() -> None:

@@ -15,11 +15,11 @@ from allotment.state import State, decode_json, encode_json
 SHOWN = 200
 """Characters of a prompt in an error."""
 KEPT = 50_000
-"""Prompts whose beginning is kept to be shown."""
+"""Prompts of which something is kept to be shown."""
 
 
 class PromptBook:
-    """A hash of the words of each prompt, by name; of the first ones their beginning too."""
+    """A hash of the words of each prompt, by name; of the first ones their ends too."""
 
     def __init__(self) -> None:
         self._hashes: dict[str, int] = {}
@@ -36,8 +36,8 @@ class PromptBook:
             texts = prompt_texts(row)
             value = _hash(texts)
             if own.setdefault(key, self._hashes.get(key, value)) != value:
-                raise _collision(key, shown.get(key, self._shown.get(key)), " / ".join(texts)[:SHOWN])
-            shown.setdefault(key, " / ".join(texts)[:SHOWN])
+                raise _collision(key, shown.get(key, self._shown.get(key)), _short(texts))
+            shown.setdefault(key, _short(texts))
         self._hashes |= own
         self._shown |= dict(list(shown.items())[: max(KEPT - len(self._shown), 0)])
 
@@ -50,6 +50,12 @@ class PromptBook:
         """Take over what :meth:`state_dict` gave."""
         hashes = np.asarray(state["hashes"]).tolist()
         self._hashes = dict(zip(decode_json(state["ids"]), hashes, strict=True))
+
+
+def _short(texts: list[str]) -> str:
+    """Both ends: prompts of one template differ in the last words, or in the answer."""
+    whole = " / ".join(texts)
+    return whole if len(whole) <= SHOWN else f"{whole[: SHOWN // 2]} ... {whole[-SHOWN // 2 :]}"
 
 
 def _hash(texts: list[str]) -> int:

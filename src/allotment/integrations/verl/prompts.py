@@ -13,10 +13,12 @@ from allotment.prompts.contents import content_hash
 
 COLUMNS = ("raw_prompt", "data_source", "reward_model", "extra_info")
 """What of a row says which prompt it is."""
+ENVIRONMENT = ("tools_kwargs", "interaction_kwargs")
+"""Entries of extra_info that verl hands to an agent loop: of two rows with one text they may make two tasks."""
 
 
 def prompt_key(row: Mapping[str, Any], name: str = "index") -> str:
-    """``data_source/extra_info[name]``, else ``data_source/`` and a hash of the prompt and its answer.
+    """``data_source/extra_info[name]``, else ``data_source/`` and a hash of the prompt, its answer and extra_info.
 
     verl's own column ``index`` is not used: it is 0 for every row without one.
 
@@ -58,7 +60,7 @@ def _named(value: Any, name: str) -> str | int | None:
 
 def _hash(row: Mapping[str, Any], name: str) -> str:
     try:
-        return content_hash(_lists([row["raw_prompt"], row.get("reward_model")]))
+        return content_hash(_lists([row["raw_prompt"], row.get("reward_model"), row.get("extra_info")]))
     except InvalidInputError as error:
         raise InvalidInputError(
             "a prompt cannot be told from others",
@@ -78,9 +80,11 @@ def _lists(value: Any) -> Any:
 
 
 def prompt_texts(row: Mapping[str, Any]) -> list[str]:
-    """What a row says in words, its answer last: the same at each visit, also where images are transformed anew."""
+    """What a row says in words: the same at each visit, also where images are transformed anew."""
     answer = _fields(row.get("reward_model")).get("ground_truth")
-    return [*_texts(_lists(row.get("raw_prompt"))), *_texts(answer)]
+    extra = _fields(row.get("extra_info"))
+    environment = {name: extra[name] for name in ENVIRONMENT if extra.get(name)}
+    return [*_texts(_lists(row.get("raw_prompt"))), *_texts(answer), *_texts(environment)]
 
 
 def _texts(value: Any) -> list[str]:
