@@ -173,7 +173,7 @@ def test_every_defect_is_counted_and_said(tmp_path):
     write_verl(tmp_path, {step: [1, 2, 3] for step in (1, 2, 3, 4, 7, 8)})
     rows = [json.dumps(row) for row in verl_rows(5, [1, 2, 3])]
     good = json.loads(rows[0])
-    rows += [json.dumps({**good, "acc": acc}) for acc in (None, float("nan"), "none", {"a": 1})]
+    rows += [json.dumps({**good, "acc": acc}) for acc in (None, float("nan"), "none", {"a": 1, "b": 2})]
     rows += [json.dumps({**good, "step": step}) for step in (None, 2.5)]  # the file's name says 5
     rows += [json.dumps({**good, "input": text}) for text in (None, "")]
     rows += ["[1, 2]", "{nonsense", "", json.dumps({**good, "output": "y" * 99})[:-30]]

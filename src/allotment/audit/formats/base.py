@@ -113,6 +113,8 @@ def reward(value: Any) -> float | None:
     if isinstance(value, Decimal):
         return number(float(value))
     if isinstance(value, Mapping):
+        if len(value) == 1:
+            return reward(next(iter(value.values())))
         return next((found for name in INSIDE if (found := reward(value.get(name))) is not None), None)
     return None
 

@@ -90,7 +90,10 @@ def rows_of(document: Any) -> list[Any]:
         return [dict(zip(document["columns"], row, strict=False)) for row in document["data"] if isinstance(row, list)]
     tables = [v for v in values if isinstance(v, list) and v and all(isinstance(row, dict) for row in v)]
     if tables and not any(name in document for name in ("prompt", "input", "question")):
-        return max(tables, key=len)
+        about = {
+            key: value for key, value in document.items() if isinstance(value, int | str)
+        }  # of all rows, as a step
+        return [{**about, **row} for row in max(tables, key=len)]
     if len(document) > 1 and all(isinstance(v, dict) for v in values):
         return [{"prompt_id": key, **v} for key, v in document.items()]
     if len(document) > 1 and all(isinstance(v, list) and not any(isinstance(x, dict) for x in v) for v in values):

@@ -10,8 +10,29 @@ from allotment.audit.formats.base import Columns, FirstRows, LogFormat, Row, com
 from allotment.audit.formats.rewards import COUNTED, TRIALS, found_reward
 from allotment.audit.formats.rollouts import IDS, read_rollouts
 
-PROMPTS = ("prompt", "input", "question", "problem", "query", "instruction", "prompt_text", "messages", "text")
-COMPLETIONS = ("completion", "completions", "output", "outputs", "response", "responses", "generation", "generations")
+PROMPTS = (
+    "prompt",
+    "input",
+    "input_prompt",
+    "question",
+    "problem",
+    "query",
+    "instruction",
+    "prompt_text",
+    "messages",
+    "text",
+)
+COMPLETIONS = (
+    "completion",
+    "completions",
+    "output",
+    "outputs",
+    "output_response",
+    "response",
+    "responses",
+    "generation",
+    "generations",
+)
 NESTED = ("rollouts", "samples", "generations", "completions", "responses", "trajectories", "attempts", "results")
 
 
