@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test test-trl test-verl lint docs warm-start
+.PHONY: install demo test test-trl test-verl test-slime lint docs warm-start
 
 install: .venv/installed
 
@@ -38,6 +38,18 @@ $(VERL)/installed: pyproject.toml
 	$(PYTHON) -m venv $(VERL)
 	$(VERL)/bin/pip install --quiet --disable-pip-version-check torch==2.13.0 verl==0.9.1 \
 		cachetools uvicorn fastapi TransferQueue pyzmq msgspec pytest hypothesis --editable '.[train]'
+	touch $@
+
+# The adapter for slime, in an environment of its own without GPU packages: make test-slime SLIME_SOURCE=../slime, a
+# source tree of slime's (git clone https://github.com/THUDM/slime); three minutes.
+SLIME := .venv-slime
+test-slime: $(SLIME)/installed
+	SLIME_SOURCE=$(abspath $(SLIME_SOURCE)) $(SLIME)/bin/python -m pytest tests/integrations/slime_run
+
+$(SLIME)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(SLIME)
+	$(SLIME)/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt ray transformers wandb \
+		tensorboard httpx aiohttp pillow pylatexenc pyyaml tqdm requests numba omegaconf pytest hypothesis --editable '.[train]'
 	touch $@
 
 lint: install

@@ -49,12 +49,6 @@ if SOURCE:
             _stub(name, attributes)
 
 
-def pytest_collection_modifyitems(items):
-    here = [item for item in items if HERE in item.path.parents]
-    for item in here if not SOURCE else ():
-        item.add_marker(pytest.mark.skip(reason="no slime: set SLIME_SOURCE to its source tree (make test-slime)"))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _ray():
     """One small cluster for all tests that run slime; none where it is not there."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from allotment.types import PromptId
+from allotment.types import FloatArray, Plan, PromptId
 
 
 def layers(keys: Sequence[PromptId], groups: Sequence[int], *, once: bool) -> list[dict[PromptId, int]]:
@@ -34,6 +35,14 @@ def share(budget: int, rows: int, prompts: int, bounds: tuple[int, int]) -> int:
     lower, upper = bounds
     least, most = max(lower * prompts, budget - upper * rest), min(upper * prompts, budget - lower * rest)
     return min(max(round(budget * prompts / rows), least), most)
+
+
+def of_whole_plans(plans: Sequence[Plan]) -> FloatArray:
+    """[Q] by what the weights of Q groups are multiplied where only some groups of their plans are here: how many the
+    plan has, over how many of them are here. 1 for whole plans, and without weights.
+    """
+    here = Counter(map(id, plans))
+    return np.array([1.0 if p.weights is None else np.count_nonzero(p.counts) / here[id(p)] for p in plans])
 
 
 def merged(figures: Sequence[dict[str, float]]) -> dict[str, float]:

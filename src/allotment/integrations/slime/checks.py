@@ -180,6 +180,14 @@ def _check_batch(args: Any, settings: Settings, batch: Batch) -> None:
             allowed="a divisor of the rollouts of a batch",
             fix=f"set --global-batch-size {batch.budget}, or --num-steps-per-rollout",
         )
+    if batch.mean < 2 and not capability(args).baselines:
+        raise ConfigError(
+            "a group of one has no advantage",
+            got=f"n_samples_per_prompt={batch.mean}",
+            allowed="a mean of 2 or more; 1 for planners with baselines, such as joint",
+            fix=f"raise --n-samples-per-prompt, or use joint with --custom-pg-loss-reducer-function-path {HERE}"
+            ".sum_of_tokens",
+        )
     if batch.candidates < batch.prompts:
         raise ConfigError(
             "fewer prompts would be drawn than are trained on",

@@ -18,7 +18,7 @@ from allotment.errors import ConfigError, InvalidInputError
 from allotment.integrations import carrying
 from allotment.integrations.advantages import group_terms, weighted
 from allotment.integrations.generic import counts_of
-from allotment.integrations.slime.batches import layers, merged, share
+from allotment.integrations.slime.batches import layers, merged, of_whole_plans, share
 from allotment.integrations.slime.rewards import Rollouts, group_rewards, pass_rates, told_rewards
 from allotment.integrations.slime.settings import Batch, Settings, priced_estimator
 from allotment.planning import Outcome, Planner
@@ -135,7 +135,9 @@ class Session:
         number = {group: row for row, group in enumerate(groups)}
         group_N = np.array([number[group] for group in rollouts.groups], dtype=np.int64)
         keys = [self._of_group[group][1] for group in groups]
-        terms = group_terms(keys, [self._of_group[group][0].plan for group in groups])
+        plans = [self._of_group[group][0].plan for group in groups]
+        terms = group_terms(keys, plans)
+        terms.factors_Q[:] *= of_whole_plans(plans)
         inside_N = group_rewards(rollouts.rewards_N, group_N, terms, self.settings.estimator, self._std)
         advantages_N = weighted(inside_N, group_N, self.settings.prompt_weighting) * terms.factors_Q[group_N]
         told_N = self._record(rollouts)
