@@ -179,3 +179,27 @@ def test_a_group_that_never_comes_does_not_keep_its_plan_open_unless_held(is_hel
         run.told(rollouts_of(ARGS, came(*own, counts, step), "acc"), held=held)
     assert run.is_open(groups[0]) is is_held
     assert len(run.planner.open_plans) == is_held
+
+
+def test_weights_of_groups_that_come_later_are_those_of_the_whole_plan() -> None:
+    """A joint plan told at once, and in two parts: the same, but for the number of rollouts that a mean is over."""
+    found = []
+    for halves in (1, 2):
+        planner = fitted_planner(
+            "joint", SlimeSizes(32, 2, PROMPTS), SLIME, settings={}, offered={}, estimator="dr_grpo", seed=0
+        )
+        run = Session(planner, Settings(candidates=36), Batch(PROMPTS, 2, 36), std=True, folder=None)
+        keys, groups = draw(0, 36)
+        counts = run.plan(keys, groups, budget=32, trained=PROMPTS)
+        samples = sorted(came(keys, groups, counts, 0), key=lambda sample: sample.group_index)
+        trained = sorted({sample.group_index for sample in samples})
+        first = trained[: len(trained) // halves]
+        values: list[float] = []
+        for is_first in (True, False)[:halves]:
+            part = [sample for sample in samples if (sample.group_index in first) is is_first]
+            rewards_N, _ = run.told(rollouts_of(ARGS, part, "acc"), held=trained)
+            mean = len(part) / len({sample.group_index for sample in part})
+            values += (rewards_N / mean).tolist()
+        found.append(np.array(values))
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-12)
+    assert found[0].any()
