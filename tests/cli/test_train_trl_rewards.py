@@ -1,14 +1,19 @@
 """Reward functions of one's own, several verifiers and LoRA on the command line of ``allotment train trl``."""
 
+import inspect
 import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 
 from allotment.cli.main import main
+from allotment.integrations.trl.ragged import chunking
 from allotment.lab.hugging_face import rows
-from allotment.trainers.trl.own_rewards import load_reward
+from allotment.trainers.trl.own_rewards import load_reward, name_of
+from allotment.trainers.trl.returned import Checked, checked_rewards
 
 OWN = '''
 from dataclasses import dataclass
@@ -38,6 +43,21 @@ def needs_more(completions, tests, **columns):
 
 def wrong_length(completions, **columns):
     return [0.0]
+
+def one_number(completions, **columns):
+    return 0.5
+
+def words(completions, **columns):
+    return ["right" for _ in completions]
+
+async def later(completions, **columns):
+    return [float(len(c) % 2) for c in completions]
+
+async def later_wrong(completions, **columns):
+    return [0.0] * (len(completions) + 1)
+
+def by_chunks(completions, num_generations=4, **columns):
+    return [None if len(c) % 3 else 1 for c in completions]
 
 not_callable = 3
 '''
@@ -78,6 +98,42 @@ def test_a_verifier_beside_it_says_what_a_success_is(command, own, tmp_path):
         assert row["reward"] == pytest.approx(parts, abs=1e-4)
     n, k = (sum(row[key] for row in lines(tmp_path / "both" / "rollouts.jsonl")) for key in ("n", "successes"))
     assert k / n == pytest.approx(sum(row["rewards/exact/mean"] for row in trained) / len(trained), abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("wrong_length", "got:     1 rewards for 4 completions"),
+        ("one_number", "got:     float: 0.5"),
+        ("words", "'right' of type str among them"),
+        ("later_wrong", "rewards for 4 completions"),
+    ],
+)
+def test_rewards_that_are_none_of_the_completions(command, own, tmp_path, capsys, name, said):
+    assert main(command(reward=f"{own}:{name}", steps=1)) == 2
+    error = capsys.readouterr().err
+    assert f"the reward function {name} gave no reward for each completion" in error
+    assert said in error
+    assert "a list of 4 numbers, one for each entry of completions" in error
+
+
+def test_an_asynchronous_function(command, own, tmp_path):
+    assert main(command(reward=f"{own}:later", steps=1)) == 0
+    assert len(lines(tmp_path / "run" / "metrics.jsonl")) == 2
+
+
+def test_checked_functions_are_seen_as_they_are(own):
+    """TRL's adapter reads their code and arguments."""
+    for name in ("by_chunks", "later"):
+        function = load_reward(f"{own}:{name}")
+        checked = Checked(function)
+        assert name_of(checked) == name
+        assert inspect.signature(checked) == inspect.signature(function)
+        assert inspect.iscoroutinefunction(checked) == inspect.iscoroutinefunction(function)
+    assert chunking([Checked(load_reward(f"{own}:by_chunks"))], object) == ["by_chunks"]
+    values = [torch.tensor(1.0), np.float32(0.5), True, None, 2]
+    assert checked_rewards(values, "any", 5) is values
+    assert checked_rewards(torch.ones(3), "any", 3).tolist() == [1, 1, 1]
 
 
 def test_several_verifiers(command, tmp_path):

@@ -11,6 +11,7 @@ from allotment.tasks.datasets import Row
 from allotment.tasks.rewards import Reward, make_reward
 from allotment.trainers.trl.config import TRLTrainConfig
 from allotment.trainers.trl.own_rewards import RewardFunction, check_columns, check_names, load_reward, name_of
+from allotment.trainers.trl.returned import Checked
 
 
 @dataclass(frozen=True)
@@ -47,7 +48,7 @@ def judging_of(config: TRLTrainConfig, rows: Sequence[Row]) -> Judging:
         check_columns(function, named, list(rows[0]))
     wanted: list[Any] = [*config.verifier] or ([] if own else [None])
     verifiers = [make_reward(name, source=config.dataset, rule=config.extract) for name in wanted]
-    functions: tuple[RewardFunction, ...] = (*verifiers, *own)
+    functions: tuple[RewardFunction, ...] = (*verifiers, *map(Checked, own))
     names = [name_of(function) for function in functions]
     check_names(names)
     _check_weights(config.reward_weights, names)
