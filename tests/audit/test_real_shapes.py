@@ -174,6 +174,8 @@ def test_documents_of_other_shapes(tmp_path):
     by_id = {row["prompt"]: row["rewards"] for row in LISTS if row["step"] <= 3}
     log = read_log(as_array(by_id, tmp_path / "ids.json"))
     assert by_visit(log) == [(1, p, k, n) for v, p, k, n in VISITS if v == 1]
+    rates = {f"question {q}": [k / 8 for _, p, k, _ in VISITS if p == f"question {q}"] for q in range(12)}
+    assert by_visit(read_log(as_array(rates, tmp_path / "acc_step_500.json"))) == VISITS
     columns = {name: [row[name] for row in ROWS] for name in ROWS[0]}
     assert truth(read_log(as_array(columns, tmp_path / "columns.json"))) == TRUTH
     wandb = {"columns": list(ROWS[0]), "data": [list(row.values()) for row in ROWS]}

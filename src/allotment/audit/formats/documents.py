@@ -13,6 +13,8 @@ from allotment.audit.formats.opening import DamagedError, opened
 from allotment.errors import needs_extra
 
 Row = Mapping[str, Any]
+MOST_ROLLOUTS = 129
+"""Rollouts of a visit of which only shares are known are fewer."""
 LONGEST_FIRST_LINE = 2**26
 """Bytes of the first line by which a file is told to be lines of JSON."""
 
@@ -81,7 +83,8 @@ def _numbered(found: list[Any], path: Path, left_out: LeftOut) -> Iterator[tuple
 
 def rows_of(document: Any) -> list[Any]:
     """The rows of a document: an array's entries; of an object the longest list of objects in it, a table with
-    ``columns`` and ``data``, columns as lists, or a row for each key with what is under it. Else the object itself.
+    ``columns`` and ``data``, columns as lists, or a row for each key with what is under it: rewards of one visit, or
+    shares of successes, one a visit. Else the object itself.
     """
     if not isinstance(document, dict):
         return document if isinstance(document, list) else []
@@ -99,8 +102,28 @@ def rows_of(document: Any) -> list[Any]:
     if len(document) > 1 and all(isinstance(v, list) and not any(isinstance(x, dict) for x in v) for v in values):
         if len({len(v) for v in values}) == 1 and not all(map(_is_numbers, values)):
             return [dict(zip(document, row, strict=True)) for row in zip(*values, strict=True)]
-        return [{"prompt_id": key, "rewards": v} for key, v in document.items()]
+        n = _rollouts_of_rates([x for v in values for x in v])
+        if n is None:
+            return [{"prompt_id": key, "rewards": v} for key, v in document.items()]
+        return [
+            {"prompt_id": key, "rate": rates[visit], "n": n}
+            for visit in range(max(map(len, values)))
+            for key, rates in document.items()
+            if visit < len(rates)
+        ]
     return [document]
+
+
+def _rollouts_of_rates(rates: list[Any]) -> int | None:
+    """The smallest number of rollouts of which all of these are shares; None where they are no shares, or 0 and 1."""
+    if (
+        not rates
+        or not _is_numbers(rates)
+        or not all(0 <= rate <= 1 for rate in rates)
+        or all(r in (0, 1) for r in rates)
+    ):
+        return None
+    return next((n for n in range(2, MOST_ROLLOUTS) if all(abs(r * n - round(r * n)) < 1e-4 for r in rates)), None)
 
 
 def _is_numbers(values: list[Any]) -> bool:

@@ -159,7 +159,7 @@ def read_rollouts(
         MissingExtraError: a parquet file, and pyarrow is not installed.
         OSError: a file cannot be read.
     """
-    reader = Reader(source.columns, adapt)
+    reader = Reader(source.columns, adapt, is_alone=len(source.files) == 1)
     before = b""
     for path in source.files:
         found = reader.rollouts(path)
@@ -178,8 +178,9 @@ def read_rollouts(
 class Reader:
     """Rollouts of the files of a run, and what is noted on the way."""
 
-    def __init__(self, columns: Columns, adapt: Callable[[Row], Row] | None = None) -> None:
+    def __init__(self, columns: Columns, adapt: Callable[[Row], Row] | None = None, *, is_alone: bool = False) -> None:
         self.columns, self._adapt = columns, adapt
+        self._is_alone = is_alone  # whether there is one file: its name may say when it was written, not a row's step
         self.left_out, self.tally, self.prompts, self.visits = LeftOut(), Tally(), Prompts(), Visits()
         self._names = tuple(columns.named().values())
         self._folds = columns.nested is not None or columns.trials is not None
@@ -193,19 +194,21 @@ class Reader:
             key = prompt_id(row.get(columns.id)) if columns.id else text and text_key(text)
             step = row.get(columns.step) if columns.step else None
             step = step if type(step) is int and abs(step) < LARGEST else whole(step)
-            step = named_step if step is None else step
             if key is None:
                 left_out.add("row without a prompt", path, place)
-                continue
-            if step is None and columns.step:
-                left_out.add("row without a step", path, place)
                 continue
             found = rollouts(row, columns)
             if not found:
                 left_out.add("row without rollouts", path, place)
                 continue
+            is_whole = self._folds or len(found) > 1
+            if step is None and not (is_whole and self._is_alone):
+                step = named_step
+            if step is None and columns.step:
+                left_out.add("row without a step", path, place)
+                continue
             if step is None:
-                step = self.visits.number(key, is_whole=self._folds or len(found) > 1)
+                step = self.visits.number(key, is_whole=is_whole)
             for reward, length in found:
                 if reward is None:
                     left_out.add("rollout without a reward", path, place)
