@@ -18,7 +18,7 @@ from allotment.trainers.trl.returned import Checked, checked_rewards
 OWN = '''
 from dataclasses import dataclass
 
-SEEN = []
+SIZES = []
 
 @dataclass
 class Counted:
@@ -29,7 +29,6 @@ def few_letters(completions, answer, **columns):
     return [Counted(1.0 - len(c) / 40).value for c in completions]
 
 def is_right(completions, answer, **columns):
-    SEEN.append(sorted(columns))
     return [float(a in c) for c, a in zip(completions, answer)]
 
 def level(completions, hardness, **columns):
@@ -39,6 +38,13 @@ def narrow(completions):
     return [0.0 for _ in completions]
 
 def needs_more(completions, tests, **columns):
+    return [0.0 for _ in completions]
+
+def in_groups(completions, group_ids=None, **columns):
+    SIZES.append(None if group_ids is None else sorted(map(group_ids.count, set(group_ids))))
+    return [float(len(c) % 2) for c in completions]
+
+def only_in_groups(completions, group_ids, **columns):
     return [0.0 for _ in completions]
 
 def wrong_length(completions, **columns):
@@ -146,6 +152,13 @@ def test_several_verifiers(command, tmp_path):
     assert any({"rewards/reasoning_gym/mean", "rewards/exact/mean"} <= row.keys() for row in logged)
 
 
+def test_groups_are_told_in_training(command, own, tmp_path):
+    assert main(command(reward=f"{own}:in_groups", steps=2)) == 0
+    (module,) = (m for name, m in sys.modules.items() if name.startswith("allotment_reward_own") and m.SIZES)
+    assert [sizes for sizes in module.SIZES if sizes is not None] == [[4, 4, 4, 4]] * 2
+    assert None in module.SIZES  # evaluations
+
+
 def test_further_columns_and_no_answers(command, own, tmp_path):
     file = tmp_path / "levels.jsonl"
     chosen = rows("pool")[:20]
@@ -192,6 +205,7 @@ def test_lora_trains_the_adapter_alone_and_goes_on_after_a_break(command, tmp_pa
         ({"reward": "OWN:Counted"}, "Counted, a class"),
         ({"reward": "OWN:narrow"}, "take **columns"),
         ({"reward": "OWN:needs_more"}, "further columns of a file are named in --reward-columns"),
+        ({"reward": "OWN:only_in_groups"}, "write group_ids=None"),
         ({"reward": ("OWN:is_right", "OWN:is_right")}, "two reward functions of one name"),
         ({"reward": "OWN:is_right", "reward_weights": (1.0, 2.0)}, "2 weights for is_right"),
         ({"reward": "OWN:is_right", "success_reward": "exact"}, "there is no reward function of that name"),

@@ -59,11 +59,14 @@ def check_columns(function: RewardFunction, named: str, columns: Sequence[str]) 
     try:
         signature.bind(**dict.fromkeys(handed))
     except TypeError as error:
+        fix = "take **columns for what is not read; further columns of a file are named in --reward-columns"
+        if "'group_ids'" in str(error):
+            fix = "write group_ids=None: the groups are told in training, there are none in an evaluation"
         raise _refused(
             f"the reward function {named} cannot be called as TRL calls reward functions",
             f"{error}: def {named.rpartition(':')[2]}{signature}",
             f"(completions, **columns): by name are passed {', '.join(handed)}",
-            "take **columns for what is not read; further columns of a file are named in --reward-columns",
+            fix,
         ) from error
 
 
