@@ -94,22 +94,23 @@ class Policy:
         both = self.log_probs(sequences)
         return [[row[: len(s)].clone() for row, s in zip(values, sequences, strict=True)] for values in both]
 
-    def update(self, sequences, responses, advantages, mini_batch_size, mean_over, epochs) -> dict:
+    def update(self, sequences, responses, advantages, is_real, mini_batch_size, mean_over, epochs) -> dict:
         """One pass for each mini-batch, as verl's worker makes them: a mean over ``mean_over`` rollouts."""
         passes = []
         for first in [*range(0, len(sequences), mini_batch_size)] * epochs:
             rows = slice(first, first + mini_batch_size)
-            passes.append(self.update_once(sequences[rows], responses[rows], advantages[rows], mean_over))
+            one = sequences[rows], responses[rows], advantages[rows], is_real[rows]
+            passes.append(self.update_once(*one, mean_over))
         losses, norms, real = zip(*passes, strict=True)
         return {"loss": sum(losses), "grad_norm": max(norms), "mfu": 0.0, "rows": list(real)}
 
-    def update_once(self, sequences, responses, advantages, mean_over) -> tuple[float, float, int]:
+    def update_once(self, sequences, responses, advantages, is_real, mean_over) -> tuple[float, float, int]:
         log_p, _ = self.log_probs(sequences)
         own = [
             log_p[i, len(s) - len(r) - 1 : len(s) - 1].sum()
             for i, (s, r) in enumerate(zip(sequences, responses, strict=True))
         ]
-        real = [i for i, a in enumerate(advantages) if len(a)]
+        real = [i for i, counts in enumerate(is_real) if counts]
         loss = -sum(advantages[i][0] * own[i] for i in real) / mean_over
         self.optimizer.zero_grad()
         loss.backward()
@@ -160,8 +161,9 @@ class Actor:
 
     def update_actor(self, batch):
         info, data = batch.extra_info, self._get(batch, "input_ids", "responses", "advantages")
+        is_real = [not tag.get("is_padding", False) for tag in batch.tags]
         sizes = info["mini_batch_size"], info["global_batch_size"], info["epochs"]
-        metrics = ray.get(self.policy.update.remote(*data, *sizes))
+        metrics = ray.get(self.policy.update.remote(*data, is_real, *sizes))
         self.passes = {"passes": metrics.pop("rows"), "mean_over": sizes[1]}
         return {"metrics": metrics}
 
