@@ -248,9 +248,17 @@ def test_a_cluster_that_runs_already_knows_the_trainers() -> None:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VERL_USE")}
+    environment["RAY_AUTH_MODE"] = "disabled"  # its own cluster, which this machine alone can reach
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port", port]
-        start += ["--num-cpus=2", "--include-dashboard=false", "--disable-usage-stats", "--temp-dir", folder]
+        start += [
+            "--node-ip-address=127.0.0.1",
+            "--num-cpus=2",
+            "--include-dashboard=false",
+            "--disable-usage-stats",
+            "--temp-dir",
+            folder,
+        ]
         cluster = subprocess.Popen(start, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             ask = [sys.executable, "-c", ASK, f"127.0.0.1:{port}"]
