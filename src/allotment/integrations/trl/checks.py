@@ -77,7 +77,7 @@ def warn_of_nothing_to_allocate(planner: Planner, sizes: Sizes) -> None:
 def warn_of_rewards(rewards: Sequence[float], planner: Planner, settings: AllotmentArguments) -> None:
     """Warn at the first batch where rewards are no two values and nobody said what a success is."""
     values = sorted(set(rewards))
-    says = settings.success_threshold is not None or getattr(planner, "success_threshold", 0.5) != 0.5
+    says = settings.success_threshold is not None or planner.success_threshold != Planner.success_threshold
     if len(values) > 2 and isinstance(planner, SuccessPlanner) and not isinstance(planner, Uniform) and not says:
         log.warning(
             "rewards are not two-valued (%d values from %g to %g): the planner takes those of at least %g for "

@@ -129,7 +129,7 @@ class AllotmentMixin(_Trainer):
 
     def _generate_and_score_completions(self, inputs: list[dict[str, Any]]) -> Any:
         if not self.model.training:
-            return super()._generate_and_score_completions(inputs)
+            return super()._generate_and_score_completions(self._evaluated(inputs))
         rows, batch = self._planned(inputs)
         self._open = batch
         has_own_rollouts = getattr(self, "rollout_func", None) is not None
@@ -146,6 +146,13 @@ class AllotmentMixin(_Trainer):
         finally:
             self._open = None
         return output
+
+    def _evaluated(self, inputs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Rows of an evaluation, with the number of their group for reward functions that name it."""
+        if not self._takes_group_ids:
+            return inputs
+        size = getattr(self, "num_generations_eval", None) or self.num_generations
+        return [{ragged.GROUP_IDS: i // size, **row} for i, row in enumerate(inputs)]
 
     def _give_up(self, plan: Plan) -> None:
         """Leave the planner as if a plan whose batch failed had never been asked, but for its step number."""
