@@ -163,6 +163,14 @@ def test_a_learnt_reward_stands_beside_the_verifier(write_run, page):
     assert "judged" not in figures(page(write_run("w")))
 
 
+def test_plans_of_the_variance_of_rewards_are_not_judged_by_successes_in_silence(write_run, page):
+    metrics = [evaluation(step, 0.1, 0.1, predicted_variance_ratio=0.9) for step in (0, 1, 2)]
+    rollouts = [group(n, 2, None, step, f"q{n}") for step in (1, 2) for n in (4, 6)]
+    said = "read realised_variance_ratio in metrics.jsonl"
+    assert said in page(write_run("v", planner="reward-variance", metrics=metrics, rollouts=rollouts, steps=2))
+    assert said not in page(write_run("w", metrics=metrics, rollouts=ROLLOUTS, steps=2))
+
+
 def test_a_directory_given_twice_is_said(write_run, page):
     path = write_run("v")
     assert "was given more than once and counts once" in page(path, path)

@@ -89,6 +89,8 @@ def test_without_a_checkpoint_what_is_not_known_is_said(folder, tmp_path):
     for title in ("Logs complete", "Budget conserved", "Counts within their bounds", "Steps of even time"):
         assert verdicts[title] == "unknown"
     text = write_report([folder], tmp_path / "report.html").read_text()
+    assert "No run of run (planner not recorded) is known to have finished" in text
+    assert "seed 0" not in text
     assert "not recorded: planner, steps, budget, bounds, estimator, seed, learning rate (no checkpoint says)" in text
     assert "no evaluation is logged" in text
 

@@ -177,6 +177,12 @@ def history_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits])
     return card
 
 
+OF_SUCCESSES = (
+    " Its plans expect the variance of rewards, and what came is that of successes: where rewards have other values "
+    "than 0 and 1, read realised_variance_ratio in metrics.jsonl or TRL's log."
+)
+
+
 def variance_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]) -> Card:
     """Predicted and realised variance of the gradient over steps."""
 
@@ -186,12 +192,14 @@ def variance_card(study: Study, looks: Sequence[Look], visited: Sequence[Visits]
             return f"{arm.label}: {reason}"
         ratios = variance_ratios(arm, seen, windows(seen.step))
         (whole,) = variance_ratios(arm, seen, windows(seen.step, most=1))
+        is_of_rewards = whole.predicted is not None and bool(np.isnan(seen.predicted).all())
         label = f"Chart for {arm.label}: predicted and realised variance of the gradient over steps."
         note = "No plan says what variance it expects." if whole.predicted is None else ""
         if whole.realised is not None:
             error = "" if whole.standard_error is None else f" ± {whole.standard_error:.3f}"
             expected = "" if whole.predicted is None else f", predicted {whole.predicted:.3f}"
             note = f"Over the whole run: realised {whole.realised:.3f}{error}{expected}."
+        note += OF_SUCCESSES if is_of_rewards else ""
         figure = figures.variance_figure(ratios, looks[number])
         table = Table(
             ("first step", "last step", "predicted", "realised", "standard error"),

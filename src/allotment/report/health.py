@@ -92,15 +92,15 @@ def _complete(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
         repeated = [step for step, times in counted.items() if times > 1]
         unlogged = {row["step"] for row in run.metrics if row["step"] > 0} ^ {row["step"] for row in run.rollouts}
         if not run.metrics:
-            wrong.append(f"seed {run.config.seed} has no line yet")
+            wrong.append(f"{run.seed} has no line yet")
         elif missing or repeated:
-            wrong.append(f"seed {run.config.seed} lacks {len(missing)} steps and repeats {len(repeated)}")
+            wrong.append(f"{run.seed} lacks {len(missing)} steps and repeats {len(repeated)}")
         elif unlogged:
-            wrong.append(f"metrics.jsonl and rollouts.jsonl of seed {run.config.seed} differ in {len(unlogged)} steps")
+            wrong.append(f"metrics.jsonl and rollouts.jsonl of {run.seed} differ in {len(unlogged)} steps")
         elif "steps" in not_recorded(run.config):
-            unknown.append(f"seed {run.config.seed} has {run.last_step} steps, and no file says how many there will be")
+            unknown.append(f"{run.seed} has {run.last_step} steps, and no file says how many there will be")
         elif not run.finished:
-            wrong.append(f"seed {run.config.seed} stopped after {run.last_step} of {run.config.steps} steps")
+            wrong.append(f"{run.seed} stopped after {run.last_step} of {run.config.steps} steps")
     if wrong:
         return "look", "; ".join(wrong) + "."
     if unknown:
@@ -116,7 +116,7 @@ def _resumed(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     if not any(run.timing for run in arm.runs):
         return "unknown", "no times are logged, and it would be said there."
     resumed = "; ".join(
-        f"seed {run.config.seed} after step{'s' if len(run.resumed) > 1 else ''} {', '.join(map(str, run.resumed))}"
+        f"{run.seed} after step{'s' if len(run.resumed) > 1 else ''} {', '.join(map(str, run.resumed))}"
         for run in arm.runs
         if run.resumed
     )
@@ -129,7 +129,7 @@ def _budget(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
     spent, budget = np.array([total for run in arm.runs for total in _step_totals(run).values()]), arm.config.budget
     if not len(spent):
         return "unknown", "no rollouts are logged yet."
-    had = f"{spent.min():,} to {spent.max():,}"
+    had = f"{spent.min():,}" if spent.min() == spent.max() else f"{spent.min():,} to {spent.max():,}"
     if "budget" in not_recorded(arm.config):
         return "unknown", f"no file says its budget; its steps had {had} rollouts."
     if arm.config.planner == "vip-tokens":
@@ -235,7 +235,7 @@ def _steady(arm: Arm, _: Predictions) -> tuple[Verdict, str]:
         longest, median = float(seconds.max()), float(np.median(seconds))
         if longest > max(SLOWEST * median, 0.1 * seconds.sum()):
             step = run.timing[int(seconds.argmax())]["step"]
-            worst = f"step {step} of seed {run.config.seed} took {longest:.1f} s, the median {median:.2f} s."
+            worst = f"step {step} of {run.seed} took {longest:.1f} s, the median {median:.2f} s."
     if worst:
         return "look", worst
     if not any(run.timing for run in arm.runs):

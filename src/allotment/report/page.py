@@ -73,7 +73,7 @@ class Explorer:
 def explorer(study: Study, visited: Sequence[Visits]) -> Explorer:
     """The prompts of all runs; ``visited`` has one entry per arm."""
     runs = [
-        (f"{arm.label}, seed {run.config.seed}", run.config, _prompts(seen, number))
+        (f"{arm.label}, {run.seed}", run.config, _prompts(seen, number))
         for arm, seen in zip(study.arms, visited, strict=True)
         for number, run in enumerate(arm.runs)
     ]
@@ -273,7 +273,8 @@ def _arm_notices(arm: Arm) -> list[str]:
                 "line, left out of means and differences."
             )
     if arm.counted and not arm.counted[0].finished:
-        found.append(f"No run of {arm.label} has finished: its numbers are those after step {arm.step}.")
+        what = "is known to have finished" if "steps" in not_recorded(arm.config) else "has finished"
+        found.append(f"No run of {arm.label} {what}: its numbers are those after step {arm.step}.")
     return found
 
 

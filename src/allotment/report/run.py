@@ -50,6 +50,11 @@ class Run:
         return {row["step"]: row for row in self.metrics if "pool_success" in row or "held_out_success" in row}
 
     @property
+    def seed(self) -> str:
+        """Its seed in words; its folder's name where the seed is not recorded."""
+        return self.path.name if "seed" in not_recorded(self.config) else f"seed {self.config.seed}"
+
+    @property
     def last_step(self) -> int:
         """The last step that was logged; 0 if none was."""
         return max((int(row["step"]) for row in self.metrics), default=0)

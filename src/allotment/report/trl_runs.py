@@ -28,7 +28,8 @@ class PythonRun(RunConfig):
     """What the folder of a TRL run says of its settings."""
 
     trainer: Literal["trl from Python"] = "trl from Python"
-    planner: str = "not recorded"
+    planner: str
+    """Its name; the folder's where no file says it."""
     learning_rate: float = Field(math.nan, gt=0, allow_inf_nan=True)
     """The largest that was logged; NaN where none was."""
     is_constant: bool = True
@@ -97,8 +98,9 @@ def _config(folder: TRLFolder) -> PythonRun:
     names = ("planner", "steps", "budget", "bounds", "estimator", "seed", "learning_rate")
     missing = tuple(name for name in names if known.get(name) is None)
     given = {name: value for name, value in known.items() if value is not None and name != "budget"}
+    unknown = f"{folder.path.resolve().name} (planner not recorded)"
     return PythonRun(
-        **{"steps": max(folder.last_step, 1), "estimator": PythonRun.USUAL_ESTIMATOR, **given},
+        **{"planner": unknown, "steps": max(folder.last_step, 1), "estimator": PythonRun.USUAL_ESTIMATOR, **given},
         prompts_per_step=prompts,
         rollouts_per_prompt=max(1, round(spent / prompts)),
         spent=spent,

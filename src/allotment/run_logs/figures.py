@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from allotment.audit.figures import calibration_error, unbiased_variance
+from allotment.audit.figures import calibration_error
 from allotment.planning import Outcome
 from allotment.pricing import get_estimator
-from allotment.types import Allocation, IntArray, Plan
+from allotment.types import Allocation, FloatArray, IntArray, Plan
 
 
 def step_figures(plan: Plan, candidates: int, outcome: Outcome, threshold: float, estimator: str) -> dict[str, float]:
@@ -35,21 +35,22 @@ def step_figures(plan: Plan, candidates: int, outcome: Outcome, threshold: float
         p_Q = plan.posterior.success_probability()[told_Q]
         figures["predicted_success"] = float(p_Q.mean())
         figures["calibration_error"] = calibration_error(p_Q, successes_Q, trials_Q)
-    figures |= _variance_ratios(plan.allocation, trials_Q, successes_Q, estimator)
+    figures |= _variance_ratios(plan.allocation, trials_Q, outcome.reward_variance()[told_Q], estimator)
     return figures
 
 
 def _variance_ratios(
-    allocation: Allocation | None, trials_Q: IntArray, successes_Q: IntArray, estimator: str
+    allocation: Allocation | None, trials_Q: IntArray, variance_Q: FloatArray, estimator: str
 ) -> dict[str, float]:
-    """Variance of the gradient relative to equal counts: as the plan expected it, and with the variances observed."""
+    """Variance of the gradient relative to equal counts: as the plan expected it, and with the variances of the rewards
+    that came, of whatever size.
+    """
     ratios = {}
     if allocation is not None and allocation.uniform_objective > 0:
         ratios["predicted_variance_ratio"] = allocation.objective / allocation.uniform_objective
     if trials_Q.min() < 2:
         return ratios
     curve = get_estimator(estimator).variance
-    variance_Q = unbiased_variance(successes_Q, trials_Q)
     equal = float((variance_Q * curve(np.full(len(trials_Q), trials_Q.mean()))).sum())
     if equal > 0:
         ratios["realised_variance_ratio"] = float((variance_Q * curve(trials_Q)).sum()) / equal
