@@ -176,7 +176,7 @@ def test_a_reward_function_that_asks_is_told_the_groups(tmp_path):
         told.append((prompts, group_ids))
         return grouped(group_ids=group_ids, **columns)
 
-    made = train(*OURS["grpo"], tmp_path, rewards=reward, **BATCH)
+    made = train(*OURS["grpo"], tmp_path, rewards=reward, per_device_eval_batch_size=12, **BATCH)
     made.evaluate(Dataset.from_list(rows(12)))
     assert len(told) > 3
     for prompts, group_ids in told:
