@@ -40,12 +40,9 @@ def narrow(completions):
 def needs_more(completions, tests, **columns):
     return [0.0 for _ in completions]
 
-def in_groups(completions, group_ids=None, **columns):
-    SIZES.append(None if group_ids is None else sorted(map(group_ids.count, set(group_ids))))
+def in_groups(completions, group_ids, **columns):
+    SIZES.append(sorted(map(group_ids.count, set(group_ids))))
     return [float(len(c) % 2) for c in completions]
-
-def only_in_groups(completions, group_ids, **columns):
-    return [0.0 for _ in completions]
 
 def wrong_length(completions, **columns):
     return [0.0]
@@ -152,11 +149,11 @@ def test_several_verifiers(command, tmp_path):
     assert any({"rewards/reasoning_gym/mean", "rewards/exact/mean"} <= row.keys() for row in logged)
 
 
-def test_groups_are_told_in_training(command, own, tmp_path):
+def test_groups_are_told_in_training_and_evaluation(command, own, tmp_path):
     assert main(command(reward=f"{own}:in_groups", steps=2)) == 0
     (module,) = (m for name, m in sys.modules.items() if name.startswith("allotment_reward_own") and m.SIZES)
-    assert [sizes for sizes in module.SIZES if sizes is not None] == [[4, 4, 4, 4]] * 2
-    assert None in module.SIZES  # evaluations
+    assert [sizes for sizes in module.SIZES if sizes != [1, 1, 1, 1]] == [[4, 4, 4, 4]] * 2
+    assert [1, 1, 1, 1] in module.SIZES  # evaluations: one completion each
 
 
 def test_further_columns_and_no_answers(command, own, tmp_path):
@@ -205,7 +202,7 @@ def test_lora_trains_the_adapter_alone_and_goes_on_after_a_break(command, tmp_pa
         ({"reward": "OWN:Counted"}, "Counted, a class"),
         ({"reward": "OWN:narrow"}, "take **columns"),
         ({"reward": "OWN:needs_more"}, "further columns of a file are named in --reward-columns"),
-        ({"reward": "OWN:only_in_groups"}, "write group_ids=None"),
+        ({"reward": "OWN:in_groups", "objective": "on-policy-dpo"}, "missing a required argument: 'group_ids'"),
         ({"reward": ("OWN:is_right", "OWN:is_right")}, "two reward functions of one name"),
         ({"reward": "OWN:is_right", "reward_weights": (1.0, 2.0)}, "2 weights for is_right"),
         ({"reward": "OWN:is_right", "success_reward": "exact"}, "there is no reward function of that name"),

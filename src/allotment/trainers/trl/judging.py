@@ -45,7 +45,7 @@ def judging_of(config: TRLTrainConfig, rows: Sequence[Row]) -> Judging:
     """
     own = [load_reward(named) for named in config.reward]
     for function, named in zip(own, config.reward, strict=True):
-        check_columns(function, named, list(rows[0]))
+        check_columns(function, named, list(rows[0]), tells_groups=not config.prefers)
     wanted: list[Any] = [*config.verifier] or ([] if own else [None])
     verifiers = [make_reward(name, source=config.dataset, rule=config.extract) for name in wanted]
     functions: tuple[RewardFunction, ...] = (*verifiers, *map(Checked, own))

@@ -49,24 +49,25 @@ def load_reward(named: str) -> RewardFunction:
     return function
 
 
-def check_columns(function: RewardFunction, named: str, columns: Sequence[str]) -> None:
-    """Refuse a function that TRL cannot call with these columns of the data set: ConfigError."""
+def check_columns(function: RewardFunction, named: str, columns: Sequence[str], *, tells_groups: bool) -> None:
+    """Refuse a function that TRL cannot call with these columns of the data set: ConfigError.
+
+    ``tells_groups``: whether functions that name ``group_ids`` are told them.
+    """
     try:
         signature = inspect.signature(function)
     except (TypeError, ValueError):  # of a built-in function, which says nothing of itself
         return
     handed = [*BY_TRL, *(column for column in columns if column not in ("prompt", "completion"))]
+    handed += ["group_ids"] if tells_groups and "group_ids" in signature.parameters else []
     try:
         signature.bind(**dict.fromkeys(handed))
     except TypeError as error:
-        fix = "take **columns for what is not read; further columns of a file are named in --reward-columns"
-        if "'group_ids'" in str(error):
-            fix = "write group_ids=None: the groups are told in training, there are none in an evaluation"
         raise _refused(
             f"the reward function {named} cannot be called as TRL calls reward functions",
             f"{error}: def {named.rpartition(':')[2]}{signature}",
             f"(completions, **columns): by name are passed {', '.join(handed)}",
-            fix,
+            "take **columns for what is not read; further columns of a file are named in --reward-columns",
         ) from error
 
 
