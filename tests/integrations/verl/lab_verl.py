@@ -293,6 +293,7 @@ def overrides_for(out: Path, steps: int, more: list[str]) -> list[str]:
         "trainer.nnodes": 1,
         "trainer.logger": "[file]",
         "trainer.default_local_dir": out,
+        "hydra.run.dir": out / "hydra",
         "trainer.total_training_steps": steps,
         "trainer.total_epochs": 1000,
         "trainer.test_freq": -1,
