@@ -207,6 +207,8 @@ def test_identity_in_a_stream():
     images = [Image.fromarray(values) for values in (*pixels, pixels[0])]
     assert same(stream.of([{"prompt": "?", "image": image} for image in images])) == [0, 1, 0]
     assert same(stream.of([{"prompt": "?", "pixels": values} for values in (*pixels, pixels[0])])) == [0, 1, 0]
+    held = [np.array([{"role": "user", "content": text}], dtype=object) for text in ("a", "b", "a")]
+    assert same(stream.of([{"prompt": messages} for messages in held])) == [0, 1, 0]
     with pytest.raises(InvalidInputError, match="cannot be told apart"):
         stream.of([{"prompt": object()}])
     with pytest.raises(ConfigError, match="environments"):

@@ -30,6 +30,8 @@ def _plain(value: Any) -> object:
         return {"set": sorted(map(repr, value))}
     if hasattr(value, "detach"):  # a tensor
         value = value.detach().cpu().numpy()
+    if str(getattr(value, "dtype", "")) == "object":  # whose bytes are addresses
+        return {"list": value.tolist()}
     if hasattr(value, "tobytes"):  # an array or an image
         about = [str(getattr(value, name, "")) for name in ("dtype", "shape", "mode", "size")]
         return {"about": about, "bytes": hashlib.blake2b(value.tobytes(), digest_size=16).hexdigest()}
