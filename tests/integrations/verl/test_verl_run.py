@@ -4,6 +4,7 @@ run is a process of its own, of one to two minutes."""
 
 import json
 import os
+import secrets
 import shutil
 import socket
 import subprocess
@@ -248,7 +249,7 @@ def test_a_cluster_that_runs_already_knows_the_trainers() -> None:
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     environment = {name: value for name, value in os.environ.items() if not name.startswith("VERL_USE")}
-    environment["RAY_AUTH_MODE"] = "disabled"  # its own cluster, which this machine alone can reach
+    environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}  # of this cluster alone
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:
         start = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--port", port]
         start += [
