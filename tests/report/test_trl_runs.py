@@ -15,6 +15,7 @@ from allotment.report.data import read_run, read_study
 from allotment.report.health import health
 from allotment.report.summary import summarise
 from allotment.run_logs.trl_folder import is_trl_folder, planner_name, read_trl_folder
+from allotment.state import load_state, save_state
 
 
 @pytest.fixture(scope="module")
@@ -150,6 +151,14 @@ def test_several_updates_to_a_generation(tmp_path):
     assert (run.last_step, run.config.steps, run.finished) == (3, 3, True)
     assert sorted(step for step, row in run.evaluations.items() if "held_out_success" in row) == [1, 2, 3]
     assert run.timing == []  # times of updates are none of steps
+
+
+def test_rounds_of_preferences_have_a_planner_file_of_another_kind(folder):
+    file = folder / "checkpoint-6" / "planner.safetensors"
+    state = load_state(file, kind="trl-planner")
+    save_state(file, {"rounds": 3, "planner": state["planner"]}, kind="trl-preferences")
+    read = read_trl_folder(folder)
+    assert (read.checkpoint.told, read.steps, read.planner) == (3, 3, "vip")
 
 
 def test_without_evaluation_the_pool_has_a_course(tmp_path):
