@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -83,6 +84,23 @@ def fitted_planner(
     check_planner(planner, trainer)
     _check_sizes(planner, sizes, trainer)
     return planner
+
+
+def imported(path: str, *, setting: str, where: str) -> Any:
+    """What ``module:name`` stands for, a planner or what makes one; ``where`` the module must be installed.
+
+    Raises ConfigError: there is no such module or name.
+    """
+    module, _, name = path.partition(":")
+    try:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(
+            "the planner cannot be imported",
+            got=f"{setting}{path!r}: {error}",
+            allowed="a name, or module:function",
+            fix=f"check the path, and that the module is installed where {where} runs",
+        ) from error
 
 
 def fitted_selector(

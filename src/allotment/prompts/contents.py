@@ -44,3 +44,19 @@ def _plain(value: Any) -> object:
             fix="name the column that tells prompts apart",
         )
     return {type(value).__name__: text}
+
+
+def named(value: Any) -> int | str | None:
+    """The name that a row of a data set gives its prompt: None for nothing, an empty text, or pandas' NaN; 7.0 is 7.
+
+    Raises:
+        ValueError: it is neither a number nor a text.
+    """
+    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
+    if value is None or value == "" or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    if isinstance(value, int | str) and not isinstance(value, bool):
+        return value
+    raise ValueError(repr(value))

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from allotment.audit.formats.left_out import LeftOut
-from allotment.audit.formats.opening import DamagedError, opened
+from allotment.audit.formats.opening import DamagedError, lines
 from allotment.errors import needs_extra
 
 Row = Mapping[str, Any]
@@ -23,18 +22,12 @@ def is_lines(path: Path) -> bool:
     """Whether a file is lines of JSON, not one document: its first line is an object, or no JSON at all, and it is not
     an object of rows. Raises OSError: the file cannot be read.
     """
+    first_two = (line for line in lines(path, LONGEST_FIRST_LINE) if line.strip())
     try:
-        with opened(path) as file:
-            line = b"\n"
-            while line and not line.strip():
-                line = file.readline(LONGEST_FIRST_LINE)
-            is_alone = not file.readline(2).strip()
-    except (EOFError, ValueError, zlib.error):
+        line = next(first_two, b"")
+        is_alone = next(first_two, None) is None
+    except DamagedError:
         return True
-    except OSError as error:
-        if error.errno is None:  # of an unpacker, not of the disk
-            return True
-        raise
     try:
         first = json.loads(line)
     except (ValueError, RecursionError):
@@ -46,13 +39,12 @@ def is_lines(path: Path) -> bool:
 def document_rows(path: Path, left_out: LeftOut) -> Iterator[tuple[int, Row]]:
     """Number and values of each row of a JSON document; one that is damaged is counted."""
     try:
-        with opened(path) as file:
-            data = file.read()
+        data = b"".join(lines(path, -1))
         try:
             document = json.loads(data)
         except UnicodeDecodeError:
             document = json.loads(data.decode("latin-1"))
-    except (DamagedError, EOFError, ValueError, RecursionError, zlib.error):
+    except (ValueError, RecursionError):  # a packed file that is damaged too
         left_out.add("file that is no JSON, or a damaged one", path)
         return
     yield from _numbered(rows_of(document), path, left_out)
@@ -93,9 +85,7 @@ def rows_of(document: Any) -> list[Any]:
         return [dict(zip(document["columns"], row, strict=False)) for row in document["data"] if isinstance(row, list)]
     tables = [v for v in values if isinstance(v, list) and v and all(isinstance(row, dict) for row in v)]
     if tables and not any(name in document for name in ("prompt", "input", "question")):
-        about = {
-            key: value for key, value in document.items() if isinstance(value, int | str)
-        }  # of all rows, as a step
+        about = {key: value for key, value in document.items() if isinstance(value, int | str)}  # such as a step
         return [{**about, **row} for row in max(tables, key=len)]
     if len(document) > 1 and all(isinstance(v, dict) for v in values):
         return [{"prompt_id": key, **v} for key, v in document.items()]

@@ -36,14 +36,12 @@ class Visits:
         self._visits: Counter[int | str] = Counter()
         self._last: int | str | None = None
         self._rows = self._blocks = 0
-        self._any = False
 
     def __bool__(self) -> bool:
-        return self._any
+        return bool(self._visits)
 
     def number(self, key: int | str, *, is_whole: bool) -> int:
         """The visit that the next row of a prompt belongs to, from 1 on."""
-        self._any = True
         if is_whole or key != self._last:
             self._visits[key] += 1
         if not is_whole:

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from allotment.errors import InvalidInputError
-from allotment.prompts.contents import content_hash
+from allotment.prompts.contents import content_hash, named
 from allotment.types import PromptId
 
 SHOWN = ("prompt", "multimodal_inputs")
@@ -35,19 +35,19 @@ class PromptIdentity:
             InvalidInputError: its metadata's entry is no id, or names another prompt too; or there is none, and the row
                 holds what cannot be told apart.
         """
-        named = None if self._key is None else _named((sample.metadata or {}).get(self._key), self._key)
-        if named is None:
+        name = None if self._key is None else _named((sample.metadata or {}).get(self._key), self._key)
+        if name is None:
             return content_hash([getattr(sample, name) for name in KEPT])
         shown = content_hash([getattr(sample, name) for name in SHOWN])
-        known = self._shown.setdefault(named, (shown, str(sample.prompt)[:200]))
+        known = self._shown.setdefault(name, (shown, str(sample.prompt)[:200]))
         if known[0] != shown:
             raise InvalidInputError(
                 f"two different prompts have the same {self._key}",
-                got=f"{named!r}: {known[1]!r} and {str(sample.prompt)[:200]!r}",
+                got=f"{name!r}: {known[1]!r} and {str(sample.prompt)[:200]!r}",
                 allowed="an id of its own for each prompt",
                 fix="number the prompts of all files together, or leave the setting prompt_id out",
             )
-        return named
+        return name
 
     def check(self, samples: Iterable[Any]) -> None:
         """Look at all samples of a data set, so that an id of two prompts is found at the start."""
@@ -57,15 +57,12 @@ class PromptIdentity:
 
 def _named(value: Any, key: str) -> PromptId | None:
     """The id; None for nothing, an empty text or NaN. 7.0 is 7."""
-    if value is None or value == "" or value != value:
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, int | str) and not isinstance(value, bool):
-        return value
-    raise InvalidInputError(
-        f"the metadata's {key} does not name a prompt",
-        got=repr(value),
-        allowed="a whole number or a text; nothing, for a hash of the row in its place",
-        fix=f"mend {key}, or set prompt_id to another key",
-    )
+    try:
+        return named(value)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"the metadata's {key} does not name a prompt",
+            got=repr(value),
+            allowed="a whole number or a text; nothing, for a hash of the row in its place",
+            fix=f"mend {key}, or set prompt_id to another key",
+        ) from error

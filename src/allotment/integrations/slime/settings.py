@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -11,7 +10,7 @@ from typing import Any, get_args
 
 from allotment.errors import ConfigError
 from allotment.integrations.carrying import Weighting
-from allotment.integrations.fitting import Sizes, fitted_planner
+from allotment.integrations.fitting import Sizes, fitted_planner, imported
 from allotment.planning import Planner
 from allotment.planning.contract import Capability
 
@@ -112,7 +111,8 @@ def planner_of(args: Any, settings: Settings, batch: Batch, slime: Capability) -
     """
     given: Any = settings.planner
     if ":" in settings.planner:
-        given = _imported(settings.planner)(budget=batch.budget, **settings.planner_kwargs)
+        make = imported(settings.planner, setting="planner ", where="slime's rollout manager")
+        given = make(budget=batch.budget, **settings.planner_kwargs)
     return fitted_planner(
         given,
         SlimeSizes(batch.budget, batch.mean, batch.prompts),
@@ -141,16 +141,3 @@ def _refused(name: str, got: object, allowed: str, fix: str = "") -> ConfigError
     """The error of an entry of the block."""
     fix = fix or "correct it in the file of --custom-config-path"
     return ConfigError(f"the {name} of allotment's settings cannot be used", got=repr(got), allowed=allowed, fix=fix)
-
-
-def _imported(path: str) -> Any:
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            "the planner cannot be imported",
-            got=f"planner {path!r}: {error}",
-            allowed="a name, or module:function",
-            fix="check the path, and that the module is installed where slime's rollout manager runs",
-        ) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, cast
@@ -13,7 +12,7 @@ from pydantic import Field
 from allotment.config import Config
 from allotment.errors import ConfigError
 from allotment.integrations.capabilities import VERL
-from allotment.integrations.fitting import Sizes, fitted_planner, fitted_selector
+from allotment.integrations.fitting import Sizes, fitted_planner, fitted_selector, imported
 from allotment.integrations.verl.checks import check_config, check_mode, warn_of_nothing_to_allocate
 from allotment.planning import Planner
 from allotment.planning.making import parameters
@@ -118,7 +117,8 @@ def planner_of(config: DictConfig, settings: AllotmentSettings, batch: Batch) ->
     own = settings.planner_kwargs
     given: Any = settings.planner
     if ":" in settings.planner:
-        given = _imported(settings.planner)(budget=batch.budget, **own)
+        make = imported(settings.planner, setting="allotment.planner=", where="the trainer")
+        given = make(budget=batch.budget, **own)
     kept = settings.trained_prompts or batch.prompts
     planner = fitted_planner(
         given,
@@ -192,16 +192,3 @@ def _steps(config: DictConfig) -> int:
     """Training steps, which verl's trainer writes into the configuration before the manager is made."""
     optimiser = config.actor_rollout_ref.actor.optim
     return max(int(config.trainer.total_training_steps or optimiser.get("total_training_steps") or 0), 0)
-
-
-def _imported(path: str) -> Any:
-    module, _, name = path.partition(":")
-    try:
-        return getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(
-            "the planner cannot be imported",
-            got=f"allotment.planner={path!r}: {error}",
-            allowed="a name, or module:function",
-            fix="check the path, and that the module is installed where the trainer runs",
-        ) from error

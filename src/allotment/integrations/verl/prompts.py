@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from allotment.errors import InvalidInputError
-from allotment.prompts.contents import content_hash
+from allotment.prompts.contents import content_hash, named
 
 COLUMNS = ("raw_prompt", "data_source", "reward_model", "extra_info")
 """What of a row says which prompt it is."""
@@ -26,8 +26,8 @@ def prompt_key(row: Mapping[str, Any], name: str = "index") -> str:
         InvalidInputError: the name is neither a number nor a text; or there is none, and the prompt holds what cannot
             be told from others.
     """
-    named = _named(_fields(row.get("extra_info")).get(name), name)
-    return f"{row.get('data_source') or ''}/{_hash(row, name) if named is None else named}"
+    own = _named(_fields(row.get("extra_info")).get(name), name)
+    return f"{row.get('data_source') or ''}/{_hash(row, name) if own is None else own}"
 
 
 def _fields(extra_info: object) -> Mapping[str, Any]:
@@ -43,19 +43,15 @@ def _fields(extra_info: object) -> Mapping[str, Any]:
 
 def _named(value: Any, name: str) -> str | int | None:
     """The name of a row; None for one without: nothing, an empty text, or pandas' NaN. 7.0 is 7."""
-    value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
-    if value is None or value == "" or (isinstance(value, float) and value != value):
-        return None
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    if isinstance(value, int | str) and not isinstance(value, bool):
-        return value
-    raise InvalidInputError(
-        f"extra_info.{name} does not name a prompt",
-        got=repr(value),
-        allowed="an integer or a text; nothing, for a hash of the prompt in its place",
-        fix=f"mend extra_info.{name}, or set allotment.prompt_id to another key",
-    )
+    try:
+        return named(value)
+    except ValueError as error:
+        raise InvalidInputError(
+            f"extra_info.{name} does not name a prompt",
+            got=repr(value),
+            allowed="an integer or a text; nothing, for a hash of the prompt in its place",
+            fix=f"mend extra_info.{name}, or set allotment.prompt_id to another key",
+        ) from error
 
 
 def _hash(row: Mapping[str, Any], name: str) -> str:
