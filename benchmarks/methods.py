@@ -30,7 +30,7 @@ STEPS, WARM_UP, RUNS = 20, 10, 32
 FIGURES = Path("images")
 BESIDE = (
     "`allotment train --objective NAME [NAME...]`, beside any planner; places, combinations and the contract are in "
-    "[objectives](objectives.md),\nwhat came of each paper's claim in [experiments](experiments.md)."
+    "[objectives](objectives.md),\nwhat came of each paper's claim in [experiments](experiments/index.md)."
 )
 HEAD = """# Methods
 

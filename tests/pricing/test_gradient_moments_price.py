@@ -88,7 +88,7 @@ def test_uncertainty_about_p_is_averaged_over():
 
 
 def test_scores_decided_by_the_reward_leave_nothing_to_price_at_one_half():
-    """One right answer, one wrong one: at p = 1/2 the leading term of the variance is 0 (docs/experiments.md)."""
+    """One right answer, one wrong one: at p = 1/2 the leading term of the variance is 0 (docs/experiments/)."""
     price = gradient_moments_price(certain([0.5, 0.9]), ScoreMoments(np.zeros((2, 2)), np.ones(2)))
     many = np.full(2, 10**6)
     assert price.cost(many)[0] * 10**6 == pytest.approx(0.0, abs=1e-5)

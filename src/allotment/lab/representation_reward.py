@@ -140,7 +140,7 @@ class RepresentationReward:
     success is s > 0.
 
     The default is not the paper's, ``pooling="last"``, ``compare="prompt"``, ``states="current"``, with which the
-    policy is scored better while the verifier's success falls (docs/experiments.md).
+    policy is scored better while the verifier's success falls (docs/experiments/).
 
     Deviations: one pooling of hidden states for fitting and scoring, where the released code fits on means (padding
     included) and scores last tokens. The loss leaves the zero of s open: s is shifted so that among rollouts of

@@ -28,7 +28,7 @@ from allotment.types import Allocation, FloatArray, Plan, Posterior, PromptId, P
 class VIP(SuccessPlanner):
     """Least variance of the policy gradient for a hard budget: minimise ``sum_q a_q g(n_q)`` with ``sum_q n_q = C``.
 
-    The default differs from the paper in three places, each measured (docs/experiments.md): beliefs come from
+    The default differs from the paper in three places, each measured (docs/experiments/): beliefs come from
     a hierarchical model of counts, embeddings and drift instead of a Gaussian process on logits alone; the price is
     ``E[p (1 - p)]`` under the belief instead of ``p (1 - p)`` at its mean; the integer split is exact instead of
     relaxed and rounded. :meth:`paper` gives the paper in all three.

@@ -171,7 +171,7 @@ class DiscountedCounts(_RecordedCounts):
     data). A visit first multiplies ``s`` and ``f`` by ``forgetting``, then adds its counts. A prompt never seen has
     ``s = f = 0``. So the number of rollouts counts, and the uncertainty is known: price with ``expected_variance()``.
 
-    The defaults come from ``benchmarks/replay.py`` on the log of a real run; docs/experiments.md has the measurements.
+    The defaults come from ``benchmarks/replay.py`` on the log of a real run; docs/experiments/ has the measurements.
 
     Args:
         forgetting: what is left of a prompt's counts at its next visit, in (0, 1]; 1 never forgets.

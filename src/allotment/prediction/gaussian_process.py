@@ -144,7 +144,7 @@ class GaussianProcess(Interpolation):
     ``ghat_B = logit(clip(successes / trials, epsilon, 1 - epsilon))`` and the mean of *every* registered prompt moves
     by ``K(., B) Sigma_BB^{-1} (ghat_B - m_B)``; prompts of the batch get exactly ``ghat_B``. The next step starts from
     that mean and the *original* covariance. There is no observation noise, the number of trials does not matter,
-    nothing is forgotten. It is here to reproduce the paper; the default predictor does better (docs/experiments.md).
+    nothing is forgotten. It is here to reproduce the paper; the default predictor does better (docs/experiments/).
 
     Defaults and where they come from:
 

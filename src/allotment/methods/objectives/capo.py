@@ -31,7 +31,7 @@ class CAPO:
     its window. The released thresholds (policy, objective): 1e-4, 1e-2 on GRPO; 1e-3, 5e-4 on Dr. GRPO; 1e-5, 1e-1
     on REINFORCE. They were found for a model of 7 B parameters at a learning rate of 1.5e-5; both changes depend on
     width and learning rate. Choose them so that a few percent are rejected: where most are, Adam's second moment
-    follows the small gradients that are left, and its steps stay as long as before (docs/experiments.md).
+    follows the small gradients that are left, and its steps stay as long as before (docs/experiments/).
 
     ``tau_policy = tau_objective = inf`` keeps every token. Deviations: Adam's moments are the optimiser's own, of the
     clipped gradient of the loss, where the release keeps moments of the mean gradient of the kept tokens; weight decay
