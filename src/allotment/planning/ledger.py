@@ -9,7 +9,7 @@ import numpy.typing as npt
 
 from allotment.errors import InvalidInputError, RewardMismatchError, UnknownPromptError
 from allotment.planning.outcome import Outcome
-from allotment.prompts.ids import canonical_ids
+from allotment.prompts.ids import PromptIndex, canonical_ids
 from allotment.types import FloatArray, Plan, PromptId, PromptIds
 
 MAX_SKETCHES = 16
@@ -139,16 +139,14 @@ class Ledger:
         scores_nk = None if scores is None else score_columns(scores, groups)
         lengths_n = None if lengths is None else length_column(lengths, groups)
         answers_n = None if answers is None else answer_column(answers, groups)
-        rows = {prompt: row for row, prompt in enumerate(entry.prompt_ids)}
-        strange = next((g for g in groups if g not in rows), None)
-        if strange is not None:
+        rows_n = PromptIndex(entry.prompt_ids).known_rows(groups)
+        if (rows_n < 0).any():
             raise UnknownPromptError(
                 "a reward belongs to a prompt that was not asked",
-                got=repr(strange),
-                allowed=f"the {len(rows)} prompt ids of step {plan.step}, such as {plan.prompt_ids[0]!r}",
+                got=repr(groups[int(rows_n.argmin())]),
+                allowed=f"the {len(entry.prompt_ids)} prompt ids of step {plan.step}, such as {plan.prompt_ids[0]!r}",
                 fix="pass the plan these rollouts were generated for, and prompt ids as group ids",
             )
-        rows_n = np.array([rows[g] for g in groups], dtype=np.int64)
         told = Outcome(entry.prompt_ids, entry.planned, rewards_n, rows_n, scores_nk, lengths_n, answers_n)
         outcome = entry.followed_by(told)
         if (outcome.missing < 0).any():

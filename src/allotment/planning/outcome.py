@@ -52,7 +52,7 @@ class Outcome:
     def told(self) -> tuple[list[PromptId], IntArray]:
         """The prompts of which a reward was told, and their rows; both [B]."""
         rows_B = np.flatnonzero(self.received > 0)
-        return [self.prompt_ids[row] for row in rows_B], rows_B
+        return [self.prompt_ids[row] for row in rows_B.tolist()], rows_B
 
     def reward_variance(self) -> FloatArray:
         """[Q] unbiased sample variance of the rewards, whatever their order; NaN where fewer than two were told."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterable
+from itertools import repeat
 from typing import Any, Self
 
 import numpy as np
@@ -25,7 +26,10 @@ def canonical_ids(ids: PromptIds, *, unique: bool = True) -> tuple[PromptId, ...
         raise InvalidInputError(
             "the prompt ids are not a sequence", got=repr(ids), allowed="a list or array of ids", fix="pass [id]"
         )
-    plain = tuple(_canonical_id(prompt) for prompt in ids)
+    each = ids.tolist() if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "iuU" else ids
+    plain = tuple(each)
+    if not {int, str}.issuperset(map(type, plain)):
+        plain = tuple(map(_canonical_id, plain))
     if unique and len(set(plain)) != len(plain):
         seen: set[PromptId] = set()
         twice = next(prompt for prompt in plain if prompt in seen or seen.add(prompt))  # type: ignore[func-returns-value]
@@ -77,7 +81,7 @@ class PromptIndex:
     def rows(self, ids: Iterable[PromptId]) -> IntArray:
         """[Q] the numbers of registered ``ids``; UnknownPromptError where one was never registered."""
         try:
-            return np.array([self._rows[prompt] for prompt in ids], dtype=np.int64)
+            return np.fromiter(map(self._rows.__getitem__, ids), np.int64)
         except KeyError as error:
             raise UnknownPromptError(
                 "a prompt is not registered with this predictor",
@@ -88,7 +92,7 @@ class PromptIndex:
 
     def known_rows(self, ids: Iterable[PromptId]) -> IntArray:
         """[Q] the numbers of ``ids``, -1 for those never registered."""
-        return np.array([self._rows.get(prompt, -1) for prompt in ids], dtype=np.int64)
+        return np.fromiter(map(self._rows.get, ids, repeat(-1)), np.int64)
 
     def encoded(self) -> Any:
         """The ids as a byte array for a state file; :func:`index_from_state` is the inverse."""
