@@ -4,7 +4,7 @@ BIN := .venv/bin
 export OMP_NUM_THREADS := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: install demo test test-trl test-verl test-slime lint docs warm-start
+.PHONY: install demo test test-trl test-verl test-slime lint docs warm-start release-check
 
 install: .venv/installed
 
@@ -63,3 +63,15 @@ docs: install
 # Re-makes the shipped policies (two to five minutes); benchmarks/warm_start.py compares them with the shipped ones.
 warm-start: install
 	cd benchmarks && ../$(BIN)/python -m shipped.warm_start ../src/allotment/lab/data
+
+# Before a release: what would be uploaded, installed where nothing is. First without torch, then the demo with its extras.
+RELEASE := .venv-release
+release-check:
+	rm -rf dist $(RELEASE) && $(PYTHON) -m venv $(RELEASE) && $(PYTHON) -m venv $(RELEASE)/empty
+	$(RELEASE)/bin/pip install --quiet --disable-pip-version-check build twine
+	$(RELEASE)/bin/python -m build --outdir dist . && $(RELEASE)/bin/twine check --strict dist/*
+	$(RELEASE)/empty/bin/pip install --quiet --disable-pip-version-check dist/allotment-*.whl
+	cd $(RELEASE) && empty/bin/allotment --help > help.txt
+	cd $(RELEASE) && empty/bin/allotment audit ../tests/cli/earlier_run/rollouts.jsonl && ! empty/bin/python -c "import torch" 2> /dev/null
+	$(RELEASE)/empty/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt "$$(ls dist/allotment-*.whl)[train,report]"
+	cp examples/demo.py $(RELEASE) && cd $(RELEASE) && OMP_NUM_THREADS=1 empty/bin/python demo.py

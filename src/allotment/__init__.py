@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from allotment.planning import Uniform, make_planner
     from allotment.prediction import DiscountedCounts, embed
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "VIP",
@@ -61,7 +61,7 @@ _MOVED = {
     "BetaPosterior": "prediction.posteriors",
     "allocate_relaxed": "allocation",
 }
-"""Names that stood here in 0.1.0's drafts, and the sub-module that has them now."""
+"""Names that stood here in 0.1.0, and the sub-module that has them now."""
 
 
 _present = lazily(
