@@ -1,6 +1,7 @@
 """The state format: exact, versioned, atomic, without pickle; anything else is refused with a reason."""
 
 import json
+import logging
 import os
 import struct
 
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as st_np
+from safetensors import safe_open
 from safetensors.numpy import save_file
 
 import allotment.state
+from allotment import packing
 from allotment.errors import StateError, StateVersionError
 from allotment.state import check_kind, check_state, decode_json, encode_json, load_state, save_state
 
@@ -183,6 +186,147 @@ def test_other_files_are_refused(path, data):
         load_state(path, kind="test")
 
 
+def test_every_single_flipped_bit_is_refused(path):
+    """Of the length, the header, the checksum itself, the padding and the tensors."""
+    state = {"a": np.array([-2.5]), "b": {"n": 1e5}, "c": np.array([3], np.uint8)}
+    save_state(path, state, kind="test")
+    data = path.read_bytes()
+    for bit in range(8 * len(data)):
+        flipped = bytearray(data)
+        flipped[bit // 8] ^= 1 << bit % 8
+        path.write_bytes(flipped)
+        with pytest.raises(StateError, match="cannot read"):
+            load_state(path, kind="test")
+    path.write_bytes(data)
+    assert_same(load_state(path, kind="test"), state)
+
+
+@settings(deadline=None, max_examples=60)
+@given(data=st.data())
+def test_changed_bytes_are_refused(data, tmp_path_factory):
+    path = tmp_path_factory.getbasetemp() / "changed"
+    save_state(path, STATE, kind="test")
+    whole = path.read_bytes()
+    start = data.draw(st.integers(0, len(whole) - 1))
+    other = data.draw(st.binary(min_size=1, max_size=40))
+    changed = whole[:start] + other + whole[start + len(other) :]
+    path.write_bytes(changed)
+    if changed != whole:
+        with pytest.raises(StateError, match="cannot read"):
+            load_state(path, kind="test")
+
+
+def without_checksum(path, state, kind):
+    """The file as versions before there were checksums wrote it."""
+    save_state(path, state, kind=kind)
+    with safe_open(path, framework="numpy") as file:
+        header = json.loads(file.metadata()["allotment"])
+        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    del header["checksum"]
+    save_file(tensors, path, metadata={"allotment": json.dumps(header)})
+
+
+def test_a_file_of_before_there_were_checksums_is_read_with_a_warning(path, caplog):
+    without_checksum(path, STATE, "test")
+    with caplog.at_level(logging.WARNING, logger="allotment"):
+        assert_same(load_state(path, kind="test"), STATE)
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{path} was saved before there were checksums: damage to it would not be seen"
+    ]
+    caplog.clear()
+    save_state(path, STATE, kind="test")
+    load_state(path, kind="test")
+    assert not caplog.records
+
+
+def test_safetensors_reads_the_file(path):
+    state = {
+        "z": np.arange(3, dtype=np.uint8),
+        "a": np.float16([[1], [2]]),
+        "é": np.array(True),
+        "none": np.zeros((0, 2)),
+    }
+    save_state(path, {**state, "kind": "x"}, kind="test")
+    with safe_open(path, framework="numpy") as file:
+        assert_same({name: file.get_tensor(name) for name in state}, state)
+
+
+def packed(path, outer, data=b"", size=None):
+    """A file with this header, as text, bytes or JSON, and as many bytes behind it as ``size`` says."""
+    text = outer if isinstance(outer, bytes) else json.dumps(outer).encode()
+    with open(path, "wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text + data)
+        if size is not None:
+            file.truncate(8 + len(text) + size)
+
+
+def outer(scalars=None, **tensors):
+    header = {"version": 1, "kind": "test", "scalars": {} if scalars is None else scalars}
+    return {"__metadata__": {"allotment": json.dumps(header)}, **tensors}
+
+
+def tensor(dtype="F64", shape=(1,), offsets=(0, 8)):
+    return {"dtype": dtype, "shape": list(shape), "data_offsets": list(offsets)}
+
+
+TERABYTE = 10**12
+SIZES = {
+    "more declared than there": (outer(a=tensor(shape=(2,), offsets=(0, 16))), 8),
+    "less declared than there": (outer(a=tensor()), 16),
+    "a sparse terabyte": (outer(a=tensor()), TERABYTE),
+    "a terabyte declared": (outer(a=tensor(shape=(TERABYTE // 8,), offsets=(0, TERABYTE))), TERABYTE),
+    "a terabyte declared, not there": (outer(a=tensor(shape=(TERABYTE // 8,), offsets=(0, TERABYTE))), 8),
+    "shape of another size": (outer(a=tensor(shape=(1000, 1000, 1000))), 8),
+    "shape that overflows": (outer(a=tensor(shape=(2**62, 4), offsets=(0, 0))), 0),
+    "empty and huge": (outer(a=tensor(shape=(0, 2**70), offsets=(0, 0))), 0),
+    "negative": (outer(a=tensor(shape=(-1,), offsets=(8, 0))), 8),
+    "not whole": (outer(a=tensor(shape=(1.0,))), 8),
+    "true": (outer(a=tensor(shape=(True,))), 8),
+    "a gap": (outer(a=tensor(), b=tensor(offsets=(16, 24))), 24),
+    "an overlap": (outer(a=tensor(shape=(2,), offsets=(0, 16)), b=tensor(offsets=(8, 16))), 16),
+    "unknown type": (outer(a=tensor("C64")), 8),
+    "no type": (outer(a={"shape": [1], "data_offsets": [0, 8]}), 8),
+    "no tensor": (outer(a=3), 0),
+    "one name twice": (outer({"a": 1}, a=tensor()), 8),
+    "a list": (outer({"a": [1]}), 0),
+    "deep header": (b"[" * 200_000, 0),
+    "deep scalars": ({"__metadata__": {"allotment": "[" * 200_000}}, 0),
+    "a number too long": ({"__metadata__": {"allotment": "1" * 10_000}}, 0),
+    "not UTF-8": (b"\xff" * 30, 0),
+}
+
+
+@pytest.mark.parametrize("case", SIZES)
+def test_sizes_that_do_not_fit_are_refused_before_memory_is_taken(path, case):
+    header, size = SIZES[case]
+    packed(path, header, size=size)
+    with pytest.raises(StateError, match="cannot read"):
+        load_state(path, kind="test")
+
+
+@pytest.mark.parametrize("length", [0, 2**63, 2**64 - 1, packing.LARGEST_HEADER + 1, TERABYTE - 8])
+def test_a_header_of_absurd_length_is_refused(path, length):
+    with open(path, "wb") as file:
+        file.write(length.to_bytes(8, "little") + b"{}")
+        file.truncate(TERABYTE)
+    with pytest.raises(StateError, match="cannot read"):
+        load_state(path, kind="test")
+
+
+def test_what_is_larger_than_memory_is_refused(path, monkeypatch):
+    save_state(path, STATE, kind="test")
+    monkeypatch.setattr("allotment.packing._memory", lambda: 63)
+    with pytest.raises(StateError, match="64 bytes, and this machine's memory has 63"):
+        load_state(path, kind="test")
+
+
+def test_a_pipe_and_a_device_are_refused_without_waiting(path):
+    os.mkfifo(path)
+    for file in (path, "/dev/null", "/dev/zero", path.parent):
+        with pytest.raises(StateError, match="cannot read"):
+            load_state(file, kind="test")
+
+
 def test_a_missing_file_and_a_folder_are_refused(path):
     with pytest.raises(StateError, match="cannot read") as caught:
         load_state(path, kind="test")
@@ -205,6 +349,10 @@ def test_a_missing_file_and_a_folder_are_refused(path):
         '{"version": 1, "kind": "test"}',
         '{"version": 1, "kind": "test", "scalars": [1]}',
         '{"version": 1, "kind": "test", "scalars": {"a": 1, "a/b": 2}}',
+        '{"version": 1, "kind": "test", "scalars": {}, "more": 1}',
+        '{"version": 1, "kind": "test", "scalars": {}, "checksum": "00000000"}',
+        '{"version": 1, "kind": "test", "scalars": {}, "checksum": 0}',
+        '{"version": 1, "kind": "test", "scalars": {"checksum": "00000000"}, "checksum": null}',
     ],
 )
 def test_safetensors_of_another_make_are_refused(path, header):
@@ -239,18 +387,18 @@ class Crash(BaseException):
 
 
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Crash()], ids=["disk full", "signal"])
-@pytest.mark.parametrize("place", ["save_file", "os.fsync", "os.replace"])
+@pytest.mark.parametrize("place", ["packing.write", "os.fsync", "os.replace"])
 def test_a_crash_while_saving_leaves_the_old_file_and_nothing_else(path, place, error, monkeypatch):
     save_state(path, STATE, kind="test")
     before = path.read_bytes()
 
     def crash(*args, **kwargs):
-        if place == "save_file":
-            args[1].write_bytes(b"half a fi")
+        if place == "packing.write":
+            args[0].write(b"half a fi")
         raise error
 
     with monkeypatch.context() as patch:
-        patch.setattr(f"allotment.state.{place}", crash)
+        patch.setattr(f"allotment.{place if place == 'packing.write' else f'disk.{place}'}", crash)
         with pytest.raises(StateError if isinstance(error, OSError) else Crash) as caught:
             save_state(path, {"new": 1}, kind="test")
     if isinstance(error, OSError):
@@ -271,7 +419,7 @@ def test_the_new_file_appears_whole_under_its_name(path, monkeypatch):
         assert source.parent == target.parent
         replace(source, target)
 
-    monkeypatch.setattr("allotment.state.os.replace", look)
+    monkeypatch.setattr("allotment.disk.os.replace", look)
     assert_same(through_the_disk(path, STATE), STATE)
     assert list(path.parent.iterdir()) == [path]
 
@@ -298,6 +446,25 @@ def test_json_in_arrays(values):
     assert data.dtype == np.uint8
     assert decode_json(data) == values
     assert list(map(type, decode_json(data))) == list(map(type, values))
+
+
+@pytest.mark.parametrize("data", [b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b"\xff", b"1" * 10_000, b"[1, 2"])
+def test_what_is_no_json_in_an_array_is_refused(data):
+    with pytest.raises(StateError, match="cannot be read"):
+        decode_json(np.frombuffer(data, dtype=np.uint8))
+
+
+def test_a_number_too_long_for_json_is_refused(path):
+    with pytest.raises(StateError, match="cannot write"):
+        save_state(path, {"a": 10**5000}, kind="test")
+    assert list(path.parent.iterdir()) == []
+
+
+def test_keys_that_are_missing_are_named(path):
+    save_state(path, {"a": 1}, kind="test")
+    assert load_state(path, kind="test", keys=("a",)) == {"a": 1}
+    with pytest.raises(StateError, match=r"no 'b'"):
+        load_state(path, kind="test", keys=("a", "b"))
 
 
 def test_check_state():

@@ -10,8 +10,8 @@ import pytest
 import allotment
 
 ROOT = Path(allotment.__file__).parent
-DECIDING = ("types", "errors", "checks", "state", "lazy", "registry", "prompts", "prediction", "pricing", "allocation",
-            "selection", "planning")  # fmt: skip
+DECIDING = ("types", "errors", "checks", "disk", "packing", "state", "lazy", "registry", "prompts", "prediction",
+            "pricing", "allocation", "selection", "planning")  # fmt: skip
 """Rooms that load no torch, no configuration and no trainer."""
 TRAINING = ("learning", "run_logs", "integrations")
 """Rooms between a plan and a trainer's loss."""

@@ -1,4 +1,4 @@
-"""State on disk: one safetensors file with a JSON header, versioned, written atomically, no pickle.
+"""State on disk: one safetensors file with a JSON header, versioned, with a checksum, written atomically, no pickle.
 
 A state is a nested dict with string keys. Leaves are numpy arrays (stored as tensors) or JSON scalars (stored in the
 header). Floats survive bit for bit: arrays as they are, scalars through Python's shortest exact ``repr``.
@@ -7,18 +7,19 @@ header). Floats survive bit for bit: arrays as they are, scalars through Python'
 from __future__ import annotations
 
 import json
-import os
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
+from allotment import packing
+from allotment.disk import regular, replaced
 from allotment.errors import AllotmentError, StateError, StateVersionError
 
+log = logging.getLogger("allotment")
 State = dict[str, Any]
 Result = TypeVar("Result")
 
@@ -68,8 +69,9 @@ class StateGroup:
 
 FORMAT_VERSION = 1
 _SEPARATOR = "/"
-_HEADER = "allotment"
-_RESERVED = "__metadata__"  # safetensors' own key beside the tensors
+_PARTS = {"version", "kind", "scalars"}
+_UNREADABLE = (OSError, KeyError, IndexError, TypeError, AttributeError, ValueError, ArithmeticError, MemoryError,
+               RecursionError)  # fmt: skip
 
 
 def encode_json(value: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
@@ -78,8 +80,16 @@ def encode_json(value: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 
 def decode_json(data: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
-    """Inverse of :func:`encode_json`."""
-    return json.loads(np.asarray(data, dtype=np.uint8).tobytes().decode())
+    """Inverse of :func:`encode_json`. Raises :class:`StateError` where the bytes are no JSON."""
+    try:
+        return json.loads(np.asarray(data, dtype=np.uint8).tobytes().decode())
+    except _UNREADABLE as error:
+        raise StateError(
+            "a list in a state cannot be read",
+            got=f"{type(error).__name__}: {error}",
+            allowed="JSON text in UTF-8 as an array of bytes",
+            fix="load a whole state_dict(), or start anew",
+        ) from error
 
 
 def save_state(path: str | Path, state: State, *, kind: str) -> None:
@@ -97,35 +107,32 @@ def save_state(path: str | Path, state: State, *, kind: str) -> None:
     tensors: dict[str, np.ndarray[Any, Any]] = {}
     scalars: dict[str, Any] = {}
     _flatten(state, "", tensors, scalars)
-    header = json.dumps({"version": FORMAT_VERSION, "kind": kind, "scalars": scalars})
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    header = {"version": FORMAT_VERSION, "kind": kind, "scalars": scalars}
     try:
-        save_file(tensors, temporary, metadata={_HEADER: header})
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except (OSError, SafetensorError) as error:
+        with replaced(path) as file:
+            packing.write(file, tensors, header)
+    except (OSError, ValueError) as error:
         raise StateError(
             f"cannot write the state file {path}",
             got=f"{type(error).__name__}: {error}",
             allowed="a file in an existing folder with room and write permission",
             fix="make the folder first; what was at this path before is still there",
         ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
-def load_state(path: str | Path, *, kind: str) -> State:
-    """Read what :func:`save_state` wrote.
+def load_state(path: str | Path, *, kind: str, keys: Iterable[str] = ()) -> State:
+    """Read what :func:`save_state` wrote; a file of before there were checksums is warned of.
+
+    ``keys``: what the state must have.
 
     Raises:
-        StateError: the file is missing, truncated, not a state file, or of another kind.
+        StateError: the file is missing, damaged, not a state file, of another kind, or lacks one of ``keys``.
         StateVersionError: the file has another format version.
     """
     path = Path(path)
     try:
         version, saved_kind, state = _read(path)
-    except (OSError, SafetensorError, KeyError, TypeError, ValueError) as error:
+    except _UNREADABLE as error:
         raise StateError(
             f"cannot read the state file {path}",
             got=f"{type(error).__name__}: {error}",
@@ -140,6 +147,7 @@ def load_state(path: str | Path, *, kind: str) -> State:
             fix="load it with the version of allotment that wrote it",
         )
     check_kind(saved_kind, kind, f"the state file {path}")
+    _check_keys(state, keys, f"the state file {path}")
     return state
 
 
@@ -156,10 +164,14 @@ def check_state(state: object, kind: str, keys: Iterable[str]) -> None:
     if not isinstance(state, Mapping):
         raise StateError("a state is not a dict", got=type(state).__name__, allowed="a dict", fix="pass state_dict()")
     check_kind(state.get("kind"), kind)
+    _check_keys(state, keys, f"a {kind} state")
+
+
+def _check_keys(state: Mapping[str, Any], keys: Iterable[str], what: str) -> None:
     missing = [key for key in keys if key not in state]
     if missing:
         raise StateError(
-            f"a {kind} state lacks keys",
+            f"{what} lacks keys",
             got=f"no {', '.join(map(repr, missing))}",
             allowed="every key that state_dict() gave",
             fix="save the whole state_dict(), or start anew",
@@ -168,13 +180,19 @@ def check_state(state: object, kind: str, keys: Iterable[str]) -> None:
 
 def _read(path: Path) -> tuple[object, object, State]:
     """Version, kind and state of a file; an empty state if the version is another one."""
-    with safe_open(path, framework="numpy") as file:
-        header = json.loads((file.metadata() or {})[_HEADER])
-        tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+    with regular(path) as file:
+        header, tensors, has_checksum = packing.read(file)
     version, kind = header["version"], header["kind"]
     state: State = {}
     if version == FORMAT_VERSION:
-        for name, value in {**header["scalars"], **tensors}.items():
+        scalars = header["scalars"]
+        if header.keys() != _PARTS or not tensors.keys().isdisjoint(scalars):
+            raise ValueError(f"entries {sorted(header)}, or one name twice")
+        if not has_checksum:
+            log.warning("%s was saved before there were checksums: damage to it would not be seen", path)
+        for name, value in {**scalars, **tensors}.items():
+            if isinstance(value, list | dict):
+                raise ValueError(f"{name!r} is neither a tensor nor a single value")
             *folders, leaf = name.split(_SEPARATOR)
             node = state
             for folder in folders:
@@ -189,11 +207,11 @@ def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], sca
         scalars[prefix] = None
     for key, value in state.items():
         is_text = isinstance(key, str) and key.isprintable()
-        if not is_text or _SEPARATOR in key or key in ("", _RESERVED):
+        if not is_text or _SEPARATOR in key or key in ("", packing.METADATA):
             raise StateError(
                 "bad key in a state",
                 got=repr(key),
-                allowed=f"a non-empty printable str without '/', other than {_RESERVED!r}",
+                allowed=f"a non-empty printable str without '/', other than {packing.METADATA!r}",
                 fix="rename it",
             )
         name = prefix + key
@@ -241,7 +259,7 @@ def from_state(make: Callable[[], Result]) -> Result:
     """``make()``, with what it complains about turned into a :class:`StateError`."""
     try:
         return make()
-    except (AllotmentError, TypeError, ValueError) as error:
+    except (AllotmentError, TypeError, ValueError, ArithmeticError) as error:
         raise StateError(
             "a state holds values that cannot be used", got=error, allowed="a state_dict()", fix="start anew"
         ) from error
