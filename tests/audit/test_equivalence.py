@@ -41,7 +41,7 @@ def test_the_equivalent_budget_has_uniforms_variance():
     found = result.rollouts.value
     assert 3 < found < 8 < result.uniform_rollouts.value
     weights = log.successes * (8 - log.successes)
-    there, uniform = (weights / (played.counts_at(found) - 1)).sum(), weights.sum() / 7
+    there, uniform = (weights / (played.counts_at([found])[0] - 1)).sum(), weights.sum() / 7
     assert there == pytest.approx(uniform, rel=0.002)
     assert result.rollouts.low < found < result.rollouts.high
     assert (np.diff(result.worth) > 0).all()

@@ -96,7 +96,7 @@ def test_counts_are_split_by_the_price_of_the_belief():
         assert gains[rows, counts - 1].max() <= gains[rows[several], counts[several] - 2].min() + 1e-15
         belief.observe(ids, log.successes[batch], log.trials[batch])
     assert result.counts.min() == 1
-    np.testing.assert_array_equal(result.counts_at(2), result.counts)
+    np.testing.assert_array_equal(result.counts_at([2])[0], result.counts)
 
 
 def test_uniform_rloo_is_one_and_a_belief_of_no_use_is_not_better():

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 
 from allotment.audit.figures import ratio
+from allotment.audit.log import Log
 from allotment.audit.replaying import Replay
 from allotment.audit.settings import Settings
-from allotment.types import FloatArray
+from allotment.types import FloatArray, IntArray
 
 RESAMPLES = 2000
 LEVEL = 0.95
 AT_ONCE = 2**22
 """Entries of the resampling matrix that are held at once."""
+MOST_UNITS = 4096
+"""Units that are drawn: of more prompts, random groups of as equal a size as can be stand in for single ones."""
 
 
 @dataclass(frozen=True)
@@ -43,22 +47,34 @@ def resampled_sums(values_MC: FloatArray, resamples: int = RESAMPLES, seed: int 
     All visits of a prompt come and go together: they share its success probability, and are no independent evidence.
 
     Args:
-        values_MC: [M, C] what each prompt adds to each sum, M >= 1.
+        values_MC: [M, C] what each prompt, or group of prompts, adds to each sum, M >= 1.
         resamples: R.
         seed: fixes the draws.
     """
     rng, n_prompts = np.random.default_rng(seed), len(values_MC)
-    share = np.full(n_prompts, 1 / n_prompts)
     rows = max(AT_ONCE // n_prompts, 1)
-    parts = [
-        rng.multinomial(n_prompts, share, size=min(rows, resamples - start)) @ values_MC
-        for start in range(0, resamples, rows)
-    ]
+    parts = []
+    for start in range(0, resamples, rows):
+        size = min(rows, resamples - start)
+        drawn = rng.integers(n_prompts, size=(size, n_prompts)) + np.arange(size)[:, None] * n_prompts
+        times = np.bincount(drawn.ravel(), minlength=size * n_prompts).reshape(size, n_prompts)
+        parts.append(times.astype(np.float64) @ values_MC)
     return np.concatenate(parts)
 
 
+def units(log: Log, seed: int = 0) -> tuple[IntArray, int]:
+    """[V] which unit of the bootstrap each visit belongs to, and how many there are: its prompt, or a random group."""
+    n_prompts = len(log.ids)
+    if n_prompts <= MOST_UNITS:
+        return log.prompt, n_prompts
+    group_M = np.random.default_rng([seed, 2]).permutation(n_prompts) % MOST_UNITS
+    return group_M[log.prompt], MOST_UNITS
+
+
+NEAR, APART = 8, 0.5
+"""So many rollouts above the lower bound, where the variance bends, the budgets that are tried lie so far apart."""
 BELOW, ABOVE = 7, 4
-"""Budgets that are tried between the lower bound and the log's budget, and between that and twice as much."""
+"""Budgets that are tried from there to the log's budget, and between that and twice as much."""
 MOST_EQUIVALENT = 1e5
 """Rollouts a prompt up to which the estimator's curve is inverted."""
 ABOVE_POLE = 0.01
@@ -81,7 +97,7 @@ class Equivalence:
     """[G] rollouts a prompt that were tried, ascending."""
     worth: FloatArray
     """[G] rollouts a prompt that uniform needs for the variance that the allocation has at each of ``budgets``."""
-    counts: FloatArray
+    counts: IntArray
     """[G, V] rollouts that each visit gets at each of ``budgets``."""
 
 
@@ -93,31 +109,39 @@ def equivalence(replay: Replay, seed: int = 0) -> Equivalence:
     """
     settings = replay.settings
     budget = settings.budget_per_prompt
-    budgets_G = _grid(settings.lower, budget, settings.upper)
-    counts_GV = np.stack([replay.counts if b == budget else replay.counts_at(b) for b in budgets_G]).astype(np.float64)
-    columns = [*replay.variances(counts_GV), replay.uniform_variances()]
-    n_prompts = len(replay.log.ids)
-    sums_MC = np.stack(
-        [np.bincount(replay.log.prompt, column, minlength=n_prompts).astype(np.float64) for column in columns], axis=1
-    )
+    budgets_G = budget_grid(settings)
+    counts_GV = replay.counts_at(budgets_G)
+    counts_GV[budgets_G == budget] = replay.counts
+    unit_V, n_units = units(replay.log, seed)
+    columns = chain(map(replay.variances, counts_GV), [replay.uniform_variances()])
+    sums_MC = np.stack([np.bincount(unit_V, column, minlength=n_units) for column in columns], axis=1)
     whole_C, resampled_RC = sums_MC.sum(axis=0), resampled_sums(sums_MC, seed=seed)
     place = int(np.searchsorted(budgets_G, budget))
     ratios_RG = _ratios(resampled_RC)
     worth_G, worth_RG = (_worth(ratios, settings) for ratios in (_ratios(whole_C), ratios_RG))
+    every_RG = np.concatenate([worth_G[None], worth_RG])[:, :, None]
+    needed_R = between(budgets_G[None, :, None], crossing(every_RG, budget))[:, 0]
     return Equivalence(
         Interval.of(ratio(float(whole_C[place]), float(whole_C[-1])), ratios_RG[:, place]),
         Interval.of(float(worth_G[place]), worth_RG[:, place]),
-        Interval.of(_needed(worth_G, budgets_G, budget), np.array([_needed(w, budgets_G, budget) for w in worth_RG])),
+        Interval.of(float(needed_R[0]), needed_R[1:]),
         budgets_G,
         worth_G,
         counts_GV,
     )
 
 
-def _grid(lower: int, budget: int, upper: int) -> FloatArray:
-    """[G] budgets from the lower bound to twice the budget, the budget among them."""
-    above = np.linspace(budget, min(upper, 2 * budget), ABOVE)
-    return np.unique(np.concatenate([np.linspace(lower, budget, BELOW), above]))
+def budget_grid(settings: Settings) -> FloatArray:
+    """[G] budgets from the lower bound to twice the budget; it, its half and its quarter are among them."""
+    lower, budget, most = (
+        settings.lower,
+        settings.budget_per_prompt,
+        min(settings.upper, 2 * settings.budget_per_prompt),
+    )
+    near = np.append(np.arange(lower, end := min(budget, lower + NEAR), APART), [lower + APART / 4, lower + APART / 2])
+    smaller = [n for n in (budget // 2, budget // 4) if n >= lower]
+    parts = (near[near < budget], smaller, np.linspace(end, budget, BELOW), np.linspace(budget, most, ABOVE))
+    return np.unique(np.concatenate(parts))
 
 
 def _ratios(sums_C: FloatArray) -> FloatArray:
@@ -137,10 +161,28 @@ def _worth(ratios_G: FloatArray, settings: Settings) -> FloatArray:
     return np.asarray(np.exp(np.interp(wanted, -logs, np.log(counts))), dtype=np.float64)
 
 
-def _needed(worth_G: FloatArray, budgets_G: FloatArray, budget: int) -> float:
-    """The budget that is worth ``budget`` of uniform's; NaN where nothing is known, infinite above the grid."""
-    if np.isnan(worth_G).any():
-        return float("nan")
-    if worth_G[-1] < budget:
-        return float("inf")
-    return float(np.interp(budget, np.maximum.accumulate(worth_G), budgets_G))
+def crossing(worth_RGK: FloatArray, target: float) -> FloatArray:
+    """[R, K] where on the grid of budgets, counted from 0, the worth reaches ``target``: infinite where not, NaN
+    where nothing is known.
+    """
+    rising = np.maximum.accumulate(worth_RGK, axis=1)
+    after_RK = np.clip((rising < target).sum(axis=1), 1, max(rising.shape[1] - 1, 1))
+    last = rising.shape[1] - 1
+    low, high = (np.take_along_axis(rising, np.minimum(after_RK + d, last)[:, None], axis=1)[:, 0] for d in (-1, 0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        part_RK = np.clip((target - low) / np.where(high > low, high - low, np.inf), 0.0, 1.0)
+    place_RK = np.where(rising[:, -1] < target, np.inf, after_RK - 1 + part_RK)
+    return np.asarray(np.where(np.isnan(rising[:, -1]), np.nan, place_RK))
+
+
+def between(values_RGK: FloatArray, place_RK: FloatArray) -> FloatArray:
+    """[R, K] values [R or 1, G, K] at places of the grid, between its points in proportion; infinite, or NaN, where
+    these are.
+    """
+    last, known_RK = values_RGK.shape[1] - 1, np.isfinite(place_RK)
+    low_RK = np.where(known_RK, place_RK, 0.0).astype(np.int64)
+    values_RGK = np.broadcast_to(values_RGK, (len(place_RK), *values_RGK.shape[1:]))
+    low, high = (np.take_along_axis(values_RGK, np.minimum(low_RK + d, last)[:, None], axis=1)[:, 0] for d in (0, 1))
+    with np.errstate(invalid="ignore"):
+        found_RK = low + (place_RK - low_RK) * (high - low)
+    return np.asarray(np.where(known_RK, found_RK, place_RK))

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import NoReturn
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.allocation import allocate_exact
+from allotment.audit.counting import nested_counts
 from allotment.audit.figures import (
     Figures,
     calibration_error,
@@ -47,18 +47,25 @@ class Replay:
     """Predicted variance of one reward of the visit, by which the counts were split."""
     squares: FloatArray
     """E[(p (1 - p))^2] just before the visit."""
+    variance: FloatArray
+    """E[p (1 - p)] just before the visit: ``weights``, but where those are the price at the mean of the belief."""
 
-    def counts_at(self, budget_per_prompt: float) -> IntArray:
-        """[V] what the same predictions would have given at another budget, the settings' bounds kept.
+    def under(self, settings: Settings) -> Replay:
+        """The same predictions, priced by their whole belief and split under other settings."""
+        found = replace(self, settings=settings, weights=self.variance)
+        return replace(found, counts=found.counts_at([settings.budget_per_prompt])[0])
 
-        A step's budget is ``budget_per_prompt`` times its prompts, rounded; between the settings' bounds.
+    def counts_at(self, budgets_G: Sequence[float] | FloatArray) -> IntArray:
+        """[G, V] what the same predictions would have given at other budgets, the settings' bounds kept.
+
+        A step's budget is so many rollouts a prompt times its prompts, rounded; between the settings' bounds.
         """
-        counts_V = np.empty(len(self.weights), dtype=np.int64)
+        counts_GV = np.empty((len(budgets_G), len(self.weights)), dtype=np.int32)
         for step, batch_B in enumerate(self.log.batches(self.settings.batch, self.settings.seed)):
-            budget = round(budget_per_prompt * len(batch_B))
             price = _price(self.probability[batch_B], self.weights[batch_B], self.settings)
-            counts_V[batch_B] = _split(price, budget, self.settings, step)
-        return counts_V
+            totals = [round(budget * len(batch_B)) for budget in budgets_G]
+            counts_GV[:, batch_B] = _splits(price, totals, self.settings, step)
+        return counts_GV
 
     def variances(self, counts: npt.ArrayLike) -> FloatArray:
         """[..., V] the variance that ``counts`` [..., V] would have left, from the visit's own counts, without bias.
@@ -131,7 +138,7 @@ def replay(
     settings = Settings() if settings is None else settings
     if plug_in and settings.believes:
         _refuse_plug_in(settings.estimator)
-    probability_V, covered_V, weights_V, squares_V = (np.empty(len(log.visit)) for _ in range(4))
+    probability_V, covered_V, weights_V, squares_V, variance_V = (np.empty(len(log.visit)) for _ in range(5))
     counts_V = np.empty(len(log.visit), dtype=np.int64)
     for step, batch_B in enumerate(log.batches(settings.batch, settings.seed)):
         ids = [log.ids[row] for row in log.prompt[batch_B]]
@@ -141,13 +148,14 @@ def replay(
         covered_V[batch_B] = interval_coverage(belief, successes_B, trials_B)
         weights_V[batch_B] = posterior_weights(belief, plug_in=plug_in)
         squares_V[batch_B] = belief.power_moment(2, 2)
+        variance_V[batch_B] = belief.expected_variance() if plug_in else weights_V[batch_B]
         price = _price(probability_V[batch_B], weights_V[batch_B], settings)
-        counts_V[batch_B] = _split(price, settings.budget_per_prompt * len(ids), settings, step)
+        counts_V[batch_B] = _splits(price, [settings.budget_per_prompt * len(ids)], settings, step)[0]
         if settings.observe == "allotted":
             successes_B, trials_B = _thinned(successes_B, trials_B, counts_V[batch_B], settings, step)
         predictor.observe(ids, successes_B, trials_B)
         on_batch()
-    return Replay(log, settings, probability_V, covered_V, counts_V, weights_V, squares_V)
+    return Replay(log, settings, probability_V, covered_V, counts_V, weights_V, squares_V, variance_V)
 
 
 def _thinned(
@@ -175,7 +183,7 @@ def _price(probability_B: FloatArray, weights_B: FloatArray, settings: Settings)
     return WeightedPrice(weights_B, get_estimator(settings.estimator))
 
 
-def _split(price: Price, budget: int, settings: Settings, step: int) -> IntArray:
-    """[B] the exact split of a step's budget; prompts of equal price in an order that is another in every step."""
+def _splits(price: Price, budgets: Sequence[int], settings: Settings, step: int) -> IntArray:
+    """[G, B] the exact split of a step's budgets; prompts of equal price in an order that is another in every step."""
     tie_keys = np.random.default_rng([settings.seed, step]).permutation(len(price))
-    return allocate_exact(price, budget, lower=settings.lower, upper=settings.upper, tie_keys=tie_keys).counts
+    return nested_counts(price, budgets, settings.lower, settings.upper, tie_keys)

@@ -40,22 +40,30 @@ class Noise:
     """[M] between and V(n) of ``"rloo"`` or ``"shrinkage"``, summed over the visits of each prompt."""
 
 
-def noise(replay: Replay, kappa: float) -> Noise:
-    """The noise of the replayed visits: unbiased where a visit has the rollouts to tell, else as it was believed."""
-    log, price = replay.log, ShrinkagePrice.of_moments(replay.probability, replay.weights)
+def visit_noise(replay: Replay, kappa: float) -> tuple[FloatArray, Callable[[str, int], FloatArray]]:
+    """[V] between, and V(n) of ``"rloo"`` or ``"shrinkage"`` [V], of each visit: unbiased where the visit has the
+    rollouts to tell, else as it was believed.
+    """
+    log, price = replay.log, ShrinkagePrice.of_moments(replay.probability, replay.variance)
     several_V = log.trials > 1
-    variance_V = np.where(several_V, unbiased_variance(log.successes, log.trials), replay.weights)
+    variance_V = np.where(several_V, unbiased_variance(log.successes, log.trials), replay.variance)
     error_V = np.where(
         several_V, unbiased_square_error(log.successes, log.trials, replay.probability), price.uncertainty
     )
     square_V = unbiased_variance_square(log.successes, log.trials)
-    is_believed_V = np.isnan(square_V)
-    between_V = kappa * np.where(is_believed_V, replay.squares, square_V)
+    between_V = kappa * np.where(np.isnan(square_V), replay.squares, square_V)
 
     def within(estimator: str, n: int) -> FloatArray:
         if estimator == "rloo":
             return variance_V * float(RLOO.variance(n))
         return shrinkage_variance(variance_V, error_V, price.shares(np.full(len(variance_V), n)), n)
+
+    return between_V, within
+
+
+def noise(replay: Replay, kappa: float) -> Noise:
+    """The noise of the replayed visits."""
+    log, (between_V, within) = replay.log, visit_noise(replay, kappa)
 
     def mean(estimator: str) -> Callable[[int], float]:
         least = 2 if estimator == "rloo" else 1
@@ -64,7 +72,7 @@ def noise(replay: Replay, kappa: float) -> Noise:
     def by_prompt(estimator: str, n: int) -> FloatArray:
         return np.bincount(log.prompt, between_V + within(estimator, n), minlength=len(log.ids)).astype(np.float64)
 
-    return Noise(float(between_V.mean()), mean("rloo"), mean("shrinkage"), float(is_believed_V.mean()), by_prompt)
+    return Noise(float(between_V.mean()), mean("rloo"), mean("shrinkage"), float((log.trials < 4).mean()), by_prompt)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Literal
 
 import numpy as np
 
+from allotment.audit.counterfactual import Counterfactuals, counterfactuals
 from allotment.audit.equivalence import Equivalence, equivalence
 from allotment.audit.figures import BINS, Figures, bin_numbers
 from allotment.audit.log import Log
@@ -120,6 +121,8 @@ class Summary:
     """Cost in tokens; None where no lengths are logged."""
     verdict: Verdict
     """What follows, with its conditions."""
+    counterfactuals: Counterfactuals
+    """The same rollouts spent otherwise."""
 
 
 @dataclass(frozen=True)
@@ -209,6 +212,7 @@ def summarise(replay: Replay, seed: int = 0) -> Summary:
         worth,
         lengths,
         verdict(facts),
+        counterfactuals(replay, worth, seed=seed),
     )
 
 
