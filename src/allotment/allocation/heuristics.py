@@ -41,7 +41,7 @@ def uniform(weights: int | npt.ArrayLike | Price, budget: int, **limits: Unpack[
 def inverse_accuracy(
     success_probabilities: npt.ArrayLike, budget: int, *, epsilon: float = EPSILON, **limits: Unpack[Limits]
 ) -> Allocation:
-    """Counts in proportion to ``1 - p + epsilon``: the harder, the more (VIP, appendix C.1).
+    """Counts in proportion to ``1 - p + epsilon``, p [Q]: the harder, the more (VIP, appendix C.1).
 
     Arguments and errors are those of :func:`~allotment.allocation.allocate`, and ``epsilon`` > 0, see :data:`EPSILON`;
     ``estimator`` is for the objective (weights ``p (1 - p)``) and the certificate only.

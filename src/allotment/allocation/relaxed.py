@@ -50,7 +50,7 @@ CLOSED_FORMS: dict[Estimator, LevelCurve] = {RLOO: _rloo_count, DR_GRPO: _dr_grp
 
 
 def relaxed_counts(weights: npt.ArrayLike, budget: int, **limits: Unpack[Limits]) -> RelaxedCounts:
-    """Minimise ``sum_q a_q g(n_q)`` over real-valued counts within the bounds that sum to the budget.
+    """Minimise ``sum_q a_q g(n_q)``, a [Q], over real-valued counts within the bounds that sum to the budget.
 
     VIP, theorems 5.1 and 5.2: the closed form of the estimator, clipped to the bounds, at the multiplier where the sum
     is the budget. Zero weights are the limit of equal tiny ones: at their lower bounds until all others are at their

@@ -17,7 +17,9 @@ from allotment.errors import ConfigError, InvalidInputError
 from allotment.learning.groups import Groups, check_finite, check_per_rollout, group
 
 AdvantageName = Literal["rloo", "dr_grpo", "grpo"]
+"""What a reward is compared with, see :func:`advantage_estimator`."""
 SecondLookName = Literal["unbiased", "pooled"]
+"""How two rounds of a step are put together, see :func:`second_look_advantages`."""
 AdvantageFunction = Callable[[Tensor, Tensor], Tensor]
 """``(rewards_N, group_ids_N) -> advantages_N``."""
 

@@ -16,7 +16,9 @@ from allotment.errors import ConfigError, InvalidInputError
 from allotment.learning.groups import checked_mask, group
 
 Aggregation = Literal["prompt_mean", "sequence_mean", "token_mean"]
+"""What the loss averages over, see :func:`rollout_weights`."""
 Length = Literal["mean", "sum"] | float
+"""What divides the tokens of a completion: its length, nothing, or a constant number of tokens."""
 
 
 def rollout_weights(

@@ -37,7 +37,7 @@ class ScoreWeighted:
         return np.clip(probability + _powers(probability) @ change_4, 0.0, 1.0)
 
     def observe(self, posterior: Posterior, successes_N: FloatArray, rows_N: IntArray, scores_NK: FloatArray) -> None:
-        """Learn from N rollouts; arguments as those of :meth:`GradientSize.observe`."""
+        """Learn from N rollouts; arguments as those of ``GradientSize.observe``."""
         size_N = (scores_NK**2).sum(axis=1)
         if not size_N.any():
             return

@@ -40,10 +40,11 @@ class VIP(SuccessPlanner):
         ids: [M] the prompt ids of the rows of ``embeddings``; 0..M-1 if None.
         features: [M, F] numbers beside ``embeddings``, such as :func:`~allotment.prediction.text_features`.
         success_threshold: a reward of at least this counts as a success.
-        price: a :data:`PriceName`, or :class:`~allotment.prediction.GradientMoments`, the belief about scores, for
-            ``"gradient_moments"``: the variance of each prompt's gradient from what ``tell(..., scores=...)`` says,
-            RLOO only. Until scores are told, counts are those of ``"success_variance"``.
-        split: a :data:`Split`.
+        price: what a prompt's variance is. ``"success_variance"``: ``E[p (1 - p)]``. ``"plug_in"``: ``p (1 - p)`` at
+            the mean of p's logit. ``"gradient_moments"``, or a :class:`~allotment.prediction.GradientMoments`, the
+            belief about scores: that of its gradient, from what ``tell(..., scores=...)`` says; RLOO only, and until
+            scores are told, counts are those of ``"success_variance"``.
+        split: ``"exact"``, the integer optimum, or ``"relaxed"``, the paper's relaxation, rounded (algorithm 2).
         unit: ``"tokens"``, or a :class:`~allotment.prediction.LengthPredictor`, makes the budget one of completion
             tokens: prompts are charged their predicted length, every ``tell`` needs ``lengths``, and the budget holds
             in expectation, from the first step on with ``LengthPredictor(typical_length=...)``.

@@ -3,15 +3,15 @@
 Every predictor here follows :class:`Predictor`: ``predict(ids)``, ``observe(ids, successes, trials)``,
 ``state_dict()``, ``load_state_dict(state)``.
 
-=========================== ========== ============================================================================
-:class:`HierarchicalPredictor` default level, embeddings and each prompt's own record, all drifting, learnt online
-:class:`DiscountedCounts`   baseline   each prompt's own discounted counts, a Beta posterior
-:class:`LastValue`          baseline   each prompt's last observed rate
-:class:`GlobalMean`         baseline   one rate for all: the moving average of VIP figure 3
-:class:`GaussianProcess`    the paper  VIP Algorithm 1 as printed, on embeddings
-:class:`Ridge`              baseline   linear regression on embeddings, VIP table 3
-:class:`KNearest`           baseline   nearest neighbours on embeddings
-=========================== ========== ============================================================================
+================================ ========== =======================================================================
+:class:`HierarchicalPredictor`   default    level, embeddings and each prompt's own record, all drifting, learnt online
+:class:`DiscountedCounts`        baseline   each prompt's own discounted counts, a Beta posterior
+:class:`LastValue`               baseline   each prompt's last observed rate
+:class:`GlobalMean`              baseline   one rate for all: the moving average of VIP figure 3
+:class:`GaussianProcess`         the paper  VIP Algorithm 1 as printed, on embeddings
+:class:`Ridge`                   baseline   linear regression on embeddings, VIP table 3
+:class:`KNearest`                baseline   nearest neighbours on embeddings
+================================ ========== =======================================================================
 
 :class:`RewardVarianceGaussianProcess` predicts the variance of a real-valued reward instead (VIP appendix E),
 :class:`RecordedRewardVariance` does so without embeddings, and :class:`HierarchicalRegression` predicts any real value

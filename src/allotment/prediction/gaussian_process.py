@@ -46,7 +46,7 @@ class Interpolation:
     the latter in pieces of :data:`BLOCK_ENTRIES`.
 
     **Bandwidth.** ``None`` means the median heuristic: h is the median of the Euclidean distances ``|x_i - x_j|`` over
-    all pairs ``i < j`` of registered prompts, taken at the first :meth:`condition` and kept from then on. With more
+    all pairs ``i < j`` of registered prompts, taken at the first conditioning and kept from then on. With more
     than 1,024 prompts the pairs come from 1,024 of them, evenly spaced in order of registration (rows
     ``round(linspace(0, M - 1, 1024))``). While that median is 0 or there is only one prompt, h does not matter (every
     kernel entry is 1): 1.0 is used and nothing is kept.

@@ -184,7 +184,7 @@ class GroupScoring(_Trainer):
     def _group_size(self, size: int) -> Iterator[None]:
         """TRL's group size for a while, where samplers and rollout functions look for it too.
 
-        :meth:`AllotmentMixin._calculate_rewards` changes it meanwhile.
+        ``AllotmentMixin._calculate_rewards`` changes it meanwhile.
         """
         before = self.num_generations, self.args.num_generations
         self.num_generations = self.args.num_generations = size
