@@ -14,11 +14,11 @@ import numpy as np
 
 from allotment.audit.equivalence import Equivalence, Interval, between, budget_grid, crossing, resampled_sums, units
 from allotment.audit.figures import unbiased_variance
-from allotment.audit.replaying import RANGES, Replay
+from allotment.audit.replaying import RANGES, CountArray, Replay
 from allotment.audit.settings import Settings
 from allotment.audit.shape import visit_noise
 from allotment.planning.gradient_size import USUAL_KAPPA
-from allotment.types import FloatArray, IntArray
+from allotment.types import FloatArray
 
 LEAST = 3
 """Least rollouts of a prompt under RLOO, where the replay's settings are of a belief as baseline."""
@@ -184,7 +184,7 @@ class _Sums:
         self,
         name: str,
         columns: Iterator[FloatArray] | list[FloatArray] | tuple[FloatArray, ...],
-        counts_GV: IntArray | None = None,
+        counts_GV: CountArray | None = None,
     ) -> None:
         """Columns under a name, and what the counts cost in tokens under ``name, tokens``."""
         self._columns[name] = [self._summed(column) for column in columns]

@@ -10,7 +10,7 @@ import numpy as np
 
 from allotment.audit.figures import ratio
 from allotment.audit.log import Log
-from allotment.audit.replaying import Replay
+from allotment.audit.replaying import CountArray, Replay
 from allotment.audit.settings import Settings
 from allotment.types import FloatArray, IntArray
 
@@ -97,7 +97,7 @@ class Equivalence:
     """[G] rollouts a prompt that were tried, ascending."""
     worth: FloatArray
     """[G] rollouts a prompt that uniform needs for the variance that the allocation has at each of ``budgets``."""
-    counts: IntArray
+    counts: CountArray
     """[G, V] rollouts that each visit gets at each of ``budgets``."""
 
 
@@ -114,7 +114,8 @@ def equivalence(replay: Replay, seed: int = 0) -> Equivalence:
     counts_GV[budgets_G == budget] = replay.counts
     unit_V, n_units = units(replay.log, seed)
     columns = chain(map(replay.variances, counts_GV), [replay.uniform_variances()])
-    sums_MC = np.stack([np.bincount(unit_V, column, minlength=n_units) for column in columns], axis=1)
+    sums = [np.bincount(unit_V, column, minlength=n_units).astype(np.float64) for column in columns]
+    sums_MC = np.stack(sums, axis=1)
     whole_C, resampled_RC = sums_MC.sum(axis=0), resampled_sums(sums_MC, seed=seed)
     place = int(np.searchsorted(budgets_G, budget))
     ratios_RG = _ratios(resampled_RC)

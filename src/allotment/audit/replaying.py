@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,8 @@ from allotment.types import FloatArray, IntArray
 RANGES: dict[str, tuple[int, int | None]] = {"1": (1, 1), "2": (2, 2), "3-10": (3, 10), "11+": (11, None)}
 """Epoch ranges by name: first and last visit number, both included; None is without end."""
 
+CountArray = npt.NDArray[np.integer[Any]]
+
 
 @dataclass(frozen=True, eq=False)
 class Replay:
@@ -53,14 +55,16 @@ class Replay:
     def under(self, settings: Settings) -> Replay:
         """The same predictions, priced by their whole belief and split under other settings."""
         found = replace(self, settings=settings, weights=self.variance)
-        return replace(found, counts=found.counts_at([settings.budget_per_prompt])[0])
+        return replace(found, counts=found.counts_at([settings.budget_per_prompt])[0].astype(np.int64))
 
-    def counts_at(self, budgets_G: Sequence[float] | FloatArray) -> IntArray:
+    def counts_at(self, budgets_G: Sequence[float] | FloatArray) -> CountArray:
         """[G, V] what the same predictions would have given at other budgets, the settings' bounds kept.
 
-        A step's budget is so many rollouts a prompt times its prompts, rounded; between the settings' bounds.
+        A step's budget is so many rollouts a prompt times its prompts, rounded; between the settings' bounds. Numbers
+        are held in the smallest type that does.
         """
-        counts_GV = np.empty((len(budgets_G), len(self.weights)), dtype=np.int32)
+        smallest = np.min_scalar_type(self.settings.upper)
+        counts_GV: CountArray = np.empty((len(budgets_G), len(self.weights)), dtype=smallest)
         for step, batch_B in enumerate(self.log.batches(self.settings.batch, self.settings.seed)):
             price = _price(self.probability[batch_B], self.weights[batch_B], self.settings)
             totals = [round(budget * len(batch_B)) for budget in budgets_G]
@@ -73,7 +77,7 @@ class Replay:
         A belief in the baseline counts by how wrong it was, not by how wrong it held itself to be. 0 for visits of one
         rollout, which say nothing.
         """
-        log, n = self.log, np.asarray(counts)
+        log, n = self.log, np.asarray(counts, dtype=np.int64)
         variance_V = unbiased_variance(log.successes, log.trials)
         price = _price(self.probability, self.weights, self.settings)
         if isinstance(price, WeightedPrice):
