@@ -4,26 +4,45 @@ import csv
 import gzip
 import io
 import json
+import zipfile
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from allotment.audit import Columns, read_log
 from allotment.errors import AllotmentError
+from allotment.registry import LOG_FORMATS
 
 KEYS = [
     "prompt_id", "prompt", "step", "round", "n", "successes", "tokens", "rollouts_per_visit", "input", "output",
     "score", "completion", "reward", "advantage", "uid", "acc", "rewards", "rollouts", "content", "pass_rate",
 ]  # fmt: skip
-FORMATS = [None, "run", "counts", "verl", "trl", "nemo-rl", "columns", "table"]
+WRITERS = {
+    "nemo-rl": "content rewards filtered_rewards token_ids token_loss_mask",
+    "prime-rl": "traces task env group ok",
+    "slime": "group_index prompt response_length reward status rollout_id",
+    "slime-train": "tokens response_lengths data_parallel_rank raw_reward rewards rollout_id rollout_ids",
+    "skyrl": "input_prompt output_response score env_class",
+    "skyrl-agent": "messages reward trajectory_format",
+    "areal": "task_id sample_idx tail_version reward prompt seqlen prompt_len",
+    "open-instruct": "step prompt_tokens response_tokens reward finish_reason",
+    "tinker": "iteration group_idx traj_idx total_reward steps split",
+    "tinker-eval": "benchmark example_id turns reward error",
+    "verifiers": "example_id prompt completion reward error task token_usage",
+    "lm-eval": "doc_id doc resps filtered_resps filter metrics acc arguments doc_hash",
+    "inspect-ai": "id epoch input scores error model_usage",
+}
+"""Keys of the rows of each writer."""
+FORMATS = [None, *LOG_FORMATS.names]
 COLUMNS = [
     Columns(),
     Columns(id="prompt_id", step="step", reward="reward"),
     Columns(reward="score", tokens="n"),
     Columns(id="prompt_id", nested="rollouts", reward="reward"),
     Columns(prompt="prompt", reward="successes", trials="n"),
+    Columns(id="rollouts.0", reward="content.score", group="uid", rollout="acc"),
 ]
 
 scalars = st.one_of(
@@ -53,6 +72,24 @@ def sound_rows(draw):
         ),
     }
     return draw(st.lists(draw(st.sampled_from(list(rows.values()))), min_size=1, max_size=8))
+
+
+INNER = [
+    "agent", "trainable", "rewards", "correct", "score", "weight", "calls", "usage", "completion_tokens", "data", "key",
+    "metrics", "logs", "problem", "ac_len", "role", "content", "value", "gen_args_0", "arg_0", "arg_1", "output_tokens",
+]  # fmt: skip
+inner_values = st.recursive(
+    scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(INNER), inner, max_size=4)
+)
+
+
+@st.composite
+def writers_rows(draw):
+    """Rows with the keys of one writer and any values, some of which most rows share."""
+    keys = WRITERS[draw(st.sampled_from(list(WRITERS)))].split()
+    usual = draw(st.fixed_dictionaries(dict.fromkeys(keys, inner_values)))
+    changes = st.dictionaries(st.sampled_from(keys), inner_values, max_size=2)
+    return [{**usual, **changed} for changed in draw(st.lists(changes, min_size=1, max_size=6))]
 
 
 @st.composite
@@ -116,21 +153,67 @@ def document(rows):
     return json.dumps(rows).encode()
 
 
+def archive(rows):
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", zipfile.ZIP_DEFLATED) as file:
+        for number, row in enumerate(rows):
+            file.writestr(f"samples/{number}.json", json.dumps(row))
+    return out.getvalue()
+
+
+def stream(rows):
+    import pyarrow as pa
+
+    out = io.BytesIO()
+    columns = {key: _alike([row[key] for row in rows]) for key in rows[0]}
+    made = pa.table(columns)
+    with pa.ipc.new_stream(out, made.schema) as file:
+        file.write_table(made)
+    return out.getvalue()
+
+
+def tensors(rows):
+    import torch
+
+    out = io.BytesIO()
+    torch.save({"rollout_id": 3, "samples": rows, "raw_reward": [1.0] * len(rows)}, out)
+    return out.getvalue()
+
+
 written = {
-    "json": (sound_rows() | json_rows | values).map(document) | damaged(sound_rows().map(document)),
+    "table.json": (sound_rows() | writers_rows()).map(
+        lambda rows: document({"columns": list(rows[0]), "data": [list(r.values()) for r in rows]})
+    ),
+    "eval": writers_rows().map(archive) | damaged(writers_rows().map(archive)),
+    "arrow": sound_rows().map(stream) | damaged(sound_rows().map(stream)),
+    "json": (sound_rows() | writers_rows() | json_rows | values).map(document) | damaged(sound_rows().map(document)),
     "jsonl.gz": sound_rows().map(jsonl).map(gzip.compress) | damaged(sound_rows().map(jsonl).map(gzip.compress)),
     "tsv": sound_rows().map(table) | st.binary(max_size=200),
-    "jsonl": sound_rows().map(jsonl) | damaged((json_rows | sound_rows()).map(jsonl)) | st.binary(max_size=200),
+    "jsonl": (sound_rows() | writers_rows()).map(jsonl)
+    | damaged((json_rows | writers_rows()).map(jsonl))
+    | st.binary(max_size=200),
     "csv": sound_rows().map(table) | damaged((json_rows | sound_rows()).map(table)) | st.binary(max_size=200),
     "parquet": sound_rows().map(parquet) | damaged(sound_rows().map(parquet)) | st.binary(max_size=200),
 }
 
 
+NEEDS = {"parquet": "pyarrow", "arrow": "pyarrow"}
+
+
 @pytest.mark.parametrize("ending", list(written))
 @given(data=st.data())
 def test_reading_anything(tmp_path_factory, ending, data):
-    if ending == "parquet":
-        pytest.importorskip("pyarrow")
+    if ending in NEEDS:
+        pytest.importorskip(NEEDS[ending])
     path = tmp_path_factory.getbasetemp() / f"fuzz.{ending}"
     path.write_bytes(data.draw(written[ending]))
     check(path, data.draw(st.none() | st.sampled_from(FORMATS)), data.draw(st.sampled_from(COLUMNS)))
+
+
+@settings(max_examples=20)
+@given(data=writers_rows().map(tensors) | damaged(writers_rows().map(tensors)))
+def test_reading_any_tensor_file(tmp_path_factory, data):
+    pytest.importorskip("torch")
+    path = tmp_path_factory.getbasetemp() / "fuzz.pt"
+    path.write_bytes(data)
+    check(path, None, Columns())

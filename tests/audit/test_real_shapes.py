@@ -243,86 +243,6 @@ def test_verl_tells_images_of_one_text_apart_by_uid(tmp_path):
     assert truth(read_log(write_lines(tmp_path / "fresh.jsonl", rows))) == TRUTH  # texts say who comes back
 
 
-def test_nemo_rl(tmp_path):
-    for step in range(1, 13):
-        own = [row for row in ROWS if row["step"] == step]
-        rows = [{"content": [r["prompt"], "c" * 60], "rewards": r["reward"], "idx": i} for i, r in enumerate(own)]
-        write_lines(tmp_path / f"train_data_step{step}.jsonl", rows)
-    assert truth(read_log(tmp_path)) == TRUTH
-
-
-def folder_of(tmp_path, name, of_step):
-    """A file a step, as a framework names and fills it."""
-    for step in range(1, 13):
-        path = tmp_path / name.format(step)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        of_step([row for row in ROWS if row["step"] == step], path, step)
-    return read_log(tmp_path)
-
-
-def test_slime(tmp_path):
-    def dump(rows, path, step):
-        samples = [
-            {"index": i, "group_index": i // 8, "prompt": r["prompt"], "response": "x", "response_length": 9,
-             "reward": {"score": r["reward"], "acc": r["reward"]}, "status": "completed"}
-            for i, r in enumerate(rows)
-        ]  # fmt: skip
-        pytest.importorskip("torch").save({"rollout_id": step, "samples": samples}, path)
-
-    log = folder_of(tmp_path, "data_{}.pt", dump)
-    assert truth(log) == TRUTH
-    assert (log.length_unit, set(log.lengths.tolist())) == ("tokens", {72.0})
-
-
-def test_skyrl(tmp_path):
-    def dump(rows, path, _):
-        known = {"output_response": "x", "stop_reason": "stop", "env_class": "gsm8k"}
-        write_lines(path, [{"input_prompt": r["prompt"], "score": r["reward"], **known} for r in rows])
-
-    assert truth(folder_of(tmp_path, "dumped_evals/global_step_{}_evals/gsm8k.jsonl", dump)) == TRUTH
-
-
-def test_evaluations_with_repeats_are_one_visit(tmp_path):
-    """verifiers, lm-eval, inspect-ai: rows of one prompt, some of them apart, without a step."""
-    first = [row for row in ROWS if row["step"] <= 3]
-    expected = sorted((1, int(p.split()[1]), k, n) for v, p, k, n in VISITS if v == 1)
-    number = [int(row["prompt"].split()[1]) for row in first]
-    apart = sorted(range(len(first)), key=lambda i: (i % 8, i))  # one repetition after another
-    verifiers, harness = {"completion": [], "task": "t"}, {"target": "7", "resps": [["x"]], "filter": "none"}
-    pairs = list(zip(number, first, strict=True))
-    inspected = [
-        {"id": q, "epoch": 1, "input": r["prompt"], "scores": {"match": {"value": "C" if r["reward"] else "I"}}}
-        for q, r in pairs
-    ]
-    made = {
-        "results.jsonl": [
-            {"example_id": q, "prompt": [{"role": "user", "content": r["prompt"]}], "reward": r["reward"], **verifiers}
-            for q, r in pairs
-        ],
-        "samples_gsm8k.jsonl": [
-            {"doc_id": q, "doc": {"question": r["prompt"]}, "exact_match": r["reward"], **harness} for q, r in pairs
-        ],
-        "inspect.json": {"version": 2, "samples": inspected},
-    }
-    for name, rows in made.items():
-        samples = rows if isinstance(rows, list) else rows["samples"]
-        for order in (range(len(first)), apart):
-            ordered = [samples[i] for i in order]
-            path = tmp_path / name
-            if isinstance(rows, list):
-                write_lines(path, ordered)
-            else:
-                as_array({**rows, "samples": ordered}, path)
-            log = read_log(path)
-            columns = (
-                log.visit.tolist(),
-                [log.ids[q] for q in log.prompt],
-                log.successes.tolist(),
-                log.trials.tolist(),
-            )
-            assert sorted(zip(*columns, strict=True)) == expected, name
-
-
 def test_a_pipe_and_standard_input_are_read_once(tmp_path, monkeypatch):
     text = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
     os.mkfifo(tmp_path / "pipe")
@@ -403,6 +323,39 @@ def test_two_columns_that_may_be_the_reward_and_differ_are_refused(tmp_path):
     with pytest.raises(InvalidInputError, match=r"(?s)which column is the reward.*correct, passed"):
         read_log(path)
     assert read_log(path, columns=Columns(reward="correct")).successes.sum() == sum(r["reward"] for r in ROWS)
+
+
+PACKED = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def csv_bytes():
+    return "\n".join([",".join(ROWS[0]), *(",".join(map(str, row.values())) for row in ROWS)]).encode()
+
+
+@pytest.mark.parametrize("name", ["a.csv.gz", "a.tsv.gz", "a.jsonl.gz", "a.json.gz"])
+@pytest.mark.parametrize("damage", ["checksum", "cut", "middle", "header", "second header"])
+def test_packed_files_that_are_damaged(name, damage, tmp_path):
+    """What comes before is read, and the rest is counted; nothing else is raised."""
+    content = {"csv": csv_bytes(), "tsv": csv_bytes().replace(b",", b"\t"), "jso": PACKED}[name[2:5]]
+    content = json.dumps(ROWS).encode() if name == "a.json.gz" else content
+    data = bytearray(gzip.compress(content))
+    middle = len(data) // 2
+    if damage == "checksum":
+        data[-8] ^= 0xFF
+    elif damage == "cut":
+        del data[middle:]
+    elif damage == "middle":
+        data[middle : middle + 9] = b"\xff" * 9
+    elif damage == "header":
+        data[:9] = b"\x1f\x8b" + b"\xff" * 7
+    else:
+        data += b"\x1f\x8b\x08" + b"\x00" * 4
+    (tmp_path / name).write_bytes(data)
+    if damage == "header" or name == "a.json.gz":
+        with pytest.raises(InvalidInputError, match="damaged"):
+            read_log(tmp_path / name)
+    else:
+        assert any("damaged" in note for note in read_log(tmp_path / name).notes)
 
 
 def test_endings():

@@ -258,7 +258,7 @@ def test_many_rollouts_are_added_up_on_the_way(tmp_path, monkeypatch):
     ]  # fmt: skip
     path, columns = write_lines(tmp_path / "l.jsonl", rows), Columns(id="q", step="t", reward="r", tokens="n")
     whole = read_log(path, columns=columns)
-    monkeypatch.setattr("allotment.audit.formats.rollouts.ROOM", 7)
+    monkeypatch.setattr("allotment.audit.formats.tally.ROOM", 7)
     parts = read_log(path, columns=columns)
     for name in ("prompt", "visit", "step", "successes", "trials", "lengths"):
         np.testing.assert_array_equal(getattr(whole, name), getattr(parts, name))

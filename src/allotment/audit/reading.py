@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from allotment.audit.formats.base import Columns, FirstRows, Row, Source
+from allotment.audit.formats.base import Columns, FirstRows, Row, Source, inside, whole, with_paths
 from allotment.audit.formats.left_out import LeftOut
 from allotment.audit.formats.opening import ending, is_readable, kept
-from allotment.audit.formats.steps import numbered
+from allotment.audit.formats.steps import is_evaluation, no_step_folders, numbered, place_of
 from allotment.audit.formats.tables import ENDINGS, sample
 from allotment.audit.log import Log
 from allotment.errors import InvalidInputError
 from allotment.registry import LOG_FORMATS
+
+Run = tuple[Path, tuple[str, ...], str]
+"""What the files of one run have in common: the folder, what tells runs in it apart, and the format."""
 
 
 class UnknownFormatError(InvalidInputError):
@@ -44,23 +47,20 @@ def find_sources(path: str | Path, named: str | None = None, columns: Columns | 
     path, columns = kept(Path(path)), columns or Columns()
     named = None if named is None else LOG_FORMATS.canonical(named)
     if not path.is_dir():
-        name, used = _recognise(path, named, columns)
+        name, used, _ = _recognise(path, named, columns)
         return [Source(path, name, (path,), used)]
     files, odd = _files(path)
-    grouped: dict[tuple[Path, str], tuple[Columns, list[Path]]] = {}
-    unknown: list[tuple[Path, str]] = []
-    for file in files:
-        try:
-            name, used = _recognise(file, named, columns)
-        except UnknownFormatError as error:
-            unknown.append((file, str(error).partition("got:")[2].partition("\n")[0].strip()))
-            continue
-        place = file if LOG_FORMATS[name].file_is_run else _run_of(file, path)
-        grouped.setdefault((place, name), (used, []))[1].append(file)
-    sources = [Source(place, name, tuple(found), used) for (place, name), (used, found) in grouped.items()]
+    found, unknown = _recognised(files, named, columns)
+    no_steps = no_step_folders({file: step for file, (_, _, step) in found.items()}, path)
+    grouped: dict[Run, tuple[Columns, list[Path]]] = {}
+    for file, (name, used, _) in found.items():
+        grouped.setdefault(_run_of(file, path, name, no_steps), (used, []))[1].append(file)
+    notes = _passed_over(grouped, path)
+    sources = [
+        Source(_shown(place, own), name, tuple(own), used) for (place, _, name), (used, own) in grouped.items()
+    ]
     if not sources:
         _refuse_folder(path, unknown)
-    notes = []
     if unknown:
         notes.append(f"{len(unknown)} files passed over, of no known format (first: {unknown[0][0].name})")
     if odd:
@@ -69,10 +69,34 @@ def find_sources(path: str | Path, named: str | None = None, columns: Columns | 
     return sources
 
 
-def _run_of(file: Path, top: Path) -> Path:
-    """The folder of the run that a file belongs to: its own, or the one above where its own is named after a step."""
-    folder = file.parent
-    return folder.parent if folder != top and numbered(folder.name) is not None else folder
+def _run_of(file: Path, top: Path, name: str, no_steps: Container[Path]) -> Run:
+    form = LOG_FORMATS[name]
+    if form.file_is_run:
+        return file, (), name
+    folder, below = place_of(file, top, no_steps)
+    kind = "evaluation" if is_evaluation(file, top) else "training"
+    return folder, (kind, *below, form.part(file)), name
+
+
+def _passed_over(grouped: dict[Run, tuple[Columns, list[Path]]], top: Path) -> list[str]:
+    """Take away what is no run of its own where there are others: rollouts that other files hold too, evaluations."""
+    notes = []
+    again = {key: LOG_FORMATS[key[2]].again(found[0]) for key, (_, found) in grouped.items()}
+    firsts = {key[2] for key in grouped if again[key] is None}
+    repeats = [key for key in grouped if again[key] in firsts]
+    evaluations = [key for key in grouped if key not in repeats and "evaluation" in key[1][:1]]
+    if len(evaluations) == len(grouped) - len(repeats):
+        evaluations = []
+    for keys, what in ((repeats, "with rollouts that others hold too"), (evaluations, "of evaluations")):
+        files = [file for key in keys for file in grouped.pop(key)[1]]
+        if files:
+            notes.append(f"{len(files)} files {what} passed over (first: {files[0].relative_to(top)})")
+    return notes
+
+
+def _shown(folder: Path, files: Sequence[Path]) -> Path:
+    """What a person calls a run: the folder with all its files, or the one with the folders of its steps."""
+    return files[0].parent if folder.is_dir() and len({file.parent for file in files}) == 1 else folder
 
 
 def _files(folder: Path) -> tuple[list[Path], list[Path]]:
@@ -92,17 +116,48 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]{1,15})", name)]
 
 
-def _recognise(path: Path, named: str | None, columns: Columns) -> tuple[str, Columns]:
-    """The name of a file's format, and its columns."""
+def _recognised(
+    files: Sequence[Path], named: str | None, columns: Columns
+) -> tuple[dict[Path, tuple[str, Columns, int | None]], list[tuple[Path, str]]]:
+    """What :func:`_recognise` says of each file, and the files of no known format, with what they hold.
+
+    A named format is asked which files are its own; where none is, it holds for all of them.
+    """
+    for is_sure in (True, False):
+        found, unknown = {}, []
+        for file in files:
+            try:
+                found[file] = _recognise(file, named, columns, is_sure=is_sure)
+            except UnknownFormatError as error:
+                unknown.append((file, str(error).partition("got:")[2].partition("\n")[0].strip()))
+        if found or named is None:
+            break
+    return found, unknown
+
+
+def _recognise(
+    path: Path, named: str | None, columns: Columns, *, is_sure: bool = False
+) -> tuple[str, Columns, int | None]:
+    """The name of a file's format, its columns, and the step that its first row or its own name tells.
+
+    A first row that is like no other, such as settings of the run, does not count. A named format is not asked whether
+    it recognises the file, unless that has to be sure.
+    """
     left_out = LeftOut()
-    rows = sample(path, left_out)
+    rows = [with_paths(row, columns.named().values()) for row in sample(path, left_out)]
     if not rows:
         refuse_empty(path, "; ".join(left_out.notes()) or "an empty file")
-    first = FirstRows(path, rows, columns)
-    name = named or next((name for name, form in LOG_FORMATS if form.recognises(first)), None)
+    first, name = FirstRows(path, rows, columns), None if is_sure else named
+    for start in (0, 1) if len(rows) > 1 else (0,):
+        if name is None:
+            first = FirstRows(path, rows[start:], columns)
+            forms = ((n, form) for n, form in LOG_FORMATS if named in (None, n))
+            name = next((n for n, form in forms if form.recognises(first)), None)
     if name is None:
         _refuse(path, rows[0])
-    return name, LOG_FORMATS[name].columns(first)
+    used = LOG_FORMATS[name].columns(first)
+    step = whole(inside(first.rows[0], used.step)) if used.step else None
+    return name, used, numbered(path.name.partition(".")[0]) if step is None else step
 
 
 def _known() -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from decimal import Decimal
 from hashlib import blake2b
@@ -37,6 +37,10 @@ class Columns:
     """Column with a list of a prompt's rollouts, each a table that has the other columns."""
     trials: str | None = None
     """Column with the number of rollouts, where the reward is how many succeeded, or which share."""
+    group: str | None = None
+    """Column that is new at every visit of a prompt, where there is one: it tells prompts of one text apart."""
+    rollout: str | None = None
+    """Column that names the rollout, where one has several rows that follow each other: the last of them counts."""
 
     def named(self) -> dict[str, str]:
         """What is named: role to column."""
@@ -47,12 +51,14 @@ class Columns:
         return replace(preset, **self.named())
 
     def complete(self) -> bool:
-        """Whether a log can be read by these: a prompt or id, and a reward."""
-        return self.reward is not None and (self.prompt or self.id) is not None
+        """Whether a log can be read by these: a prompt, id or group, and a reward."""
+        return self.reward is not None and (self.prompt or self.id or self.group) is not None
 
 
 LENGTHS = ("completion_tokens", "response_length", "completion_length", "num_tokens", "tokens")
 """Columns that are taken for a completion's tokens where none is named."""
+IDS = ("prompt_id", "problem_id", "question_id", "task_id", "example_id", "doc_id", "uid", "id", "index", "idx")
+"""Columns that are taken for the prompt's id."""
 STEPS = (
     "step",
     "global_step",
@@ -146,7 +152,7 @@ def prompt_text(value: Any) -> str | None:
 
 def text_key(text: str) -> str:
     """Sixteen hexadecimal digits that stand for a prompt without an id."""
-    return blake2b(text.encode(), digest_size=8).hexdigest()
+    return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=8).hexdigest()
 
 
 def completion_length(value: Any) -> float:
@@ -157,6 +163,28 @@ def completion_length(value: Any) -> float:
         contents = [message.get("content") for message in value if isinstance(message, dict)]
         return float(sum(len(content) for content in contents if isinstance(content, str)))
     return math.nan
+
+
+def inside(row: Any, name: str) -> Any:
+    """What stands at a path such as ``metrics.acc`` in nested tables and lists; None where there is nothing."""
+    for part in name.split("."):
+        if isinstance(row, Mapping):
+            row = row.get(part)
+        elif isinstance(row, list) and part.lstrip("-").isdecimal() and -len(row) <= int(part) < len(row):
+            row = row[int(part)]
+        else:
+            return None
+    return row
+
+
+def with_paths(row: Row, names: Iterable[str]) -> Row:
+    """The row with a column more for each of these names that is a path in it."""
+    found = {name: inside(row, name) for name in names if "." in name and name not in row}
+    return {**row, **found} if found else row
+
+
+Adapter = Callable[[Path], Callable[[Row], Row | str]]
+"""For a file, what makes of a row the one that the columns are of, or says in a few words why it does not count."""
 
 
 @dataclass(frozen=True)
@@ -210,3 +238,7 @@ class LogFormat:
     """Which column holds what; raises :class:`~allotment.errors.InvalidInputError` where the user must say more."""
     file_is_run: bool = False
     """Whether each file is a run of its own; else the files that lie directly in one folder are one run."""
+    part: Callable[[Path], str] = lambda path: ""
+    """Files of one folder for which this differs are of different runs."""
+    again: Callable[[Path], str | None] = lambda path: None
+    """The format of other files that hold a file's rollouts too: it is passed over where one of those is found."""

@@ -14,6 +14,8 @@ from allotment.errors import needs_extra
 Row = Mapping[str, Any]
 MOST_ROLLOUTS = 129
 """Rollouts of a visit of which only shares are known are fewer."""
+OF_A_ROW = ("prompt", "input", "question", "messages", "traces", "steps", "turns")
+"""Keys of an object that is a row itself, whatever lists it has."""
 LONGEST_FIRST_LINE = 2**26
 """Bytes of the first line by which a file is told to be lines of JSON."""
 
@@ -74,9 +76,9 @@ def _numbered(found: list[Any], path: Path, left_out: LeftOut) -> Iterator[tuple
 
 
 def rows_of(document: Any) -> list[Any]:
-    """The rows of a document: an array's entries; of an object the longest list of objects in it, a table with
-    ``columns`` and ``data``, columns as lists, or a row for each key with what is under it: rewards of one visit, or
-    shares of successes, one a visit. Else the object itself.
+    """The rows of a document: an array's entries; of an object its ``samples`` or the longest list of objects in it, a
+    table with ``columns`` and ``data``, columns as lists, or a row for each key with what is under it: rewards of one
+    visit, or shares of successes, one a visit. Else the object itself.
     """
     if not isinstance(document, dict):
         return document if isinstance(document, list) else []
@@ -84,9 +86,12 @@ def rows_of(document: Any) -> list[Any]:
     if isinstance(document.get("columns"), list) and isinstance(document.get("data"), list):
         return [dict(zip(document["columns"], row, strict=False)) for row in document["data"] if isinstance(row, list)]
     tables = [v for v in values if isinstance(v, list) and v and all(isinstance(row, dict) for row in v)]
-    if tables and not any(name in document for name in ("prompt", "input", "question")):
-        about = {key: value for key, value in document.items() if isinstance(value, int | str)}  # such as a step
-        return [{**about, **row} for row in max(tables, key=len)]
+    if tables and not any(name in document for name in OF_A_ROW):
+        table = max(tables, key=len) if not isinstance(samples := document.get("samples"), list) else samples
+        return [
+            {**_about(document, table, place), **row} if isinstance(row, dict) else row
+            for place, row in enumerate(table)
+        ]
     if len(document) > 1 and all(isinstance(v, dict) for v in values):
         return [{"prompt_id": key, **v} for key, v in document.items()]
     if len(document) > 1 and all(isinstance(v, list) and not any(isinstance(x, dict) for x in v) for v in values):
@@ -102,6 +107,21 @@ def rows_of(document: Any) -> list[Any]:
             if visit < len(rates)
         ]
     return [document]
+
+
+def _about(document: dict[str, Any], table: list[Any], place: int) -> dict[str, Any]:
+    """What the document says beside a table of a row: its single values, and those lists that have one for each row.
+
+    What the row itself has under a name is the document's under ``file.`` and that name.
+    """
+    row = table[place]
+    about = {}
+    for key, value in document.items():
+        if isinstance(value, list) and value is not table and len(value) == len(table) and _is_numbers(value):
+            about[key] = value[place]
+        elif isinstance(value, int | str):
+            about[f"file.{key}" if isinstance(row, dict) and key in row else key] = value
+    return about
 
 
 def _rollouts_of_rates(rates: list[Any]) -> int | None:

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from allotment.audit.formats.base import Columns, FirstRows, LogFormat, Row, completed, prompt_id, prompt_text
+from allotment.audit.formats.base import IDS, Columns, FirstRows, LogFormat, Row, completed, prompt_id, prompt_text
 from allotment.audit.formats.rewards import COUNTED, TRIALS, found_reward
-from allotment.audit.formats.rollouts import IDS, read_rollouts
+from allotment.audit.formats.rollouts import read_rollouts
 
 PROMPTS = (
     "prompt",
@@ -97,5 +97,11 @@ TABLE = LogFormat(
     "rollout, or a list or counts of a prompt's rollouts",
     recognises=_recognises,
     columns=_columns,
+    read=read_rollouts,
+)
+NAMED = LogFormat(
+    "columns named with --prompt, --step, --reward",
+    recognises=lambda first: first.all_named,
+    columns=lambda first: completed(first.columns, first.rows[0]),
     read=read_rollouts,
 )

@@ -43,18 +43,29 @@ def found_reward(path: Path, rows: Sequence[Row]) -> str | None:
 
     Raises InvalidInputError: several may be it, and differ.
     """
-    for names in REWARDS:
-        found = [name for name in names if rows and all(_says_something(row.get(name)) for row in rows)]
-        if len(found) > 1 and not _agree([[_plain(row[name]) for row in rows] for name in found]):
-            raise InvalidInputError(
-                f"{path}: which column is the reward?",
-                got=", ".join(found),
-                allowed="one column",
-                fix="name the one that says whether a rollout succeeded: --reward NAME",
-            )
-        if found:
-            return found[0]
+    for is_in in (_in_all, _in_some):
+        for names in REWARDS:
+            found = [name for name in names if rows and is_in([row.get(name) for row in rows])]
+            if len(found) > 1 and not _agree([[_plain(row.get(name)) for row in rows] for name in found]):
+                raise InvalidInputError(
+                    f"{path}: which column is the reward?",
+                    got=", ".join(found),
+                    allowed="one column",
+                    fix="name the one that says whether a rollout succeeded: --reward NAME",
+                )
+            if found:
+                return found[0]
     return None
+
+
+def _in_all(values: Sequence[Any]) -> bool:
+    return all(_says_something(value) for value in values)
+
+
+def _in_some(values: Sequence[Any]) -> bool:
+    """Whether some of these are rewards and the others are missing: nothing, or not a number."""
+    given = [value for value in values if value is not None and not (isinstance(value, float) and value != value)]
+    return bool(given) and _in_all(given)
 
 
 def _says_something(value: Any) -> bool:

@@ -1,15 +1,23 @@
-"""Which step a rollout is of, where a column does not say: names of files and folders, the order of rows."""
+"""What names of files and folders say: the step, the run, evaluations; and visits by the order of rows."""
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Container, Mapping
 from pathlib import Path
 
 NUMBERED = re.compile(
     r"(?:^|.*[^a-z0-9])(?:global_?|train(?:ing)?_?|policy_?|weight_?)?(?:step|version|iter|iteration|v)[_\-]?([0-9]{1,15})(?:[^0-9].*)?"
 )
 """A name with the number of a step, in lower case."""
+STEP_FOLDER = re.compile(
+    r"(?:global_?|train(?:ing)?_?|policy_?|weight_?)?(?:step|version|iter|iteration)[_\-]?([0-9]{1,15})(?:_[a-z]+)?"
+    r"|([0-9]{1,15})"
+)
+"""The name of a folder with what belongs to one step."""
+EVALUATIONS = {"val", "valid", "validation", "eval", "evals", "evaluation", "evaluations"}
+"""Words in the names of files and folders with rollouts that were not trained on."""
 
 
 def numbered(name: str) -> int | None:
@@ -21,9 +29,54 @@ def numbered(name: str) -> int | None:
 
 
 def step_of(path: Path) -> int | None:
-    """The step that a file belongs to by its name, or by that of its folder."""
+    """The step that a file belongs to by its name, or by that of a folder that it is in."""
     own = numbered(path.name.partition(".")[0])
-    return numbered(path.parent.name) if own is None else own
+    own = numbered(path.parent.name) if own is None else own
+    if own is not None:
+        return own
+    return next((step for name in path.parts[-3:-5:-1] if (step := _step_folder(name)) and not name.isdecimal()), None)
+
+
+def no_step_folders(own_steps: Mapping[Path, int | None], top: Path) -> set[Path]:
+    """The folders below ``top`` that are not of one step, whatever their name: a file in them is of another step.
+
+    Args:
+        own_steps: for each file the step that its rows or its name tell.
+        top: the folder that was given.
+    """
+    return {
+        folder
+        for path, own in own_steps.items()
+        for folder in path.parents
+        if own is not None and folder.is_relative_to(top) and _step_folder(folder.name) not in (None, own)
+    }
+
+
+def place_of(path: Path, top: Path, no_steps: Container[Path]) -> tuple[Path, tuple[str, ...]]:
+    """The folder of the run that a file belongs to, and the names of the folders below that of its step.
+
+    Args:
+        path: the file.
+        top: the folder that was given.
+        no_steps: folders that are not of one step.
+    """
+    folders = path.relative_to(top).parts[:-1]
+    for at in range(len(folders) - 1, -1, -1):
+        if _step_folder(folders[at]) is not None and Path(top, *folders[: at + 1]) not in no_steps:
+            return Path(top, *folders[:at]), folders[at + 1 :]
+    return path.parent, ()
+
+
+def _step_folder(name: str) -> int | None:
+    """The step of a folder whose whole name says so: ``12``, ``step_12``, ``iteration_000012``, ``step_12_evals``."""
+    found = STEP_FOLDER.fullmatch(name.lower())
+    return int(found[1] or found[2]) if found else None
+
+
+def is_evaluation(path: Path, top: Path) -> bool:
+    """Whether the name of a file, or of a folder below the one that was given, says that it is no training."""
+    names = path.relative_to(top).parts if path.is_relative_to(top) else (path.name,)
+    return any(EVALUATIONS & set(re.split(r"[^a-z]+", name.lower())) for name in names)
 
 
 class Visits:

@@ -6,13 +6,14 @@ import csv
 import io
 import json
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import IO, Any, NoReturn
 
+from allotment.audit.formats.archives import archive_rows
 from allotment.audit.formats.documents import document_rows, is_lines, tensor_rows
 from allotment.audit.formats.left_out import LeftOut
 from allotment.audit.formats.opening import DamagedError, ending, lines, opened
@@ -144,7 +145,7 @@ def _is_cut(line: bytes) -> bool:
     return not line.endswith(b"\n") and len(line) < LONGEST_LINE
 
 
-ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".pt")
+ENDINGS = (".jsonl", ".ndjson", ".json", ".csv", ".tsv", ".parquet", ".arrow", ".pt", ".eval")
 """Endings of the files that are looked at in a folder, packed or not."""
 ROWS_AT_ONCE = 256
 """Rows of a parquet file that are decoded at once."""
@@ -156,7 +157,7 @@ SAMPLE = 20
 Row = Mapping[str, Any]
 
 
-def rows(path: Path, left_out: LeftOut, columns: Sequence[str] | None = None) -> Iterator[tuple[int, Row]]:
+def rows(path: Path, left_out: LeftOut, columns: Collection[str] | None = None) -> Iterator[tuple[int, Row]]:
     """Number and values of each row; a file without a known ending is JSONL.
 
     Args:
@@ -169,8 +170,10 @@ def rows(path: Path, left_out: LeftOut, columns: Sequence[str] | None = None) ->
         OSError: the file cannot be read.
     """
     kind = ending(path)
-    if kind == ".parquet":
-        return _parquet_rows(path, left_out, columns)
+    if kind in (".parquet", ".arrow"):
+        return _arrow_rows(path, left_out, columns, is_stream=kind == ".arrow")
+    if kind == ".eval":
+        return archive_rows(path, left_out)
     if kind in (".csv", ".tsv"):
         return _csv_rows(path, left_out, "\t" if kind == ".tsv" else ",")
     if kind == ".pt":
@@ -198,24 +201,44 @@ def _csv_rows(path: Path, left_out: LeftOut, delimiter: str) -> Iterator[tuple[i
             except csv.Error:
                 left_out.add("line that is not CSV", path, reader.line_num)
                 continue
-            except (EOFError, zlib.error):
+            except (EOFError, OSError, zlib.error) as error:
+                if isinstance(error, OSError) and error.errno is not None:  # of the disk, not of an unpacker
+                    raise
                 left_out.add("file that is packed, and damaged from this line on", path, reader.line_num)
                 return
             yield reader.line_num, row
 
 
-def _parquet_rows(path: Path, left_out: LeftOut, columns: Sequence[str] | None) -> Iterator[tuple[int, Row]]:
+def _arrow_rows(
+    path: Path, left_out: LeftOut, columns: Collection[str] | None, *, is_stream: bool
+) -> Iterator[tuple[int, Row]]:
+    """The rows of a parquet file, or of a stream of Arrow's as a data set of Hugging Face is saved."""
     with needs_extra("logs"):
         from pyarrow import ArrowException  # type: ignore[import-untyped]
-        from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
     number = 0
     with open(path, "rb") as file:
         try:  # whatever is raised from here on is about the content
-            table = ParquetFile(file, pre_buffer=False, buffer_size=READ_AT_ONCE)  # else a row group at once
-            names = [name for name in table.schema_arrow.names if columns is None or name in columns]
-            for batch in table.iter_batches(batch_size=ROWS_AT_ONCE, columns=names, use_threads=False):
+            for batch in (_stream_batches if is_stream else _parquet_batches)(file, columns):
                 for row in batch.to_pylist():
                     number += 1
                     yield number, row
         except (ArrowException, OSError, ValueError, OverflowError):
-            left_out.add("file that is no parquet file, or a damaged one, from this row on", path, number)
+            kind = "Arrow stream" if is_stream else "parquet file"
+            left_out.add(f"file that is no {kind}, or a damaged one, from this row on", path, number)
+
+
+def _parquet_batches(file: IO[bytes], columns: Collection[str] | None) -> Iterator[Any]:
+    from pyarrow.parquet import ParquetFile  # type: ignore[import-untyped]
+
+    table = ParquetFile(file, pre_buffer=False, buffer_size=READ_AT_ONCE)  # else a row group at once
+    names = [name for name in table.schema_arrow.names if columns is None or name in columns]
+    yield from table.iter_batches(batch_size=ROWS_AT_ONCE, columns=names, use_threads=False)
+
+
+def _stream_batches(file: IO[bytes], columns: Collection[str] | None) -> Iterator[Any]:
+    from pyarrow.ipc import open_stream  # type: ignore[import-untyped]
+
+    for batch in open_stream(file):
+        wanted = batch.select([name for name in batch.schema.names if columns is None or name in columns])
+        for start in range(0, wanted.num_rows, ROWS_AT_ONCE):
+            yield wanted.slice(start, ROWS_AT_ONCE)
