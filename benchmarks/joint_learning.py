@@ -47,6 +47,8 @@ CASES: dict[str, Row] = {
     "one-pass": {"pool": "generated", "steps": 100, "evaluate_every": 20},
     "scratchpad": {"steps": 120, "evaluate_every": 40},
     "short": {"regime": "short", "steps": 120, "evaluate_every": 40},
+    "words": {"regime": "pronunciation", "steps": 120, "evaluate_every": 40},
+    "words-one-pass": {"regime": "pronunciation", "pool": "generated", "steps": 60, "evaluate_every": 20},
 }
 STEP_DOWN, STEP_UP = 0.5, 2.0
 
@@ -65,7 +67,7 @@ class Options:
 
     out: Path
     """Lines of runs are added here."""
-    case: Literal["one-pass", "scratchpad", "short"] = "one-pass"
+    case: Literal["one-pass", "scratchpad", "short", "words", "words-one-pass"] = "one-pass"
     arms: tuple[str, ...] = tuple(ARMS)
     """In this order; those whose planner or objective is not there are left out."""
     rates: tuple[float, ...] = (5e-5, 1e-4, 2e-4, 4e-4)
@@ -85,7 +87,7 @@ class Options:
     @property
     def measure(self) -> str:
         """What the rate is chosen by."""
-        return "held_out" if self.case == "one-pass" else "pool"
+        return "held_out" if self.case.endswith("one-pass") else "pool"
 
 
 def main() -> None:
@@ -200,7 +202,7 @@ def point(trainer: Any, step: int, seconds: float) -> Row:
 
 def table(options: Options, rows: dict[Job, Row]) -> str:
     """Markdown: success at the end on the reported seeds, differences to uniform at its own best rate."""
-    names = ["held_out"] if options.case == "one-pass" else ["pool", "held_out"]
+    names = ["held_out"] if options.case.endswith("one-pass") else ["pool", "held_out"]
     reference: dict[int, Row] = {}
     lines = [_row("arm", "rate", "n", *(x for n in names for x in (n.replace("_", " "), "to uniform")), *SPENT)]
     lines.append("|" + "---|" * lines[0].count(" | ") + "---|")

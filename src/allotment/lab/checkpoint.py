@@ -12,7 +12,8 @@ from torch import nn
 from allotment.errors import StateError
 from allotment.lab.generation import Lab
 from allotment.lab.policy import Policy, PolicySize
-from allotment.lab.regime import Regime, regime_named
+from allotment.lab.pronunciation import pronunciation_lab
+from allotment.lab.regime import PRONUNCIATION, Regime, regime_named
 from allotment.lab.tokenizer import Tokenizer
 from allotment.state import State, decode_json, load_state
 
@@ -27,10 +28,12 @@ def shipped_policy(regime: str, size: SizeName = "normal") -> Path:
 
 
 def load_lab(regime: str | Regime, path: Path | None = None) -> Lab:
-    """The lab with the shipped policy of a regime, or with the policy in ``path``. Raises StateError: the file is
-    damaged or belongs to another regime.
+    """The lab with the policy of a regime, which is shipped or another package's, or with the policy in ``path``.
+    Raises StateError: the file is damaged or belongs to another regime.
     """
     regime = regime if isinstance(regime, Regime) else regime_named(regime)
+    if path is None and regime.name == PRONUNCIATION.name:
+        return pronunciation_lab(regime)
     path = path or shipped_policy(regime.name)
     state = load_state(path, kind=KIND)
     if state["regime"] != regime.name:

@@ -20,7 +20,7 @@ from allotment.lab.designs import Design
 from allotment.planning.contract import Capability
 from allotment.registry import PLANNERS
 
-RegimeName = Literal["scratchpad", "short", "countdown"]
+RegimeName = Literal["scratchpad", "short", "countdown", "pronunciation"]
 PoolName = Literal["mixture", "generated"]
 OptimizerName = Literal["adamw", "sgd"]
 RewardName = Literal["correctness", "format", "length"]

@@ -11,6 +11,7 @@ import numpy as np
 
 from allotment.prediction import embed, text_features
 from allotment.state import load_state
+from allotment.tasks.pronunciation import letter_counts
 from allotment.types import FloatArray
 
 KIND = "lab-embeddings"
@@ -27,10 +28,12 @@ def prompt_embeddings(questions: Sequence[str]) -> FloatArray:
     return embed(questions, progress=True).astype(np.float64)
 
 
-@lru_cache(maxsize=2)  # half a second for the generated pool
-def standard_features(questions: tuple[str, ...]) -> FloatArray:
-    """[M, 16] what is counted in the texts, each number with mean 0 and variance 1; read-only."""
-    counted_MF = text_features(questions)
+@lru_cache(maxsize=2)  # seconds for the generated pools
+def standard_features(questions: tuple[str, ...], are_words: bool = False) -> FloatArray:
+    """[M, F] what is counted in the texts (16 numbers), or their letters where they are words (65 numbers), each number
+    with mean 0 and variance 1; read-only.
+    """
+    counted_MF = letter_counts(questions) if are_words else text_features(questions)
     spread_F = counted_MF.std(axis=0)
     features_MF: FloatArray = (counted_MF - counted_MF.mean(axis=0)) / np.where(spread_F > 0, spread_F, 1.0)
     features_MF.setflags(write=False)

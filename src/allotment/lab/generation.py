@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from allotment.lab.policy import Policy, PromptCache
+from allotment.lab.language_policy import Cache, LanguagePolicy
 from allotment.lab.regime import Regime
 from allotment.lab.tokenizer import Tokenizer
 from allotment.learning import SketchDirections, last_layer_scores, layer_scores
-from allotment.tasks.countdown import solutions_of
+from allotment.tasks.answers import right_answers
 from allotment.tasks.mixture import Problem
 from allotment.tasks.verifier import is_correct
 from allotment.types import FloatArray, IntArray
@@ -109,12 +109,18 @@ class Outputs:
 class Lab:
     """A policy with its tokenizer and regime: everything between a list of problems and verified rollouts."""
 
-    def __init__(self, policy: Policy, tokenizer: Tokenizer, regime: Regime) -> None:
+    def __init__(self, policy: LanguagePolicy[Any], tokenizer: Tokenizer, regime: Regime) -> None:
         self.policy, self.tokenizer, self.regime = policy, tokenizer, regime
 
-    def encode(self, problems: Sequence[Problem]) -> PromptCache:
+    def encode(self, problems: Sequence[Problem]) -> Cache:
         """The prompt cache of Q problems; carries gradients if they are enabled."""
-        return self.policy.encode_prompts(self._prompts(problems))
+        cache: Cache = self.policy.encode_prompts(self._prompts(problems))
+        return cache
+
+    def _encoded(self, problems: Sequence[Problem], group_N: Tensor) -> Cache:
+        """The cache of N rollouts; a prompt is run once, and not at all if it has no rollouts."""
+        used_U, rows_N = torch.unique(group_N, return_inverse=True)
+        return self.encode([problems[i] for i in used_U.tolist()]).repeat(rows_N)
 
     def _prompts(self, problems: Sequence[Problem]) -> list[list[int]]:
         return [self.tokenizer.encode_prompt(p.question) for p in problems]
@@ -123,7 +129,7 @@ class Lab:
     def rollouts(self, problems: Sequence[Problem], counts_Q: IntArray, generator: torch.Generator) -> Rollouts:
         """Sample ``counts_Q[i]`` completions of ``problems[i]`` at temperature 1 and verify them."""
         group_N = torch.repeat_interleave(torch.arange(len(problems)), torch.as_tensor(counts_Q))
-        cache = self.encode(problems).repeat(group_N)
+        cache = self._encoded(problems, group_N)
         tokens_NT, log_probs_NT, entropies_NT = self._sample(cache, self.regime.max_tokens, generator)
         ended = (tokens_NT == self.tokenizer.end).cumsum(1)
         mask_NT = (ended == 0) | ((ended == 1) & (tokens_NT == self.tokenizer.end))
@@ -148,7 +154,7 @@ class Lab:
 
     def outputs(self, problems: Sequence[Problem], group_N: Tensor, tokens_NT: Tensor, mask_NT: Tensor) -> Outputs:
         """What the policy says of given completions."""
-        hidden_NTH = self.policy.hidden(self.encode(problems).repeat(group_N), self._inputs(tokens_NT))[0]
+        hidden_NTH = self.policy.hidden(self._encoded(problems, group_N), self._inputs(tokens_NT))[0]
         distribution_NTV = self.policy.head(hidden_NTH).log_softmax(-1)
         taken_NT = distribution_NTV.gather(2, tokens_NT[:, :, None]).squeeze(2)
         return Outputs(torch.where(mask_NT, taken_NT, 0.0), distribution_NTV, hidden_NTH)
@@ -169,7 +175,7 @@ class Lab:
         """
         answer_N1 = torch.full((len(rollouts), 1), self.tokenizer.answer)
         tokens_NT = torch.cat([answer_N1, rollouts.tokens_NT], dim=1)
-        states_NTLH = self.policy.states(self.encode(problems).repeat(rollouts.group_N), tokens_NT)
+        states_NTLH = self.policy.states(self._encoded(problems, rollouts.group_N), tokens_NT)
         if pooling == "choice":
             return self._choices(states_NTLH[:, :-1], rollouts)
         real_NT = torch.cat([torch.ones_like(answer_N1, dtype=torch.bool), rollouts.mask_NT], dim=1)
@@ -205,7 +211,7 @@ class Lab:
         for first in range(0, len(problems), 256):
             part = problems[first : first + 256]
             rows = torch.arange(len(part)).repeat_interleave(draws)
-            cache = self.encode(part).repeat(rows)
+            cache = self._encoded(part, rows)
             answers = [self.tokenizer.encode_answer("=" * bool(regime.scratchpad) + p.answer) for p in part]
             answer_NT = self.tokenizer.padded(answers)[rows]
             tokens_NT, valid = answer_NT, torch.ones(len(rows))
@@ -219,7 +225,7 @@ class Lab:
             chunks.append((log_p.exp() * valid).view(len(part), draws).mean(1))
         return torch.cat(chunks).double().numpy()
 
-    def completion_logits(self, cache: PromptCache, tokens_NT: Tensor) -> Tensor:
+    def completion_logits(self, cache: Cache, tokens_NT: Tensor) -> Tensor:
         """[N, T, vocabulary] logits from which each completion token was drawn."""
         return self.policy.extend(cache, self._inputs(tokens_NT))[0]
 
@@ -231,7 +237,7 @@ class Lab:
 
         One forward pass without gradient; the hidden states and logits are those that :meth:`log_probs` computes.
         """
-        cache = self.encode(problems).repeat(rollouts.group_N)
+        cache = self._encoded(problems, rollouts.group_N)
         hidden_NTH = self.policy.hidden(cache, self._inputs(rollouts.tokens_NT))[0]
         logits_NTV = self.policy.head(hidden_NTH)
         scores_NK = last_layer_scores(logits_NTV, hidden_NTH, rollouts.tokens_NT, rollouts.mask_NT, directions)
@@ -240,32 +246,29 @@ class Lab:
     def last_block_scores(
         self, problems: Sequence[Problem], rollouts: Rollouts, directions: SketchDirections
     ) -> FloatArray:
-        """[N, K] the same along directions of the matrix that brings the last attention's result back.
+        """[N, K] the same along directions of a matrix of the last block, :attr:`LanguagePolicy.sketched`.
 
-        A forward pass, and a backward pass through what lies above: the last MLP and the output matrix.
+        A forward pass, and a backward pass through what lies above.
         """
         with torch.no_grad():
-            cache = self.encode(problems).repeat(rollouts.group_N)
-        seen: list[Tensor] = []
-        hook = self.policy.last_attention.register_forward_hook(lambda _, given, made: seen.extend((given[0], made)))
-        logits_NTV = self.completion_logits(cache, rollouts.tokens_NT)
-        hook.remove()
+            cache = self._encoded(problems, rollouts.group_N)
+        inputs_NT = self._inputs(rollouts.tokens_NT)
+        logits_NTV, entered_NTI, left_NTO = self.policy.through_sketched(cache, inputs_NT)
         taken_NT = logits_NTV.log_softmax(-1).gather(2, rollouts.tokens_NT[:, :, None]).squeeze(2)
-        inputs_NTI, made_NTO = seen
-        (gradients_NTO,) = torch.autograd.grad(torch.where(rollouts.mask_NT, taken_NT, 0.0).sum(), made_NTO)
-        return layer_scores(inputs_NTI, gradients_NTO, rollouts.mask_NT, directions).double().numpy()
+        (gradients_NTO,) = torch.autograd.grad(torch.where(rollouts.mask_NT, taken_NT, 0.0).sum(), left_NTO)
+        return layer_scores(entered_NTI, gradients_NTO, rollouts.mask_NT, directions).double().numpy()
 
     def _inputs(self, tokens_NT: Tensor) -> Tensor:
         """[N, T] the tokens after which those of the completions are drawn: the answer token first."""
         start = torch.full((len(tokens_NT), 1), self.tokenizer.answer)
         return torch.cat([start, tokens_NT[:, :-1]], dim=1)
 
-    def _sample(self, cache: PromptCache, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    def _sample(self, cache: Cache, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """At most ``length`` tokens of N rows, their log-probabilities, and the entropies of what they were drawn from.
 
         All [N, T]; rows that have ended leave the computation and stay padded.
         """
-        n = cache.mask.shape[0]
+        n = len(cache)
         tokens_NT = torch.full((n, length), self.tokenizer.pad)
         log_probs_NT, entropies_NT = torch.zeros(n, length), torch.zeros(n, length)
         active = torch.arange(n)
@@ -294,7 +297,7 @@ def seeded_generator(*key: int) -> torch.Generator:
 def solution_chances(lab: Lab, problems: Sequence[Problem]) -> list[Mapping[str, float]]:
     """For each problem, the probability that a rollout is a right answer of each form; they sum to the success."""
     found: list[dict[str, float]] = [{} for _ in problems]
-    answers = [(q, *answer) for q, problem in enumerate(problems) for answer in solutions_of(problem).items()]
+    answers = [(q, *answer) for q, problem in enumerate(problems) for answer in right_answers(problem).items()]
     for first in range(0, len(answers), _ROWS):
         part = answers[first : first + _ROWS]
         low, high = part[0][0], part[-1][0]

@@ -63,7 +63,7 @@ def make_objective(config: TrainConfig, lab: Lab) -> Objective:
     """
     settings = _settings(config)
     check_combination(config)
-    offered = {"width": lab.policy.size.width, "seed": config.seed, "rewards": config.rewards}
+    offered = {"width": lab.policy.width, "seed": config.seed, "rewards": config.rewards}
 
     def parts(place: Place) -> dict[str, Any]:
         entries = declared(config, place).items()

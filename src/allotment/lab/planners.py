@@ -9,6 +9,7 @@ from allotment.errors import ConfigError
 from allotment.lab.config import CAPABILITY, TrainConfig
 from allotment.lab.embeddings import prompt_embeddings, standard_features
 from allotment.lab.generation import Lab
+from allotment.lab.regime import PRONUNCIATION
 from allotment.planning import Planner
 from allotment.planning import make_planner as planner_by_name
 from allotment.planning.contract import check_planner_name, check_selector_name
@@ -36,7 +37,8 @@ def make_planner(
     ``lab``: whose policy the oracle looks into. ``tokens_per_rollout``: for a token budget, what a rollout is expected
     to take before any is seen. ``trained_prompts``: how many of the prompts asked get rollouts, for planners that
     choose among them. ``by_text``: numbers counted in the texts stand for the embeddings, which take milliseconds a
-    prompt. ``settings``: ``budget``, ``bounds``, ``estimator``, ``seed`` and further ones.
+    prompt; where prompts are words, letters are counted in any case. ``settings``: ``budget``, ``bounds``,
+    ``estimator``, ``seed`` and further ones.
     """
     name = check_planner_name(name, CAPABILITY)
     by_id = {p.id: p for p in problems}
@@ -50,8 +52,9 @@ def make_planner(
     if "embeddings" in parameters(PLANNERS[name].make) or isinstance(settings.get("predictor"), str):
         questions = [p.question for p in problems]
         offered["ids"] = list(by_id)
-        if by_text:
-            offered["embeddings"] = standard_features(tuple(questions))
+        are_words = lab.regime.name == PRONUNCIATION.name
+        if by_text or are_words:
+            offered["embeddings"] = standard_features(tuple(questions), are_words)
         else:
             offered |= {"embeddings": prompt_embeddings(questions), "features": text_features(questions)}
     return planner_by_name(name, offered=offered, **settings)

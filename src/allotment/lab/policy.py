@@ -14,6 +14,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from allotment.lab.language_policy import LanguagePolicy
+
 MAX_PROMPT, MAX_COMPLETION = 48, 20
 
 
@@ -37,6 +39,9 @@ class PromptCache:
     """Per layer [R, heads, L, width / heads]."""
     mask: Tensor
     """[R, L] additive: 0 for real tokens, -inf for padding."""
+
+    def __len__(self) -> int:
+        return self.mask.shape[0]
 
     def repeat(self, rows_N: Tensor) -> PromptCache:
         """The cache of rollouts whose prompts are ``rows_N``; [N] row numbers, any order, repeats allowed."""
@@ -76,8 +81,8 @@ class Block(nn.Module):
         return x + self.down(functional.relu(self.up(self.norm_mlp(x)))), key, value
 
 
-class Policy(nn.Module):
-    """Next-token distribution of completions given prompts."""
+class Policy(LanguagePolicy[PromptCache]):
+    """The transformer."""
 
     def __init__(self, size: PolicySize) -> None:
         super().__init__()
@@ -91,7 +96,12 @@ class Policy(nn.Module):
         nn.init.normal_(self.positions.weight, std=0.1)
 
     @property
-    def last_attention(self) -> nn.Linear:
+    def width(self) -> int:
+        """Numbers of a hidden state."""
+        return self.size.width
+
+    @property
+    def sketched(self) -> nn.Linear:
         """What the last attention's result passes through on its way back."""
         block = self.blocks[-1]
         assert isinstance(block, Block)
@@ -100,13 +110,6 @@ class Policy(nn.Module):
     def encode_prompts(self, prompts: Sequence[Sequence[int]]) -> PromptCache:
         """Run Q prompts once, right-aligned; the answer token is not part of them."""
         return self._run_prompts(prompts)[0]
-
-    def prompt_hidden(self, prompts: Sequence[Sequence[int]]) -> Tensor:
-        """[Q, width] mean of the last hidden states over the tokens of each prompt."""
-        _, layers, real_QL = self._run_prompts(prompts)
-        real_QL1 = real_QL[:, :, None]
-        summed_QH: Tensor = (self.norm(layers[-1]) * real_QL1).sum(1)
-        return summed_QH / real_QL1.sum(1)
 
     def prompt_states(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Output of every block at the tokens of Q prompts [Q, T, layers, width]; which places are tokens [Q, T]."""
@@ -130,19 +133,19 @@ class Policy(nn.Module):
         layers, keys, values = self._through(x, mask, None)
         return PromptCache(keys, values, padding_QL), layers, real_QL
 
-    def extend(self, cache: PromptCache, tokens_NT: Tensor, start: int = 0) -> tuple[Tensor, PromptCache]:
-        """[N, T, vocabulary] logits after each of T further tokens, and the longer cache; see :meth:`hidden`."""
-        hidden_NTH, longer = self.hidden(cache, tokens_NT, start)
-        return self.head(hidden_NTH), longer
-
     def hidden(self, cache: PromptCache, tokens_NT: Tensor, start: int = 0) -> tuple[Tensor, PromptCache]:
-        """[N, T, width] what the output matrix is multiplied with after each of T further tokens, and the longer cache.
-
-        ``cache``: of N rollouts; holds the prompt and the first ``start`` tokens of the answer part, which begins with
-        the answer token. ``tokens_NT``: the next tokens; ``start`` is the place of the first.
-        """
+        """[N, T, width] after each of T further tokens, and the longer cache."""
         layers, longer = self._continue(cache, tokens_NT, start)
         return self.norm(layers[-1]), longer
+
+    def through_sketched(self, cache: PromptCache, tokens_NT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Logits, and what enters and leaves :attr:`sketched`."""
+        seen: list[Tensor] = []
+        hook = self.sketched.register_forward_hook(lambda _, given, made: seen.extend((given[0], made)))
+        logits_NTV = self.extend(cache, tokens_NT)[0]
+        hook.remove()
+        entered_NTI, left_NTO = seen
+        return logits_NTV, entered_NTI, left_NTO
 
     def _continue(self, cache: PromptCache, tokens_NT: Tensor, start: int) -> tuple[list[Tensor], PromptCache]:
         """Each block's output [N, T, width] at further tokens, and the longer cache."""

@@ -16,18 +16,19 @@ MAX_ANSWER = 10
 class Regime:
     """The form of a completion: ``scratchpad`` free characters and ``=`` before the answer, or the answer alone.
 
-    The regime ``countdown`` is answers alone on a task of its own, where a prompt has many right ones.
+    The regimes ``countdown`` and ``pronunciation`` are answers alone on tasks of their own, where a prompt has several
+    right ones; ``pronunciation`` has a policy of its own, too, and its answers are phonemes, not characters.
 
     The free characters stand for the free-form reasoning of a language model: they carry score-function variance that
     is independent of the reward, as VIP's variance model assumes. How far the model is off in either regime is in
-    docs/experiments.md.
+    docs/experiments/.
     """
 
     name: str
     scratchpad: int
     max_answer: int = MAX_ANSWER
     has_many_answers: bool = False
-    """Whether a prompt has many right answers; the task is then countdown."""
+    """Whether a prompt may have several right answers."""
 
     @property
     def answer_start(self) -> int:
@@ -52,7 +53,13 @@ class Regime:
         return completion[self.answer_start :] if completion[self.scratchpad : self.answer_start] == "=" else None
 
 
-_ALL = (Regime("scratchpad", 5), Regime("short", 0), Regime("countdown", 0, max_answer=11, has_many_answers=True))
+PRONUNCIATION = Regime("pronunciation", 0, max_answer=20, has_many_answers=True)
+_ALL = (
+    Regime("scratchpad", 5),
+    Regime("short", 0),
+    Regime("countdown", 0, max_answer=11, has_many_answers=True),
+    PRONUNCIATION,
+)
 REGIMES = {regime.name: regime for regime in _ALL}
 
 

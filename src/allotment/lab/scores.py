@@ -59,7 +59,7 @@ def sketch_named(kind: SketchName, lab: Lab, sketches: int, seed: int) -> Sketch
     if kind == "exact":
         directions_PK = random_directions(lab, sketches, seed, 5)
         return lambda problems, rollouts: directional_scores(lab, problems, rollouts, directions_PK)
-    layer = lab.policy.head if kind == "last-layer" else lab.policy.last_attention
+    layer = lab.policy.head if kind == "last-layer" else lab.policy.sketched
     made = lab.last_layer_scores if kind == "last-layer" else lab.last_block_scores
     pairs = SketchDirections.random(sketches, layer.out_features, layer.in_features, seed=seed)
     return lambda problems, rollouts: made(problems, rollouts, pairs)

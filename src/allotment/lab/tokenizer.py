@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
+from itertools import takewhile
 
 import torch
 from torch import Tensor
@@ -66,12 +67,10 @@ class Tokenizer:
 
     def decode(self, tokens: Iterable[int]) -> str:
         """The text up to, without, the first end token; special tokens before it show by name."""
-        parts = []
-        for token in tokens:
-            if token == self.end:
-                break
-            parts.append(self.vocabulary[token])
-        return "".join(parts)
+        return "".join(self._until_end(tokens))
+
+    def _until_end(self, tokens: Iterable[int]) -> Iterator[str]:
+        return (self.vocabulary[token] for token in takewhile(lambda token: token != self.end, tokens))
 
     @cached_property
     def _numbers(self) -> dict[str, int]:

@@ -13,6 +13,7 @@ import reasoning_gym
 from allotment.tasks.generated import load_generated
 from allotment.tasks.levels import Level
 from allotment.tasks.mixture import Mixture, Problem, load_mixture
+from allotment.tasks.pronunciation import DATASET, load_words
 
 SEED = 20260202
 POOL_PER_LEVEL, HELD_OUT_PER_LEVEL = 120, 60
@@ -136,6 +137,8 @@ def load_countdown() -> Mixture:
 
 def mixture_of(regime: str, pool: str = "mixture") -> Mixture:
     """The prompts that a regime of the lab is about; with ``pool`` "generated" a large number of fresh ones."""
+    if regime == DATASET:
+        return load_words(pool)
     if pool == "generated":
         return load_generated()
     return load_countdown() if regime == "countdown" else load_mixture()
