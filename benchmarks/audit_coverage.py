@@ -30,6 +30,8 @@ from allotment.types import FloatArray, IntArray
 PROMPTS, VISITS, BATCH, GROWTH = 120, 12, 40, 0.05
 REPEATS = 2
 """Draws of a visit."""
+SAME = 1e-6
+"""Figures that are this close are one: a belief that knows no difference is uniform but for rounding."""
 MOST = 32
 """Most rollouts of a prompt."""
 Key = tuple[str, int, float]
@@ -194,11 +196,17 @@ def coverage(
             for figure in ("variance", "rollouts", "tokens"):
                 ends = np.array([(i.low, i.high) for c in cells if (i := getattr(c, figure)) is not None])
                 value = true[figure][k]
-                inside = (ends[:, 0] <= value) & (value <= ends[:, 1])
+                inside = (ends[:, 0] - SAME <= value) & (value <= ends[:, 1] + SAME)
                 wide = float(np.mean(ends[:, 1] - ends[:, 0]) / 2)
                 result.append(
                     Coverage(
-                        way, span, figure, float(value), float(inside.mean()), float((ends[:, 1] < value).mean()), wide
+                        way,
+                        span,
+                        figure,
+                        float(value),
+                        float(inside.mean()),
+                        float((ends[:, 1] + SAME < value).mean()),
+                        wide,
                     )
                 )
     return result

@@ -142,7 +142,7 @@ def test_many_prompts_are_drawn_in_groups_of_equal_size():
 
 def test_intervals_cover_what_rollouts_of_the_known_p_leave():
     """The short form of ``benchmarks/audit_coverage.py``; the binomial error of each share is at most .03."""
-    found = coverage(8, logs=100, seed=1, prompts=60, visits=3, make=DiscountedCounts)
+    found = coverage(8, logs=80, seed=1, prompts=60, visits=3, make=DiscountedCounts)
     assert {c.way.rollouts_per_prompt for c in found} == {8, 4, 2}
     shares = [c.share for c in found if c.span in ("2", "all") and c.figure == "variance"]
     assert 0.88 <= np.mean(shares) <= 0.985

@@ -72,7 +72,8 @@ def units(log: Log, seed: int = 0) -> tuple[IntArray, int]:
 
 
 NEAR, APART = 8, 0.5
-"""So many rollouts above the lower bound, where the variance bends, the budgets that are tried lie so far apart."""
+"""So many rollouts above the lower bound, where the variance bends, the budgets that are tried lie so far apart, and
+between one and two rollouts a prompt eight times as close as whole ones."""
 BELOW, ABOVE = 7, 4
 """Budgets that are tried from there to the log's budget, and between that and twice as much."""
 MOST_EQUIVALENT = 1e5
@@ -139,7 +140,8 @@ def budget_grid(settings: Settings) -> FloatArray:
         settings.budget_per_prompt,
         min(settings.upper, 2 * settings.budget_per_prompt),
     )
-    near = np.append(np.arange(lower, end := min(budget, lower + NEAR), APART), [lower + APART / 4, lower + APART / 2])
+    end, first = min(budget, lower + NEAR), lower + np.arange(1, 8) / 8 if lower == 1 else []
+    near = np.concatenate([np.arange(lower, end, APART), first])
     smaller = [n for n in (budget // 2, budget // 4) if n >= lower]
     parts = (near[near < budget], smaller, np.linspace(end, budget, BELOW), np.linspace(budget, most, ABOVE))
     return np.unique(np.concatenate(parts))

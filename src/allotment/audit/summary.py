@@ -9,11 +9,13 @@ from typing import Literal
 
 import numpy as np
 
+from allotment.audit.advice import advice
 from allotment.audit.counterfactual import Counterfactuals, counterfactuals
 from allotment.audit.equivalence import Equivalence, equivalence
 from allotment.audit.figures import BINS, Figures, bin_numbers
 from allotment.audit.log import Log
 from allotment.audit.replaying import Replay
+from allotment.audit.sizes import unusual_sizes
 from allotment.audit.verdict import Facts, Verdict, verdict
 from allotment.types import FloatArray, IntArray, PromptId
 
@@ -119,10 +121,14 @@ class Summary:
     """The variance ratio and the equivalent budgets."""
     lengths: Lengths | None
     """Cost in tokens; None where no lengths are logged."""
+    length_unit: Literal["tokens", "characters"]
+    """Of lengths, logged or not."""
     verdict: Verdict
     """What follows, with its conditions."""
     counterfactuals: Counterfactuals
     """The same rollouts spent otherwise."""
+    advice: tuple[str, ...]
+    """What to do next."""
 
 
 @dataclass(frozen=True)
@@ -199,8 +205,10 @@ def summarise(replay: Replay, seed: int = 0) -> Summary:
         order_is_assumed=log.order_is_assumed,
         believes=replay.settings.believes,
         missing_groups=missing_groups(log),
-        doubts=log.doubts,
+        doubts=(*log.doubts, *unusual_sizes(log)),
     )
+    found = verdict(facts)
+    ways = Counterfactuals() if facts.missing_groups else counterfactuals(replay, worth, seed=seed)
     return Summary(
         seen,
         len(log.visit),
@@ -211,8 +219,10 @@ def summarise(replay: Replay, seed: int = 0) -> Summary:
         _classes(shares),
         worth,
         lengths,
-        verdict(facts),
-        counterfactuals(replay, worth, seed=seed),
+        log.length_unit,
+        found,
+        ways,
+        advice(found, ways, budget),
     )
 
 

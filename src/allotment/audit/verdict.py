@@ -60,7 +60,7 @@ class Facts:
     missing_groups: int = 0
     """Groups of equal rewards that should be in the log and are not."""
     doubts: tuple[str, ...] = ()
-    """What was found on reading."""
+    """What was found on reading, and of the sizes of groups: to be looked into before a figure is believed."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +74,47 @@ class Verdict:
     text: str
     """The same in a sentence."""
     doubts: tuple[str, ...]
-    """Conditions found in this log under which the sentence does not hold."""
+    """Conditions found in this log under which the sentence does not hold; :attr:`first_look` before the others."""
     assumptions: tuple[str, ...] = ASSUMPTIONS
     """What holds or fails outside this log."""
+    first_look: tuple[str, ...] = ()
+    """The doubts that are as loud as the verdict: the log may not be what it was taken for."""
+    way_out: str = ""
+    """What to do where nothing can be said."""
 
 
 def verdict(facts: Facts) -> Verdict:
     """The verdict that follows from the figures."""
-    outcome = "cannot say" if facts.missing_groups else _outcome(facts.variance_ratio)
+    outcome, headline, way_out = _nothing_to_say(facts) or (_outcome(facts.variance_ratio), "", "")
+    headline = headline or _headline(outcome, facts)
+    if facts.doubts:
+        headline += f" But look first: {facts.doubts[0]}."
     assumptions = (*ASSUMPTIONS, *BELIEVED) if facts.believes else ASSUMPTIONS
-    return Verdict(outcome, _headline(outcome, facts), _text(outcome, facts), _doubts(facts), assumptions)
+    return Verdict(outcome, headline, _text(outcome, facts), _doubts(facts), assumptions, facts.doubts, way_out)
+
+
+def _nothing_to_say(facts: Facts) -> tuple[Outcome, str, str] | None:
+    """The outcome, its headline and the way out, where the log cannot say anything."""
+    begin = "This log cannot say what would be saved: "
+    ratio = facts.variance_ratio
+    if facts.missing_groups:
+        why = "rollouts were filtered before it was written."
+        return "cannot say", begin + why, "Log rollouts before they are filtered, and audit that log."
+    if math.isnan(ratio.value) or math.isnan(ratio.low):
+        why, way_out = "no prompt was sometimes solved and sometimes not.", "Train on prompts"
+        if facts.all_failed == 1:
+            why, way_out = "every prompt failed every time.", "Train on easier prompts"
+        elif facts.all_succeeded == 1:
+            why, way_out = "every prompt was solved every time.", "Train on harder prompts"
+        return "cannot say", begin + why, f"{way_out} that are solved sometimes: from these nothing is learnt."
+    if facts.first_visits == 1 and ratio.low == ratio.high == 1:
+        why = "every prompt was visited once, and nothing tells prompts apart before their first visit."
+        way_out = "Audit a longer run, in which prompts come again, or pass embeddings of the prompts (--embeddings)."
+        return "cannot say", begin + why, way_out
+    return None
 
 
 def _outcome(ratio: Interval) -> Outcome:
-    if math.isnan(ratio.value) or math.isnan(ratio.low):
-        return "cannot say"
     if ratio.high < 1:
         return "helps"
     return "hurts" if ratio.low > 1 else "no difference"
@@ -96,10 +122,6 @@ def _outcome(ratio: Interval) -> Outcome:
 
 def _headline(outcome: Outcome, facts: Facts) -> str:
     needed, n = facts.rollouts, facts.budget_per_prompt
-    if facts.missing_groups:
-        return "This log cannot say what would be saved: rollouts were filtered before it was written."
-    if outcome == "cannot say":
-        return "This log cannot say what would be saved: no prompt was sometimes solved and sometimes not."
     if outcome == "hurts":
         return (
             "Give every prompt the same number of rollouts: splitting them by prediction would have made learning "
@@ -126,8 +148,10 @@ def _text(outcome: Outcome, facts: Facts) -> str:
             f"{ratio.value:.3f} of uniform's (95 % interval {ratio.low:.3f} to {ratio.high:.3f}). Log rollouts before "
             "they are filtered."
         )
-    if outcome == "cannot say":
+    if math.isnan(ratio.value):
         return "No group of the log has both successes and failures: nothing can be said of variance."
+    if outcome == "cannot say":
+        return "Before its first visit every prompt looks like every other: a split is equal numbers. Variance 1.000."
     interval = f"{ratio.value:.3f} of uniform's (95 % interval {ratio.low:.3f} to {ratio.high:.3f})"
     if outcome == "no difference":
         return f"No difference from uniform can be told: the gradient's variance is {interval} at the same rollouts."

@@ -23,7 +23,7 @@ from allotment.audit.reading import find_sources, read_source
 from allotment.audit.replaying import Replay, replay
 from allotment.audit.settings import Observe, Settings
 from allotment.audit.summary import Audited, summarise, wasted_prompts
-from allotment.cli.audit_output import predictor_figures, print_predictors, print_summary, summary_figures
+from allotment.cli.audit_output import predictor_figures, print_predictors, print_short, print_summary, summary_figures
 from allotment.config import EstimatorName, by_name
 from allotment.errors import AllotmentError, InvalidInputError, MissingExtraError
 from allotment.prediction import distinct_parts, text_features
@@ -158,6 +158,7 @@ class Audit:
         if self.json:
             shown = {"predictors": predictor_figures(results), "audit": summary_figures(name, summary)}
             return audited, shown | conditions
+        print_short(str(source.path), log.read_as, summary)
         print_predictors(results, conditions)
         print_summary(name, summary)
         return audited, {}

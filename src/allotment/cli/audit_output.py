@@ -12,9 +12,23 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from allotment.audit.counterfactual import ALL, Counterfactual
 from allotment.audit.equivalence import Interval
 from allotment.audit.replaying import RANGES, Replay
 from allotment.audit.summary import Lengths, Summary
+
+
+def print_short(source: str, read_as: str | None, summary: Summary) -> None:
+    """The first screen: what the log says, what to do, and what else its rollouts could have been spent on."""
+    print(f"audit of {source}")
+    if read_as is not None:
+        print(f"read as: {read_as}")
+    print(f"\nin short: {summary.verdict.headline}")
+    for step in summary.advice:
+        print(f"what to do: {step}")
+    for doubt in summary.verdict.doubts:
+        print(f"but: {doubt}")
+    _print_ways(summary)
 
 
 def print_predictors(results: Mapping[str, Replay], conditions: Mapping[str, Any]) -> None:
@@ -30,8 +44,6 @@ def print_predictors(results: Mapping[str, Replay], conditions: Mapping[str, Any
             [(name, *(f"{cell:.3f}" for cell in astuple(figures)[:-1])) for name, figures in rows.items()],
         )
     shown = {k: value for k, value in conditions.items() if k not in ("notes", "read_as") and value is not None}
-    if conditions.get("read_as") is not None:
-        print(f"read as: {conditions['read_as']}")
     print(", ".join(f"{key} {value}" for key, value in shown.items()))
     for note in conditions["notes"]:
         print(f"note: {note}")
@@ -61,9 +73,7 @@ def print_summary(name: str, summary: Summary) -> None:
         [(c.name, f"{c.prompts:,}", f"{c.logged:.1f}", f"{c.allotted:.1f}") for c in summary.classes],
     )
     _print_worth(summary)
-    print(f"\nin short: {summary.verdict.headline}\nverdict: {summary.verdict.text}")
-    for doubt in summary.verdict.doubts:
-        print(f"but: {doubt}")
+    print(f"\nverdict: {summary.verdict.text}")
     for assumption in summary.verdict.assumptions:
         print(f"assumes: {assumption}")
 
@@ -101,6 +111,8 @@ def summary_figures(name: str, summary: Summary) -> dict[str, Any]:
             for q in np.flatnonzero(shares.visits)
         ],
         "verdict": asdict(summary.verdict),
+        "advice": list(summary.advice),
+        "counterfactuals": asdict(summary.counterfactuals),
     }
     return plain(figures)  # type: ignore[no-any-return]
 
@@ -123,6 +135,60 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]
     for row in rows:
         table.add_row(*row)
     Console().print(table)
+
+
+def way_name(way: Counterfactual) -> str:
+    """What is done with the rollouts."""
+    return way.what if way.prompts == 1 else way.what.replace("more", f"{way.prompts:.3g} x the")
+
+
+def _print_ways(summary: Summary) -> None:
+    """A line a way of spending: rollouts for the same precision by epoch, of all epochs with their interval, tokens."""
+    ways = summary.counterfactuals
+    if not ways.found:
+        return
+    spans = [span for span in ways.found[0].by_range if span != ALL]
+    has_tokens = any(way.whole.tokens is not None for way in ways.found)
+    print_table(
+        "the same precision, in % of the rollouts (by epoch, and all with 95 % intervals), for other ways of spending",
+        (
+            "rollouts a prompt",
+            *spans,
+            "all epochs",
+            *([f"% of {summary.length_unit}"] if has_tokens else []),
+            "prompts",
+        ),
+        [
+            (
+                f"{way.rollouts_per_prompt} {way_name(way)}",
+                *(_percent(way.by_range[span].rollouts.value) for span in spans),
+                _percents(way.whole.rollouts),
+                *([] if way.whole.tokens is None else [_percents(way.whole.tokens)]),
+                f"x{way.prompts_read:.2g}",
+            )
+            for way in ways.found
+        ],
+    )
+    smaller = [
+        w
+        for w in ways.found
+        if w.believes and w.worth is not None and w.rollouts_per_prompt < summary.budget_per_prompt
+    ]
+    for way in smaller:
+        assert way.worth is not None
+        print(f"{way.rollouts_per_prompt} a prompt, {way.what}: as precise as uniform with {_interval(way.worth, 1)}")
+    print(f"100: as many rollouts for each prompt, {summary.budget_per_prompt}, or as many as the line says")
+    for assumption in ways.assumes:
+        print(f"assumes: {assumption}")
+    print()
+
+
+def _percent(value: float) -> str:
+    return ">200" if math.isinf(value) else f"{100 * value:.0f}"
+
+
+def _percents(interval: Interval) -> str:
+    return f"{_percent(interval.value)} ({_percent(interval.low)} to {_percent(interval.high)})"
 
 
 def _print_worth(summary: Summary) -> None:
