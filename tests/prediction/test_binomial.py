@@ -157,8 +157,9 @@ class TestNewton:
         """Prompts that are independent given the prior get the sites that they would get alone."""
         means, own, s, n = np.array([-40.0, 0.0, 40.0, 3.0]), np.full(4, 4.0), [0, 8, 32, 0], [32, 8, 32, 1]
         prior = BatchPrior(np.zeros((4, 1)), means, own, np.zeros(1), np.ones((1, 1)))
-        together = binomial_sites(prior, np.array(s, dtype=float), np.array(n, dtype=float))
+        value, precision = binomial_sites(prior, np.array(s, dtype=float), np.array(n, dtype=float))
         for i in range(4):
             alone = BatchPrior(np.zeros((1, 1)), means[[i]], own[[i]], np.zeros(1), np.ones((1, 1)))
-            for one, other in zip(together, binomial_sites(alone, *arrays(s[i], n[i])), strict=True):
-                assert one[i] == pytest.approx(other[0], rel=1e-6)
+            lone_value, lone_precision = binomial_sites(alone, *arrays(s[i], n[i]))
+            assert precision[i] == pytest.approx(lone_precision[0], rel=1e-6)
+            assert precision[i] * value[i] == pytest.approx(lone_precision[0] * lone_value[0], rel=1e-6, abs=1e-12)

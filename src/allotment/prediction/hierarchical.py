@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, fields
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -176,7 +175,12 @@ class HierarchicalPredictor(HierarchicalModel):
             return
         s_B, n_B = successes_B.astype(np.float64), trials_B.astype(np.float64)
         features = self._settled_features(visited)
-        self._model.learn(visited, features, partial(log_predictive, successes=s_B, trials=n_B))
+
+        def score(mean_CB: FloatArray, variance_CB: FloatArray) -> FloatArray:
+            counts = np.tile(s_B, len(mean_CB)), np.tile(n_B, len(mean_CB))
+            return log_predictive(mean_CB.ravel(), variance_CB.ravel(), *counts).reshape(mean_CB.shape)
+
+        self._model.learn(visited, features, score)
         self._model.absorb(visited, features, *binomial_sites(self._model.prior(visited, features), s_B, n_B))
 
 
