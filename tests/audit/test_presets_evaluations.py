@@ -290,4 +290,4 @@ def test_tinker_cookbook_benchmarks(tmp_path):
     (tmp_path / "gsm8k" / "result.json").write_text(
         json.dumps({"name": "gsm8k", "score": 0.5, "pass_at_k": {"1": 0.5}})
     )
-    check(tmp_path, "tinker-eval")
+    check(tmp_path, "tinker-cookbook-eval")

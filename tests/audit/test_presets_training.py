@@ -224,6 +224,57 @@ def test_slime(tmp_path):
     assert read_log(tmp_path / "rollout_eval_2.pt").trials.sum() == 8
 
 
+def test_texts_that_stand_for_several_images_in_other_dumps(tmp_path):
+    torch = pytest.importorskip("torch")
+    for step in steps_of():
+        own = of_step(step)
+        samples = [slime_sample(r, i, 4 * step + i // 8, reward=r.reward) for i, r in enumerate(own)]
+        rows = [areal(r, r.prompt, step) for r in own]
+        for row, r in [*zip(samples, own, strict=True), *zip(rows, own, strict=True)]:
+            row["prompt"] = "<image>Solve." if r.prompt % 4 < 2 else r.text
+        (tmp_path / "slime").mkdir(exist_ok=True)
+        torch.save({"rollout_id": step, "samples": samples}, tmp_path / "slime" / f"{step}.pt")
+        written(tmp_path / "areal" / str(step) / "0.jsonl", rows)
+    for name in ("slime", "areal"):
+        log = read_log(tmp_path / name)
+        assert history_of(log, by_visit=True) == history(ROLLOUTS, by_visit=True)
+        assert len(log.ids) == 6 + 12
+        assert any(note.startswith("12 groups have a text that another group") for note in log.notes)
+
+
+def test_files_of_ranks_are_one_run(tmp_path):
+    """A group may lie in the files of several ranks."""
+    for step in steps_of():
+        for rank in range(3):
+            rows = [{"prompt": r.text, "reward": r.reward} for i, r in enumerate(of_step(step)) if i % 3 == rank]
+            written(tmp_path / "folders" / f"step_{step}" / f"rank_{rank}.jsonl", rows)
+            written(tmp_path / "flat" / f"rollouts_step{step}_rank{rank}.jsonl", rows)
+    assert [history_of(read_log(tmp_path / name)) for name in ("folders", "flat")] == [history(ROLLOUTS)] * 2
+
+
+def test_splits_in_file_names(tmp_path):
+    for split in ("train", "validation", "test"):
+        rows = [{"step": r.step, "prompt": r.text, "reward": r.reward} for r in ROLLOUTS]
+        written(tmp_path / "data" / f"{split}-00000-of-00001.jsonl", rows)
+    log = read_log(tmp_path)
+    assert history_of(log) == history(ROLLOUTS)
+    assert "2 files of evaluations passed over (first: data/test-00000-of-00001.jsonl)" in log.notes
+
+
+def test_prime_rl_as_it_was_in_july(tmp_path):
+    """A record a trace, all of the run in one stream; and a stream of episodes without steps in its name."""
+    episodes = [traced(r, r.step) for r in ROLLOUTS]
+    known = {"kind": "train", "env_name": "math", "policy_version": 0, "eval_step": None}
+    rows = [{**e["traces"][0], **known, "group_id": e["group"]["id"]} for e in episodes]
+    for step in steps_of():
+        written(
+            tmp_path / "old" / f"step_{step}" / "traces.jsonl",
+            [row for row, r in zip(rows, ROLLOUTS, strict=True) if r.step == step],
+        )
+    check(tmp_path / "old", "prime-rl")
+    check(written(tmp_path / "new" / "all" / "traces.jsonl", episodes).parent, "prime-rl")
+
+
 def test_slime_rollouts_of_several_samples_count_once(tmp_path):
     torch = pytest.importorskip("torch")
     for step in steps_of():
@@ -443,7 +494,7 @@ def test_tinker_cookbook(logs, tmp_path):
     written(tmp_path / "metrics.jsonl", [{"step": 0, "reward/total": 0.5}])
     written(tmp_path / "checkpoints.jsonl", [{"name": "000001", "batch": 1, "state_path": "tinker://x"}])
     if logs:
-        check(tmp_path, "tinker", note="6 files of evaluations passed over")
+        check(tmp_path, "tinker-cookbook", note="6 files of evaluations passed over")
     else:
         log = read_log(tmp_path)
         assert counted(log) == truth(ROLLOUTS, prompts=24)

@@ -12,7 +12,7 @@ from typing import NoReturn
 from allotment.audit.formats.base import Columns, FirstRows, Row, Source, inside, whole, with_paths
 from allotment.audit.formats.left_out import LeftOut
 from allotment.audit.formats.opening import ending, is_readable, kept
-from allotment.audit.formats.steps import is_evaluation, no_step_folders, numbered, place_of
+from allotment.audit.formats.steps import evaluations, no_step_folders, numbered, place_of
 from allotment.audit.formats.tables import ENDINGS, sample
 from allotment.audit.log import Log
 from allotment.errors import InvalidInputError
@@ -52,13 +52,13 @@ def find_sources(path: str | Path, named: str | None = None, columns: Columns | 
     files, odd = _files(path)
     found, unknown = _recognised(files, named, columns)
     no_steps = no_step_folders({file: step for file, (_, _, step) in found.items()}, path)
+    no_training = evaluations(found, path)
     grouped: dict[Run, tuple[Columns, list[Path]]] = {}
     for file, (name, used, _) in found.items():
-        grouped.setdefault(_run_of(file, path, name, no_steps), (used, []))[1].append(file)
+        run = _run_of(file, path, name, no_steps, is_training=file not in no_training)
+        grouped.setdefault(run, (used, []))[1].append(file)
     notes = _passed_over(grouped, path)
-    sources = [
-        Source(_shown(place, own), name, tuple(own), used) for (place, _, name), (used, own) in grouped.items()
-    ]
+    sources = [Source(_shown(place, own), name, tuple(own), used) for (place, _, name), (used, own) in grouped.items()]
     if not sources:
         _refuse_folder(path, unknown)
     if unknown:
@@ -69,13 +69,12 @@ def find_sources(path: str | Path, named: str | None = None, columns: Columns | 
     return sources
 
 
-def _run_of(file: Path, top: Path, name: str, no_steps: Container[Path]) -> Run:
+def _run_of(file: Path, top: Path, name: str, no_steps: Container[Path], *, is_training: bool) -> Run:
     form = LOG_FORMATS[name]
     if form.file_is_run:
         return file, (), name
     folder, below = place_of(file, top, no_steps)
-    kind = "evaluation" if is_evaluation(file, top) else "training"
-    return folder, (kind, *below, form.part(file)), name
+    return folder, ("training" if is_training else "evaluation", *below, form.part(file)), name
 
 
 def _passed_over(grouped: dict[Run, tuple[Columns, list[Path]]], top: Path) -> list[str]:
@@ -84,10 +83,10 @@ def _passed_over(grouped: dict[Run, tuple[Columns, list[Path]]], top: Path) -> l
     again = {key: LOG_FORMATS[key[2]].again(found[0]) for key, (_, found) in grouped.items()}
     firsts = {key[2] for key in grouped if again[key] is None}
     repeats = [key for key in grouped if again[key] in firsts]
-    evaluations = [key for key in grouped if key not in repeats and "evaluation" in key[1][:1]]
-    if len(evaluations) == len(grouped) - len(repeats):
-        evaluations = []
-    for keys, what in ((repeats, "with rollouts that others hold too"), (evaluations, "of evaluations")):
+    others = [key for key in grouped if key not in repeats and "evaluation" in key[1][:1]]
+    if len(others) == len(grouped) - len(repeats):
+        others = []
+    for keys, what in ((repeats, "with rollouts that others hold too"), (others, "of evaluations")):
         files = [file for key in keys for file in grouped.pop(key)[1]]
         if files:
             notes.append(f"{len(files)} files {what} passed over (first: {files[0].relative_to(top)})")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,12 @@ def tensor_rows(path: Path, left_out: LeftOut) -> Iterator[tuple[int, Row]]:
     """
     with needs_extra("train"):
         import torch
+    document = None
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
+        with suppress(RuntimeError):  # an old file, which cannot be read piece by piece
+            document = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        if document is None:
+            document = torch.load(path, map_location="cpu", weights_only=True)
     except Exception:  # torch raises what the content made it raise
         left_out.add("tensor file that is damaged, or holds more than numbers, texts, lists and tables", path)
         return

@@ -10,8 +10,8 @@ from typing import Any
 
 from allotment.audit.formats.base import Columns, FirstRows, LogFormat, Row, inside, number, text_key
 from allotment.audit.formats.finding import found_columns
+from allotment.audit.formats.presets import TABLE_NAME, preset, table_key
 from allotment.audit.formats.rollouts import read_rollouts
-from allotment.audit.formats.training import TABLE_NAME, preset, table_key
 from allotment.errors import InvalidInputError
 
 

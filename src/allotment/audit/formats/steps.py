@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 NUMBERED = re.compile(
@@ -18,6 +18,8 @@ STEP_FOLDER = re.compile(
 """The name of a folder with what belongs to one step."""
 EVALUATIONS = {"val", "valid", "validation", "eval", "evals", "evaluation", "evaluations"}
 """Words in the names of files and folders with rollouts that were not trained on."""
+TRAINING, TESTS = {"train", "training"}, {"test", "tests", "dev"}
+"""Words of the second kind mean the same beside files with words of the first."""
 
 
 def numbered(name: str) -> int | None:
@@ -73,10 +75,11 @@ def _step_folder(name: str) -> int | None:
     return int(found[1] or found[2]) if found else None
 
 
-def is_evaluation(path: Path, top: Path) -> bool:
-    """Whether the name of a file, or of a folder below the one that was given, says that it is no training."""
-    names = path.relative_to(top).parts if path.is_relative_to(top) else (path.name,)
-    return any(EVALUATIONS & set(re.split(r"[^a-z]+", name.lower())) for name in names)
+def evaluations(paths: Iterable[Path], top: Path) -> set[Path]:
+    """The files whose name, or that of a folder below the one that was given, says that they are no training."""
+    words = {p: set(re.split(r"[^a-z]+", "/".join(p.relative_to(top).parts).lower())) for p in paths}
+    say_so = EVALUATIONS | (TESTS if any(TRAINING & found for found in words.values()) else set())
+    return {path for path, found in words.items() if say_so & found}
 
 
 class Visits:

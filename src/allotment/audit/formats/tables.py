@@ -239,6 +239,7 @@ def _stream_batches(file: IO[bytes], columns: Collection[str] | None) -> Iterato
     from pyarrow.ipc import open_stream  # type: ignore[import-untyped]
 
     for batch in open_stream(file):
+        batch.validate(full=True)  # damaged offsets would lead anywhere
         wanted = batch.select([name for name in batch.schema.names if columns is None or name in columns])
         for start in range(0, wanted.num_rows, ROWS_AT_ONCE):
             yield wanted.slice(start, ROWS_AT_ONCE)
