@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from allotment.audit import RANGES, Log, Settings, read_log, replay
-from allotment.audit.predictors import prompt_embeddings
+from allotment.audit.embeddings import prompt_embeddings
 from allotment.prediction import DiscountedCounts, GaussianProcess, Predictor
 from allotment.prediction.posteriors import BetaPosterior
 from allotment.state import State

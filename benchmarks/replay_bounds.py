@@ -24,8 +24,8 @@ from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.model_selection import GroupKFold
 
 from allotment.audit import Figures, Log, Settings, read_log, replay
+from allotment.audit.embeddings import prompt_embeddings
 from allotment.audit.figures import unbiased_variance
-from allotment.audit.predictors import prompt_embeddings
 from allotment.prediction import Predictor, default_predictor, text_features
 from allotment.types import FloatArray, Posterior, PromptIds
 

@@ -60,7 +60,7 @@ def test_the_progress_bar_shows_only_when_asked(capsys):
     embed(["x"])
     assert capsys.readouterr().out == ""
     embed(["x"], progress=True)
-    assert "Embedding prompts" in capsys.readouterr().out
+    assert "Embedding prompts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("texts", ["a lone text", [1, 2], [None]])

