@@ -20,23 +20,18 @@ def arrays(*values):
 
 def single(mean, variance, own):
     """A batch of one prompt: f = z + u, z of the rest of the variance."""
-    return BatchPrior(
-        np.ones((1, 1)), np.zeros(1), np.array([own]), np.array([mean]), np.array([[1 / (variance - own)]])
-    )
+    return BatchPrior(np.array([mean]), np.sqrt([[variance - own]]), np.array([own]))
 
 
 def batch_prior(seed, prompts=7, factors=3, scale=1.0):
     rng = np.random.default_rng(seed)
-    root = rng.normal(size=(factors, factors)) / scale
-    precision = root @ root.T + np.eye(factors) / scale**2
-    rows, own = rng.normal(size=(prompts, factors)), scale * rng.uniform(0.1, 2, prompts)
-    return BatchPrior(rows, rng.normal(size=prompts), own, rng.normal(size=factors), precision), rng
+    root, own = scale * rng.normal(size=(factors, prompts)), scale * rng.uniform(0.1, 2, prompts)
+    return BatchPrior(2 * rng.normal(size=prompts), root, own), rng
 
 
 def moments(prior):
     """Prior mean [B] and covariance [B, B] of f."""
-    covariance = prior.rows @ np.linalg.inv(prior.precision) @ prior.rows.T + np.diag(prior.variance)
-    return prior.rows @ prior.mean + prior.offset, covariance
+    return prior.mean, prior.root.T @ prior.root + np.diag(prior.variance)
 
 
 def some_counts(rng, prompts):
@@ -111,14 +106,14 @@ class TestSites:
         prior, rng = batch_prior(1)
         s, n = some_counts(rng, 7)
         order = rng.permutation(7)
-        moved = BatchPrior(prior.rows[order], prior.offset[order], prior.variance[order], prior.mean, prior.precision)
+        moved = BatchPrior(prior.mean[order], prior.root[:, order], prior.variance[order])
         for one, other in zip(binomial_sites(prior, s, n), binomial_sites(moved, s[order], n[order]), strict=True):
             np.testing.assert_allclose(one[order], other, rtol=1e-7, atol=1e-9)
 
     def test_success_and_failure_are_symmetric(self):
         prior, rng = batch_prior(2)
         s, n = some_counts(rng, 7)
-        mirrored = BatchPrior(prior.rows, -prior.offset, prior.variance, -prior.mean, prior.precision)
+        mirrored = BatchPrior(-prior.mean, prior.root, prior.variance)
         value, precision = binomial_sites(prior, s, n)
         other_value, other_precision = binomial_sites(mirrored, n - s, n)
         np.testing.assert_allclose(precision, other_precision, rtol=1e-7)
@@ -138,8 +133,8 @@ class TestNewton:
     )
     def test_it_ends_at_the_mode_from_extreme_priors(self, seed, mean, own, common, trials):
         rng = np.random.default_rng(seed)
-        rows = np.column_stack([np.ones(6), rng.normal(size=(6, 2))])
-        prior = BatchPrior(rows, mean + rng.normal(size=6), np.full(6, own), np.zeros(3), np.eye(3) / common)
+        root = np.sqrt(common) * np.vstack([np.ones(6), rng.normal(size=(2, 6))])
+        prior = BatchPrior(mean + rng.normal(size=6), root, np.full(6, own))
         n = np.full(6, float(trials))
         s = np.round(n * np.array([0, 1, 1, 0, 0.5, rng.uniform()]))
         f = _mode(prior, s, n)
@@ -156,10 +151,10 @@ class TestNewton:
     def test_no_prompt_disturbs_another(self):
         """Prompts that are independent given the prior get the sites that they would get alone."""
         means, own, s, n = np.array([-40.0, 0.0, 40.0, 3.0]), np.full(4, 4.0), [0, 8, 32, 0], [32, 8, 32, 1]
-        prior = BatchPrior(np.zeros((4, 1)), means, own, np.zeros(1), np.ones((1, 1)))
+        prior = BatchPrior(means, np.zeros((1, 4)), own)
         value, precision = binomial_sites(prior, np.array(s, dtype=float), np.array(n, dtype=float))
         for i in range(4):
-            alone = BatchPrior(np.zeros((1, 1)), means[[i]], own[[i]], np.zeros(1), np.ones((1, 1)))
+            alone = BatchPrior(means[[i]], np.zeros((1, 1)), own[[i]])
             lone_value, lone_precision = binomial_sites(alone, *arrays(s[i], n[i]))
             assert precision[i] == pytest.approx(lone_precision[0], rel=1e-6)
             assert precision[i] * value[i] == pytest.approx(lone_precision[0] * lone_value[0], rel=1e-6, abs=1e-12)

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import cho_solve, cholesky, solve_triangular
+from scipy.linalg.blas import dtrsm
+from scipy.linalg.lapack import dpotrs
 
 from allotment.errors import InvalidInputError
 from allotment.prompts.ids import PromptIndex, canonical_ids
@@ -64,31 +65,54 @@ def visits(
 
 @dataclass(frozen=True, eq=False)
 class BatchPrior:
-    """The model of a batch before its outcomes: ``f = rows . z + offset + u``, z ~ N(mean, precision^-1)."""
+    """The model of a batch before its outcomes: ``f = mean + root' y + u``, y ~ N(0, 1), u ~ N(0, variance)."""
 
-    rows: FloatArray
-    """[B, F]."""
-    offset: FloatArray
-    """[B]."""
+    mean: FloatArray
+    """[B] of f."""
+    root: FloatArray
+    """[F, B]; ``root' root`` is the covariance of what prompts have in common."""
     variance: FloatArray
     """[B] of the independent u, > 0."""
-    mean: FloatArray
-    """[F] of z = (c, d, w)."""
-    precision: FloatArray
-    """[F, F] of z."""
+
+    @property
+    def total_variance(self) -> FloatArray:
+        """[B] of f."""
+        return squared_norms(self.root) + self.variance
+
+
+def squared_norms(columns_FB: FloatArray) -> FloatArray:
+    """[B] squared length of each column."""
+    return np.asarray(np.einsum("fb,fb->b", columns_FB, columns_FB))
+
+
+def whitened(factor_FF: FloatArray, columns_FB: FloatArray) -> FloatArray:
+    """[F, B] ``factor^-1 columns``, the factor lower triangular; ``squared_norms`` of it are variances."""
+    return np.asarray(dtrsm(1.0, factor_FF.T, columns_FB.T, side=1).T)
+
+
+def solved(factor_FF: FloatArray, vector_F: FloatArray) -> FloatArray:
+    """[F] ``(factor factor')^-1 vector``, the factor lower triangular."""
+    return np.asarray(dpotrs(factor_FF.T, vector_F)[0])
+
+
+def _posterior_factor(prior: BatchPrior, noise_B: FloatArray) -> FloatArray:
+    """[F, F] Cholesky factor of the precision of y after values of f with u and noise of this variance."""
+    scaled_FB = prior.root / np.sqrt(noise_B)
+    precision_FF = scaled_FB @ scaled_FB.T
+    precision_FF.flat[:: len(precision_FF) + 1] += 1.0
+    return np.asarray(np.linalg.cholesky(precision_FF), dtype=np.float64)
 
 
 def drift_evidence(prior: BatchPrior, value_B: FloatArray, variance_B: FloatArray, drifts_J: FloatArray) -> FloatArray:
     """[J] log likelihood ratio of the batch if the variance of d were greater by ``drift``, against what it is.
 
     A move of d shifts all prompts alike, so it shows in the batch as a whole: matrix determinant and inversion lemmas.
+    ``variance``: of the values, u included.
     """
-    rows_BF, ones_B = prior.rows / variance_B[:, None], 1 / variance_B
-    factor = cholesky(prior.precision + prior.rows.T @ rows_BF, lower=True), True
-    residual_B = value_B - prior.offset - prior.rows @ prior.mean
-    explained_F = cho_solve(factor, rows_BF.T @ np.ones(len(value_B)))
-    alpha = float(ones_B.sum() - explained_F @ (prior.rows.T @ ones_B))
-    beta = float(residual_B @ ones_B - explained_F @ (rows_BF.T @ residual_B))
+    ones_B, residual_B = 1 / variance_B, (value_B - prior.mean) / variance_B
+    explained_F = solved(_posterior_factor(prior, variance_B), prior.root @ ones_B)
+    alpha = float(ones_B.sum() - explained_F @ (prior.root @ ones_B))
+    beta = float(residual_B.sum() - explained_F @ (prior.root @ residual_B))
     ratio_J = np.maximum(1 + drifts_J * alpha, 1e-12)  # of the batch's covariance determinants
     return np.asarray(0.5 * (drifts_J * beta**2 / ratio_J - np.log(ratio_J)))
 
@@ -113,7 +137,7 @@ def binomial_sites(prior: BatchPrior, successes: FloatArray, trials: FloatArray)
     p_B, curvature_B = _logistic(f_B)
     curvature_B = np.maximum(trials * curvature_B, CURVATURE_FLOOR)
     variance_B = _marginal_variance(prior, curvature_B)
-    before_B = np.maximum(1 / variance_B - curvature_B, 1 / (_explained(prior, prior.precision) + prior.variance))
+    before_B = np.maximum(1 / variance_B - curvature_B, 1 / prior.total_variance)
     pull_B = f_B / variance_B - (curvature_B * f_B + successes - trials * p_B)  # natural mean of what the others say
     _, mean_B, tilted_B = _tilted(pull_B / before_B, 1 / before_B, successes, trials, moments=True)
     precision_B = np.maximum(1 / tilted_B - before_B, CURVATURE_FLOOR)
@@ -121,63 +145,54 @@ def binomial_sites(prior: BatchPrior, successes: FloatArray, trials: FloatArray)
 
 
 def _mode(prior: BatchPrior, successes: FloatArray, trials: FloatArray) -> FloatArray:
-    """[B] f at the joint mode of z and u."""
-    z_F, u_B = prior.mean, np.zeros(len(successes))
-    value = _log_posterior(prior, z_F, u_B, successes, trials)
+    """[B] f at the joint mode of y and u; the first step is taken from the modes that the prompts would have alone."""
+    alone_B = _single_mode(prior.mean, prior.total_variance, successes, trials)
+    y_F, u_B = _newton_target(prior, alone_B, successes, trials)
+    value, f_B = _log_posterior(prior, y_F, u_B, successes, trials)
     for _ in range(NEWTON_STEPS):
-        to_z_F, to_u_B = _newton_target(prior, z_F, u_B, successes, trials)
+        to_y_F, to_u_B = _newton_target(prior, f_B, successes, trials)
         step, before = 1.0, value
         while True:
-            new_z_F, new_u_B = z_F + step * (to_z_F - z_F), u_B + step * (to_u_B - u_B)
-            value = _log_posterior(prior, new_z_F, new_u_B, successes, trials)
+            new_y_F, new_u_B = y_F + step * (to_y_F - y_F), u_B + step * (to_u_B - u_B)
+            value, new_f_B = _log_posterior(prior, new_y_F, new_u_B, successes, trials)
             if value >= before or step < TOLERANCE:
                 break
             step /= 2
         if value < before:
             break
-        z_F, u_B = new_z_F, new_u_B
+        y_F, u_B, f_B = new_y_F, new_u_B, new_f_B
         if value - before < TOLERANCE * max(1.0, 1e-4 * abs(value)):
             break
-    return np.asarray(prior.rows @ z_F + prior.offset + u_B)
+    return f_B
 
 
 def _log_posterior(
-    prior: BatchPrior, z_F: FloatArray, u_B: FloatArray, successes: FloatArray, trials: FloatArray
-) -> float:
-    f_B, move_F = prior.rows @ z_F + prior.offset + u_B, z_F - prior.mean
-    likelihood_B = _log_likelihood(f_B, successes, trials)
-    return float(likelihood_B.sum() - 0.5 * (move_F @ prior.precision @ move_F) - 0.5 * (u_B**2 / prior.variance).sum())
+    prior: BatchPrior, y_F: FloatArray, u_B: FloatArray, successes: FloatArray, trials: FloatArray
+) -> tuple[float, FloatArray]:
+    """Logarithm of the density at (y, u), and f [B] there."""
+    f_B = prior.mean + y_F @ prior.root + u_B
+    likelihood = float(_log_likelihood(f_B, successes, trials).sum())
+    return likelihood - 0.5 * float(y_F @ y_F + (u_B**2 / prior.variance).sum()), f_B
 
 
 def _newton_target(
-    prior: BatchPrior, z_F: FloatArray, u_B: FloatArray, successes: FloatArray, trials: FloatArray
+    prior: BatchPrior, f_B: FloatArray, successes: FloatArray, trials: FloatArray
 ) -> tuple[FloatArray, FloatArray]:
-    """Where a quadratic approximation at (z, u) has its maximum: Newton's, or a steeper one far from the mode."""
-    f_B = prior.rows @ z_F + prior.offset + u_B
+    """(y, u) where a quadratic approximation at f has its maximum: Newton's, or a steeper one far from the mode."""
     p_B, curvature_B = _logistic(f_B)
     pull_B = successes - trials * p_B
     curvature_B = np.maximum(trials * curvature_B, np.maximum(np.abs(pull_B) / LONGEST_MOVE, CURVATURE_FLOOR))
-    response_B = f_B - prior.offset + pull_B / curvature_B
+    response_B = f_B - prior.mean + pull_B / curvature_B
     noise_B = prior.variance + 1 / curvature_B
-    scaled_BF = prior.rows / noise_B[:, None]
-    residual_B = response_B - prior.rows @ prior.mean
-    factor = cholesky(prior.precision + prior.rows.T @ scaled_BF, lower=True), True
-    to_z_F = prior.mean + cho_solve(factor, scaled_BF.T @ residual_B)
-    return to_z_F, prior.variance / noise_B * (response_B - prior.rows @ to_z_F)
-
-
-def _explained(prior: BatchPrior, precision_FF: FloatArray) -> FloatArray:
-    """[B] variance of ``rows . z`` where z has this precision."""
-    factor_FF = cholesky(precision_FF, lower=True)
-    return np.asarray((solve_triangular(factor_FF, prior.rows.T, lower=True) ** 2).sum(axis=0))
+    y_F = solved(_posterior_factor(prior, noise_B), prior.root @ (response_B / noise_B))
+    return y_F, prior.variance / noise_B * (response_B - y_F @ prior.root)
 
 
 def _marginal_variance(prior: BatchPrior, curvature_B: FloatArray) -> FloatArray:
     """[B] variance of f_q after Gaussian likelihoods of these precisions for the whole batch."""
-    noise_B = prior.variance + 1 / curvature_B
-    common_B = _explained(prior, prior.precision + prior.rows.T @ (prior.rows / noise_B[:, None]))
+    factor_FF = _posterior_factor(prior, prior.variance + 1 / curvature_B)
     rest_B = 1 / (1 + prior.variance * curvature_B)
-    return np.asarray(prior.variance * rest_B + rest_B**2 * common_B)
+    return prior.variance * rest_B + rest_B**2 * squared_norms(whitened(factor_FF, prior.root))
 
 
 def _tilted(

@@ -181,10 +181,27 @@ class Landmarks:
         """M, the number of features of one bandwidth."""
         return len(self.points)
 
-    def features(self, x_QD: FloatArray) -> FloatArray:
-        """[H, Q, M] features of each embedding for each bandwidth."""
-        squares_QM = squared_distances(x_QD, self.points)
-        return np.stack([_kernel(squares_QM, h) @ m for h, m in zip(self.bandwidths, self.maps, strict=True)])
+    def features(self, x_QD: FloatArray) -> Features:
+        """Features of each embedding, for every bandwidth."""
+        return Features(self, squared_distances(x_QD, self.points).T)
+
+
+class Features:
+    """Features of Q prompts: those of a bandwidth are computed when they are first asked for."""
+
+    def __init__(self, landmarks: Landmarks, squares_MQ: FloatArray) -> None:
+        self.landmarks, self.squares = landmarks, squares_MQ
+        self._rows: dict[int, FloatArray] = {}
+
+    def rows(self, bandwidth: int) -> FloatArray:
+        """[2 + M, Q] coefficients of level (1), drift (0) and the features' weights."""
+        if bandwidth not in self._rows:
+            rows_FQ = np.empty((2 + len(self.squares), self.squares.shape[1]))
+            rows_FQ[:2] = [[1.0], [0.0]]
+            kernel_MQ = _kernel(self.squares, self.landmarks.bandwidths[bandwidth])
+            np.matmul(self.landmarks.maps[bandwidth], kernel_MQ, out=rows_FQ[2:])
+            self._rows[bandwidth] = rows_FQ
+        return self._rows[bandwidth]
 
 
 def _kernel(squares: FloatArray, bandwidth: float) -> FloatArray:

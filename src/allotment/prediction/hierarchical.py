@@ -13,7 +13,7 @@ from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
 from allotment.prediction.binomial import binomial_sites, log_predictive, visits
 from allotment.prediction.features import Landmarks, check_embeddings_fit, with_features
-from allotment.prediction.hierarchy import Hierarchy
+from allotment.prediction.hierarchy import Batch, Hierarchy
 from allotment.prediction.posteriors import Predictor, PredictorEntry
 from allotment.prediction.settings import Settings, bandwidth_factors, checked_settings
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, ids_and_vectors
@@ -96,23 +96,23 @@ class HierarchicalModel:
         self._prompts, self._feature_scale = prompts if prompts.dimension else None, scale_F
 
     def _belief(self, ids: PromptIds) -> tuple[FloatArray, FloatArray]:
-        plain = canonical_ids(ids, unique=False)
-        mean_Q, variance_Q = self._model.belief(plain, self._features(plain))
+        mean_Q, variance_Q = self._model.belief(self._batch(canonical_ids(ids, unique=False)))
         return np.round(mean_Q, DIGITS), np.maximum(np.round(variance_Q, DIGITS), 0.0)
 
-    def _features(self, ids: tuple[PromptId, ...]) -> FloatArray | None:
-        """[H, Q, M] features of registered prompts; None for a predictor without embeddings, or without outcomes."""
+    def _batch(self, ids: tuple[PromptId, ...]) -> Batch:
+        """What the model knows of Q prompts; UnknownPromptError where one is not registered but embeddings are used."""
         if self._prompts is None:
-            return None
+            return self._model.batch(ids, None)
         rows_Q = self._prompts.index.rows(ids)
-        return None if self._landmarks is None else self._landmarks.features(self._prompts.rows(rows_Q))
+        if self._landmarks is None:
+            return self._model.batch(ids, None)
+        return self._model.batch(ids, self._landmarks.features(self._prompts.rows(rows_Q)))
 
-    def _settled_features(self, ids: tuple[PromptId, ...]) -> FloatArray | None:
-        """[H, B, M] features of prompts with outcomes; before the first, landmarks are drawn from distinct prompts."""
+    def _settle(self) -> None:
+        """Before the first outcome, landmarks are drawn from distinct prompts."""
         if self._landmarks is None and self._prompts is not None:
             factors_H = bandwidth_factors(self.settings)
             self._use(Landmarks.drawn(self._prompts, self.settings.rank, factors_H, self.seed))
-        return self._features(ids)
 
     def _use(self, landmarks: Landmarks) -> None:
         self._landmarks = landmarks
@@ -173,15 +173,12 @@ class HierarchicalPredictor(HierarchicalModel):
         visited, successes_B, trials_B = visits(ids, successes, trials, known)
         if not visited:
             return
-        s_B, n_B = successes_B.astype(np.float64), trials_B.astype(np.float64)
-        features = self._settled_features(visited)
-
-        def score(mean_CB: FloatArray, variance_CB: FloatArray) -> FloatArray:
-            counts = np.tile(s_B, len(mean_CB)), np.tile(n_B, len(mean_CB))
-            return log_predictive(mean_CB.ravel(), variance_CB.ravel(), *counts).reshape(mean_CB.shape)
-
-        self._model.learn(visited, features, score)
-        self._model.absorb(visited, features, *binomial_sites(self._model.prior(visited, features), s_B, n_B))
+        counts_B = successes_B.astype(np.float64), trials_B.astype(np.float64)
+        self._settle()
+        batch = self._batch(visited)
+        self._model.learn(batch, log_predictive, *counts_B)
+        prior = self._model.prior(batch)
+        self._model.absorb(batch, prior, *binomial_sites(prior, *counts_B))
 
 
 def default_predictor(

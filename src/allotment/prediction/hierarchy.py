@@ -19,20 +19,20 @@ whatever the order in which they came: a revisit adds to (c, d, w) only what the
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
-from scipy.linalg import cho_solve, cholesky, solve_triangular
-from scipy.special import softmax
 
 from allotment.checks import check_setting
-from allotment.prediction.binomial import BatchPrior, drift_evidence
+from allotment.prediction.binomial import BatchPrior, drift_evidence, solved, squared_norms, whitened
+from allotment.prediction.features import Features
 from allotment.prediction.settings import Settings, log_normal_grid, members
 from allotment.prompts.ids import PromptTable
 from allotment.state import State, array_from_state, from_state
-from allotment.types import FloatArray, PromptId
+from allotment.types import FloatArray, IntArray, PromptId
 
 EVIDENCE_FORGETTING = 0.995
 """What is left of a candidate's evidence after a step: hyper-parameters follow the last few hundred steps."""
@@ -40,14 +40,14 @@ TIE = 1e-6
 """Log likelihood ratio below which two candidates are equal."""
 STARTING_PRECISION = 1e8
 """Of the drift d at step 0, where it is 0 by definition."""
-SCORED_AT_ONCE = 512
-"""Values of f whose likelihoods are computed at once."""
 VALUE, PRECISION, LEVEL, STEP = range(4)
 """Columns of a prompt's record: its likelihood, the level and the step at the last visit."""
 Belief = tuple[FloatArray, FloatArray]
 """Mean and variance of f, both [B]."""
-LogLikelihood = Callable[[FloatArray, FloatArray], FloatArray]
-"""From means and variances of f, both [C, B], to the log predictive likelihoods of what was observed, [C, B]."""
+LogLikelihood = Callable[..., FloatArray]
+"""From means and variances of f and what was observed, all [N], to the log predictive likelihoods, [N]."""
+Rows = slice | IntArray
+"""Some of the prompts of a batch."""
 
 
 class Candidates:
@@ -71,7 +71,8 @@ class Candidates:
     @property
     def mean(self) -> float:
         """Mean of the values under their posterior weights."""
-        return float(softmax(self.evidence) @ self.values)
+        weights_J = np.exp(self.evidence)  # the largest is 1
+        return float(weights_J @ self.values / weights_J.sum())
 
     @property
     def best(self) -> int:
@@ -96,11 +97,11 @@ class Information:
         """Nothing but that d is 0."""
         return cls(np.diag([0.0, STARTING_PRECISION, *np.zeros(rank)]), np.zeros(2 + rank))
 
-    def absorb(self, rows_BF: FloatArray, target_B: FloatArray, variance_B: FloatArray) -> None:
+    def absorb(self, rows_FB: FloatArray, target_B: FloatArray, variance_B: FloatArray) -> None:
         """Learn that ``rows . (c, d, w) = target + noise`` of this variance."""
-        scaled_BF = rows_BF / np.sqrt(variance_B)[:, None]
-        self.precision = self.precision + scaled_BF.T @ scaled_BF
-        self.shift = self.shift + rows_BF.T @ (target_B / variance_B)
+        scaled_FB = rows_FB / np.sqrt(variance_B)
+        self.precision = self.precision + scaled_FB @ scaled_FB.T
+        self.shift = self.shift + rows_FB @ (target_B / variance_B)
 
     def pass_time(self, keep: float, level_drift: float) -> None:
         """One step: forget all but ``keep``, then add ``level_drift`` to the variance of d."""
@@ -112,31 +113,76 @@ class Information:
 
 
 @dataclass(frozen=True, eq=False)
+class Batch:
+    """Q prompts as the model sees them."""
+
+    ids: tuple[PromptId, ...]
+    record: FloatArray
+    """[Q, 4] what is recorded of each; 0 where it was never visited."""
+    features: Features | None
+    """None without embeddings, or before the first outcome."""
+
+    def rows(self, bandwidth: int) -> FloatArray:
+        """[F, Q] coefficients of c, d (0 here) and w; only the first two for bandwidth -1."""
+        if bandwidth < 0 or self.features is None:
+            return np.repeat([[1.0], [0.0]], len(self.ids), axis=1)
+        return self.features.rows(bandwidth)
+
+    @property
+    def seen(self) -> npt.NDArray[np.bool_]:
+        """[Q] whether a prompt has a record."""
+        return np.asarray(self.record[:, PRECISION] > 0)
+
+    def precision_at(self, step: int, drift: float | FloatArray) -> FloatArray:
+        """[Q] precision of the records where own effects drift by this variance a step; [J, Q] of ``drift`` [J, 1]."""
+        precision_Q, age_Q = self.record[:, PRECISION], step - self.record[:, STEP]
+        return np.asarray(precision_Q / (1 + precision_Q * drift * age_Q))
+
+
+@dataclass(frozen=True, eq=False)
 class Common:
     """What level and embeddings say about Q prompts, whatever their own records."""
 
     mean: FloatArray
     """[Q] of c + w . phi."""
-    variance: FloatArray
-    """[Q] of c + w . phi."""
-    covariance: FloatArray
-    """[Q] of c + w . phi with d."""
+    whitened: FloatArray
+    """[F, Q]; inner products are covariances of c + w . phi."""
     level: float
     """Mean of d."""
-    level_variance: float
-    """Variance of d."""
+    whitened_level: FloatArray
+    """[F] the same for d."""
 
-    def with_records(self, value_Q: FloatArray, precision_Q: FloatArray, variance_Q: FloatArray) -> Belief:
-        """Mean and variance of f, both [Q], given the records' values and present precision, and Var(u)."""
+    @cached_property
+    def variance(self) -> FloatArray:
+        """[Q] of c + w . phi."""
+        return squared_norms(self.whitened)
+
+    @cached_property
+    def covariance(self) -> FloatArray:
+        """[Q] of c + w . phi with d."""
+        return self.whitened_level @ self.whitened
+
+    @cached_property
+    def level_variance(self) -> float:
+        """Of d."""
+        return float(self.whitened_level @ self.whitened_level)
+
+    def with_records(
+        self, value_Q: FloatArray, precision_Q: FloatArray, variance_Q: FloatArray, where: Rows = slice(None)
+    ) -> Belief:
+        """Mean and variance of f, both [Q], given the records' values and present precision, and Var(u).
+
+        Precision and variance also [C, Q] or [C, 1], for C candidates. All of the prompts ``where`` only.
+        """
         odds_Q = variance_Q * precision_Q
-        k_Q, rest_Q = odds_Q / (1 + odds_Q), 1 / (1 + odds_Q)
-        mean_Q = rest_Q * self.mean + self.level + k_Q * value_Q
-        common_Q = rest_Q**2 * self.variance + 2 * rest_Q * self.covariance + self.level_variance
+        rest_Q = 1 / (1 + odds_Q)
+        mean_Q = rest_Q * (self.mean[where] + odds_Q * value_Q) + self.level
+        common_Q = rest_Q**2 * self.variance[where] + 2 * rest_Q * self.covariance[where] + self.level_variance
         return mean_Q, common_Q + variance_Q * rest_Q
 
 
 class Hierarchy:
-    """Beliefs about the latent values of prompts. ``features`` [H, Q, M] come from the landmarks, None without."""
+    """Beliefs about the latent values of prompts."""
 
     def __init__(self, settings: Settings, rank: int) -> None:
         """A model without observations; ``rank`` is the number of landmarks, 0 without embeddings."""
@@ -155,64 +201,67 @@ class Hierarchy:
         self.member = Candidates(np.arange(float(len(scales_J))), -0.5 * np.log(scales_J / s.scale) ** 2)
         self._posteriors: dict[int, tuple[FloatArray, FloatArray]] = {}
 
-    def belief(self, ids: tuple[PromptId, ...], features: FloatArray | None) -> Belief:
-        """Mean and variance of f for each of ``ids``, both [Q]."""
-        return self._common(self.member.best, len(ids), features).with_records(*self._recorded(ids))
+    def batch(self, ids: tuple[PromptId, ...], features: Features | None) -> Batch:
+        """What the model holds of Q prompts."""
+        return Batch(ids, self._records.gather(ids), features)
 
-    def learn(self, ids: tuple[PromptId, ...], features: FloatArray | None, score: LogLikelihood) -> None:
-        """Give every candidate hyper-parameter the log likelihood of a step's outcomes; before :meth:`absorb`."""
+    def belief(self, batch: Batch) -> Belief:
+        """Mean and variance of f for each prompt, both [Q]."""
+        return self._common(self.member.best, batch).with_records(*self._recorded(batch))
+
+    def learn(self, batch: Batch, score: LogLikelihood, *outcomes: FloatArray) -> None:
+        """Give every candidate hyper-parameter the log likelihood of a step's outcomes [B]; before :meth:`absorb`."""
         if not self.settings.learn:
             return
-        value_B, now_B, variance_B = self._recorded(ids)
-        record_B4 = self._records.gather(ids)
-        seen_B = record_B4[:, PRECISION] > 0
-        commons = [self._common(j, len(ids), features) for j in range(len(self.members))]
-        common = commons[self.member.best]
+        value_B, now_B, variance_B = self._recorded(batch)
+        commons = [self._common(j, batch) for j in range(len(self.members))]
+        common, everyone = commons[self.member.best], np.arange(len(batch.ids))
+        new_B, old_B = np.flatnonzero(~batch.seen), np.flatnonzero(batch.seen)
+        drifted_JB = batch.precision_at(self.step, self.prompt_drift.values[:, None])[:, old_B]
 
-        def with_variance(chosen_B: npt.NDArray[np.bool_], value: float) -> Belief:
-            return common.with_records(value_B, now_B, np.where(chosen_B, value, variance_B))
+        def with_variance(values_J: FloatArray, rows_b: IntArray) -> Belief:
+            return common.with_records(value_B[rows_b], now_B[rows_b], values_J[:, None], rows_b)
 
-        def with_drift(drift: float) -> Belief:
-            return common.with_records(value_B, _precision_now(record_B4, self.step, drift), variance_B)
-
+        of_members = [each.with_records(value_B, now_B, variance_B) for each in commons]
         beliefs = {
-            self.unseen_variance: [with_variance(~seen_B, v) for v in self.unseen_variance.values],
-            self.prompt_variance: [with_variance(seen_B, v) for v in self.prompt_variance.values],
-            self.prompt_drift: [with_drift(d) for d in self.prompt_drift.values],
-            self.member: [each.with_records(value_B, now_B, variance_B) for each in commons],
+            self.unseen_variance: (new_B, with_variance(self.unseen_variance.values, new_B)),
+            self.prompt_variance: (old_B, with_variance(self.prompt_variance.values, old_B)),
+            self.prompt_drift: (old_B, common.with_records(value_B[old_B], drifted_JB, variance_B[old_B], old_B)),
+            self.member: (everyone, tuple(map(np.stack, zip(*of_members, strict=True)))),
         }
-        totals = _total_scores([belief for some in beliefs.values() for belief in some], score)
-        for candidates, part in zip(beliefs, _split(totals, [len(some) for some in beliefs.values()]), strict=True):
-            candidates.observe(part)
+        of_N = np.concatenate([np.tile(rows_b, len(mean_Jb)) for rows_b, (mean_Jb, _) in beliefs.values()])
+        moments_N = (np.concatenate([belief[i].ravel() for _, belief in beliefs.values()]) for i in (0, 1))
+        scores_N = score(*moments_N, *(outcome_B[of_N] for outcome_B in outcomes))
+        sizes = [mean_Jb.size for _, (mean_Jb, _) in beliefs.values()]
+        for candidates, part in zip(beliefs, _split(scores_N, sizes), strict=True):
+            candidates.observe(part.reshape(len(candidates.values), -1).sum(axis=1))
 
-    def prior(self, ids: tuple[PromptId, ...], features: FloatArray | None) -> BatchPrior:
+    def prior(self, batch: Batch) -> BatchPrior:
         """The model of a batch, for whoever turns outcomes into sites."""
-        best, (recorded_B, now_B, variance_B) = self.member.best, self._recorded(ids)
+        common, (recorded_B, now_B, variance_B) = self._common(self.member.best, batch), self._recorded(batch)
         odds_B = variance_B * now_B
         rest_B = 1 / (1 + odds_B)
-        return BatchPrior(
-            _rows_beside_records(rest_B, features, self.members[best].bandwidth),
-            odds_B * rest_B * recorded_B,
-            variance_B * rest_B,
-            self._posterior(best)[1],
-            self._total_precision(best),
-        )
+        root_FB = common.whitened * rest_B + common.whitened_level[:, None]
+        if len(root_FB) > len(batch.ids):
+            root_FB = np.asarray(np.linalg.qr(root_FB, mode="r"))  # the same inner products
+        mean_B = rest_B * (common.mean + odds_B * recorded_B) + common.level
+        return BatchPrior(mean_B, root_FB, variance_B * rest_B)
 
-    def absorb(
-        self, ids: tuple[PromptId, ...], features: FloatArray | None, value_B: FloatArray, precision_B: FloatArray
-    ) -> None:
+    def absorb(self, batch: Batch, prior: BatchPrior, value_B: FloatArray, precision_B: FloatArray) -> None:
         """Learn the step's sites ``N(value; f, 1 / precision)``, one per prompt, then let a step pass."""
-        prior = self.prior(ids, features)
         variance_B = prior.variance + 1 / precision_B
         if self.step:  # the prior holds the drift since the last step; at the first, d is 0 by definition
             further_J = self.level_drift.values - self.level_drift.mean
             self.level_drift.observe(drift_evidence(prior, value_B, variance_B, further_J))
-        rest_B = prior.rows[:, 0]  # the same for every bandwidth
+        recorded_B, now_B, own_B = self._recorded(batch)
+        rest_B = 1 / (1 + own_B * now_B)
+        target_B = value_B - (1 - rest_B) * recorded_B
         for bandwidth, information in self._information.items():
-            rows_BF = _rows_beside_records(rest_B, features, bandwidth)
-            information.absorb(rows_BF, value_B - prior.offset, variance_B)
+            rows_FB = batch.rows(bandwidth) * rest_B
+            rows_FB[1] = 1.0
+            information.absorb(rows_FB, target_B, variance_B)
         self._posteriors.clear()
-        self._record(ids, value_B, precision_B)
+        self._record(batch, value_B, precision_B)
         for information in self._information.values():
             information.pass_time(float(np.exp(-1 / self.settings.memory)), self.level_drift.mean)
         self._posteriors.clear()
@@ -254,38 +303,36 @@ class Hierarchy:
     def _candidates(self) -> tuple[Candidates, ...]:
         return self.prompt_variance, self.unseen_variance, self.prompt_drift, self.level_drift, self.member
 
-    def _recorded(self, ids: tuple[PromptId, ...]) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def _recorded(self, batch: Batch) -> tuple[FloatArray, FloatArray, FloatArray]:
         """What is recorded of Q prompts beside the level, its precision today, and the variance of u; all [Q]."""
-        record_Q4 = self._records.gather(ids)
-        now_Q = _precision_now(record_Q4, self.step, self.prompt_drift.mean)
-        variance_Q = np.where(record_Q4[:, PRECISION] > 0, self.prompt_variance.mean, self.unseen_variance.mean)
-        return record_Q4[:, VALUE] - record_Q4[:, LEVEL], now_Q, variance_Q
+        variance_Q = np.where(batch.seen, self.prompt_variance.mean, self.unseen_variance.mean)
+        value_Q = batch.record[:, VALUE] - batch.record[:, LEVEL]
+        return value_Q, batch.precision_at(self.step, self.prompt_drift.mean), variance_Q
 
-    def _record(self, ids: tuple[PromptId, ...], value_B: FloatArray, precision_B: FloatArray) -> None:
+    def _record(self, batch: Batch, value_B: FloatArray, precision_B: FloatArray) -> None:
         level = float(self._posterior(self.member.best)[1][1])
-        recorded_B, now_B, _ = self._recorded(ids)
-        new_B4 = np.empty((len(ids), 4))
+        recorded_B, now_B, _ = self._recorded(batch)
+        new_B4 = np.empty((len(batch.ids), 4))
         new_B4[:, PRECISION] = total_B = now_B + precision_B
         new_B4[:, VALUE] = (now_B * (recorded_B + level) + precision_B * value_B) / total_B
         new_B4[:, LEVEL], new_B4[:, STEP] = level, self.step
-        self._records.set(ids, new_B4)
+        self._records.set(batch.ids, new_B4)
 
-    def _common(self, j: int, count: int, features: FloatArray | None) -> Common:
+    def _common(self, j: int, batch: Batch) -> Common:
         factor_FF, mean_F = self._posterior(j)
-        rows_QF = _rows(count, features, self.members[j].bandwidth)
+        rows_FQ = batch.rows(self.members[j].bandwidth)
         level_F1 = np.eye(len(mean_F))[:, 1:2]
-        both = solve_triangular(factor_FF, np.hstack([rows_QF.T, level_F1]), lower=True, check_finite=False)
-        whitened_FQ, level_F = both[:, :-1], both[:, -1]
-        variance_Q, covariance_Q = (whitened_FQ**2).sum(axis=0), level_F @ whitened_FQ
-        return Common(rows_QF @ mean_F, variance_Q, covariance_Q, float(mean_F[1]), float(level_F @ level_F))
+        return Common(
+            mean_F @ rows_FQ, whitened(factor_FF, rows_FQ), float(mean_F[1]), whitened(factor_FF, level_F1)[:, 0]
+        )
 
     def _posterior(self, j: int) -> tuple[FloatArray, FloatArray]:
         """Cholesky factor of the precision, and mean, of (c, d, w) under member j."""
         if j not in self._posteriors:
-            factor_FF = cholesky(self._total_precision(j), lower=True, check_finite=False)
+            factor_FF = np.asarray(np.linalg.cholesky(self._total_precision(j)), dtype=np.float64)
             shift_F = self._information[self.members[j].bandwidth].shift.copy()
             shift_F[0] += self.settings.prior_mean / self.settings.prior_variance
-            self._posteriors[j] = factor_FF, cho_solve((factor_FF, True), shift_F, check_finite=False)
+            self._posteriors[j] = factor_FF, solved(factor_FF, shift_F)
         return self._posteriors[j]
 
     def _total_precision(self, j: int) -> FloatArray:
@@ -297,31 +344,5 @@ class Hierarchy:
         return total_FF
 
 
-def _precision_now(record_Q4: FloatArray, step: int, drift: float) -> FloatArray:
-    """[Q] precision of records at ``step``, where a prompt's own effect drifts by this variance a step."""
-    precision_Q, age_Q = record_Q4[:, PRECISION], step - record_Q4[:, STEP]
-    return np.asarray(precision_Q / (1 + precision_Q * drift * age_Q))
-
-
-def _total_scores(beliefs: Sequence[Belief], score: LogLikelihood) -> FloatArray:
-    """[C] the batch's log likelihood under each of C beliefs; several at once, as few as fit into the cache."""
-    size = max(1, SCORED_AT_ONCE // len(beliefs[0][0]))
-    parts = [beliefs[first : first + size] for first in range(0, len(beliefs), size)]
-    return np.concatenate([score(*map(np.stack, zip(*part, strict=True))).sum(axis=1) for part in parts])
-
-
 def _split(vector: FloatArray, sizes: list[int]) -> list[FloatArray]:
     return [part.copy() for part in np.split(vector, np.cumsum(sizes)[:-1])]
-
-
-def _rows(count: int, features: FloatArray | None, bandwidth: int) -> FloatArray:
-    """[Q, F] coefficients of c, d (0 here) and w."""
-    level_Q2 = np.tile([1.0, 0.0], (count, 1))
-    return level_Q2 if bandwidth < 0 or features is None else np.hstack([level_Q2, features[bandwidth]])
-
-
-def _rows_beside_records(rest_B: FloatArray, features: FloatArray | None, bandwidth: int) -> FloatArray:
-    """[B, F] coefficients of c, d and w where records leave ``rest`` = 1 - k of the common opinion."""
-    rows_BF = _rows(len(rest_B), features, bandwidth) * rest_B[:, None]
-    rows_BF[:, 1] = 1.0
-    return rows_BF

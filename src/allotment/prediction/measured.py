@@ -19,7 +19,6 @@ from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import norm
 
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
@@ -64,13 +63,16 @@ class HierarchicalRegression(HierarchicalModel):
             )
         if not plain:
             return
-        features = self._settled_features(plain)
+        self._settle()
+        batch = self._batch(plain)
+        self._model.learn(batch, _log_normal, value_B, noise_B)
+        self._model.absorb(batch, self._model.prior(batch), value_B, 1 / noise_B)
 
-        def score(mean_B: FloatArray, variance_B: FloatArray) -> FloatArray:
-            return np.asarray(norm.logpdf(value_B, mean_B, np.sqrt(variance_B + noise_B)), dtype=np.float64)
 
-        self._model.learn(plain, features, score)
-        self._model.absorb(plain, features, value_B, 1 / noise_B)
+def _log_normal(mean: FloatArray, variance: FloatArray, value: FloatArray, noise: FloatArray) -> FloatArray:
+    """Log density of values measured with noise of this variance, up to a constant."""
+    total = variance + noise
+    return np.asarray(-0.5 * (np.log(total) + (value - mean) ** 2 / total), dtype=np.float64)
 
 
 class LengthPredictor:
