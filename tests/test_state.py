@@ -4,6 +4,7 @@ import json
 import logging
 import os
 import struct
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,6 +16,7 @@ from safetensors.numpy import save_file
 
 import allotment.state
 from allotment import packing
+from allotment.disk import regular
 from allotment.errors import StateError, StateVersionError
 from allotment.state import check_kind, check_state, decode_json, encode_json, load_state, save_state
 
@@ -239,6 +241,17 @@ def test_a_file_of_before_there_were_checksums_is_read_with_a_warning(path, capl
     assert not caplog.records
 
 
+def test_the_files_of_the_package_have_checksums():
+    files = list(Path(allotment.__file__).parent.rglob("*.safetensors"))
+    with_header = 0
+    for file in files:
+        with regular(file) as opened, safe_open(file, framework="numpy") as named:
+            if "allotment" in (named.metadata() or {}):
+                assert packing.read(opened)[2], file
+                with_header += 1
+    assert with_header >= 6
+
+
 def test_safetensors_reads_the_file(path):
     state = {
         "z": np.arange(3, dtype=np.uint8),
@@ -448,7 +461,10 @@ def test_json_in_arrays(values):
     assert list(map(type, decode_json(data))) == list(map(type, values))
 
 
-@pytest.mark.parametrize("data", [b"[" * 100_000, b"[" * 100_000 + b"]" * 100_000, b"\xff", b"1" * 10_000, b"[1, 2"])
+DEEP = b"[" * 100_000
+
+
+@pytest.mark.parametrize("data", [DEEP, DEEP + b"]" * 100_000, b"\xff", b"1" * 10_000, b"[1, 2", b"{}", b"3"])
 def test_what_is_no_json_in_an_array_is_refused(data):
     with pytest.raises(StateError, match="cannot be read"):
         decode_json(np.frombuffer(data, dtype=np.uint8))

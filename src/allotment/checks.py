@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Set
 from typing import Any, get_args
 
 import numpy as np
+import numpy.typing as npt
 
 from allotment.errors import InvalidInputError
 
@@ -29,23 +31,53 @@ def check_whole(setting: str, value: object, least: int) -> None:
 
 
 def whole(name: str, value: object) -> int:
-    """``value`` as a plain int: numpy's cannot be saved, and a float or bool is a mistake."""
-    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+    """``value`` as a plain int of 64 bits: numpy's cannot be saved, and a float or bool is a mistake."""
+    is_whole = isinstance(value, int | np.integer) and not isinstance(value, bool | np.timedelta64)
+    if not is_whole or not -LARGEST <= value <= LARGEST:  # type: ignore[operator]
         raise InvalidInputError(
-            f"`{name}` is not a whole number", got=repr(value), allowed="an int", fix=f"pass int({name})"
+            f"`{name}` is not a whole number", got=shown(value), allowed="an int of 64 bits", fix=f"pass int({name})"
         )
-    return int(value)
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+LARGEST = 2**63 - 1
 
 
 def pair_of_wholes(bounds: Any) -> tuple[int, int]:
     """``bounds`` as a pair of plain ints."""
     try:
-        lower, upper = bounds
+        lower, upper = iter(()) if isinstance(bounds, Mapping | Set) else bounds
     except (TypeError, ValueError):
         raise InvalidInputError(
             "`bounds` is not a pair",
-            got=repr(bounds),
+            got=shown(bounds),
             allowed="(least, most) rollouts of a prompt",
             fix="pass bounds=(3, 32)",
         ) from None
     return whole("lower bound", lower), whole("upper bound", upper)
+
+
+def check_real(values: object, array: npt.NDArray[Any]) -> None:
+    """Raise TypeError where an array of another kind than ints, floats and bools holds more than real numbers.
+
+    numpy would read texts as numbers, drop the imaginary part, count the days of a date, and forget what is masked.
+    ``values``: what ``array`` was made of.
+    """
+    if isinstance(values, np.ma.MaskedArray) and np.ma.getmaskarray(values).any():
+        raise TypeError("some of them are masked")
+    if array.dtype.kind not in "biufOV" or array.dtype.names:  # V: floats of other packages, such as bfloat16
+        raise TypeError(f"an array of {array.dtype}")
+    if array.dtype.kind == "O":
+        strange = str | bytes | bytearray | complex | np.complexfloating | np.datetime64 | np.timedelta64
+        for value in array.flat:
+            if isinstance(value, strange):
+                raise TypeError(f"{shown(value)} of type {type(value).__name__} among them")
+
+
+def shown(value: object, longest: int = 200) -> str:
+    """A value in an error text, cut; its type where it cannot be shown."""
+    try:
+        text = repr(value)
+    except Exception:  # as of an int of more than 4,300 digits
+        return f"a value of type {type(value).__name__}"
+    return text if len(text) <= longest else f"{text[:longest]}..."

@@ -74,20 +74,23 @@ _UNREADABLE = (OSError, KeyError, IndexError, TypeError, AttributeError, ValueEr
                RecursionError)  # fmt: skip
 
 
-def encode_json(value: object) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """``value`` as UTF-8 JSON bytes in an array, for long lists such as prompt ids; [bytes]."""
+def encode_json(value: list[Any] | dict[str, Any]) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """A list or dict as UTF-8 JSON bytes in an array, for long ones such as prompt ids; [bytes]."""
     return np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
 
 
-def decode_json(data: np.ndarray[Any, np.dtype[np.uint8]]) -> Any:
-    """Inverse of :func:`encode_json`. Raises :class:`StateError` where the bytes are no JSON."""
+def decode_json(data: np.ndarray[Any, np.dtype[np.uint8]], kind: type = list) -> Any:
+    """Inverse of :func:`encode_json`, of a list or a dict. Raises :class:`StateError` where the bytes are none."""
     try:
-        return json.loads(np.asarray(data, dtype=np.uint8).tobytes().decode())
+        found = json.loads(np.asarray(data, dtype=np.uint8).tobytes().decode())
+        if type(found) is not kind:
+            raise TypeError(f"a {type(found).__name__}")
+        return found
     except _UNREADABLE as error:
         raise StateError(
             "a list in a state cannot be read",
             got=f"{type(error).__name__}: {error}",
-            allowed="JSON text in UTF-8 as an array of bytes",
+            allowed=f"JSON in UTF-8 as an array of bytes, a {kind.__name__}",
             fix="load a whole state_dict(), or start anew",
         ) from error
 
@@ -131,7 +134,7 @@ def load_state(path: str | Path, *, kind: str, keys: Iterable[str] = ()) -> Stat
     """
     path = Path(path)
     try:
-        version, saved_kind, state = _read(path)
+        version, saved_kind, state, has_checksum = _read(path)
     except _UNREADABLE as error:
         raise StateError(
             f"cannot read the state file {path}",
@@ -148,6 +151,8 @@ def load_state(path: str | Path, *, kind: str, keys: Iterable[str] = ()) -> Stat
         )
     check_kind(saved_kind, kind, f"the state file {path}")
     _check_keys(state, keys, f"the state file {path}")
+    if not has_checksum:
+        log.warning("%s was saved before there were checksums: damage to it would not be seen", path)
     return state
 
 
@@ -178,8 +183,8 @@ def _check_keys(state: Mapping[str, Any], keys: Iterable[str], what: str) -> Non
         )
 
 
-def _read(path: Path) -> tuple[object, object, State]:
-    """Version, kind and state of a file; an empty state if the version is another one."""
+def _read(path: Path) -> tuple[object, object, State, bool]:
+    """Version, kind and state of a file, and whether it has a checksum; an empty state if the version is another."""
     with regular(path) as file:
         header, tensors, has_checksum = packing.read(file)
     version, kind = header["version"], header["kind"]
@@ -188,8 +193,6 @@ def _read(path: Path) -> tuple[object, object, State]:
         scalars = header["scalars"]
         if header.keys() != _PARTS or not tensors.keys().isdisjoint(scalars):
             raise ValueError(f"entries {sorted(header)}, or one name twice")
-        if not has_checksum:
-            log.warning("%s was saved before there were checksums: damage to it would not be seen", path)
         for name, value in {**scalars, **tensors}.items():
             if isinstance(value, list | dict):
                 raise ValueError(f"{name!r} is neither a tensor nor a single value")
@@ -199,7 +202,7 @@ def _read(path: Path) -> tuple[object, object, State]:
                 node = node.setdefault(folder, {})
             if leaf:  # an empty leaf only marks an empty dict
                 node[leaf] = value
-    return version, kind, state
+    return version, kind, state, has_checksum
 
 
 def _flatten(state: Mapping[str, Any], prefix: str, tensors: dict[str, Any], scalars: dict[str, Any]) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.errors import InvalidInputError, RewardMismatchError, UnknownPromptError
+from allotment.checks import check_real, shown
+from allotment.planning import refusals
 from allotment.planning.outcome import Outcome
 from allotment.prompts.ids import PromptIndex, canonical_ids
 from allotment.types import FloatArray, Plan, PromptId, PromptIds
@@ -20,15 +22,17 @@ def finite_column(name: str, values: npt.ArrayLike, group_ids: tuple[PromptId, .
     """``values`` as finite floats [N], one for each of ``group_ids``, else InvalidInputError; ``name`` in plural."""
     column_N = _floats(name, values)
     if column_N.shape != (len(group_ids),):
-        raise _misfit(name, column_N, group_ids, f"one flat array of {name} with one group id each")
-    _refuse(~np.isfinite(column_N), name, "not finite", "finite numbers", column_N, group_ids)
+        raise refusals.misfit(name, column_N, group_ids, f"one flat array of {name} with one group id each")
+    if (bad_N := ~np.isfinite(column_N)).any():
+        raise refusals.bad_row(bad_N, name, "not finite", "finite numbers", column_N, group_ids)
     return column_N
 
 
 def length_column(lengths: npt.ArrayLike, group_ids: tuple[PromptId, ...]) -> FloatArray:
     """Completion tokens of each rollout, [N], positive and finite, else InvalidInputError."""
     lengths_N = finite_column("lengths", lengths, group_ids)
-    _refuse(lengths_N <= 0, "lengths", "not positive", "completion tokens, > 0", lengths_N, group_ids)
+    if (bad_N := lengths_N <= 0).any():
+        raise refusals.bad_row(bad_N, "lengths", "not positive", "completion tokens, > 0", lengths_N, group_ids)
     return lengths_N
 
 
@@ -39,61 +43,33 @@ def score_columns(scores: npt.ArrayLike, group_ids: tuple[PromptId, ...]) -> Flo
         scores_NK = scores_NK[:, None]
     if scores_NK.ndim != 2 or len(scores_NK) != len(group_ids) or not 1 <= scores_NK.shape[1] <= MAX_SKETCHES:
         allowed = f"[N] or [N, K], one row per group id, K from 1 to {MAX_SKETCHES}"
-        raise _misfit("scores", scores_NK, group_ids, allowed)
-    _refuse(~np.isfinite(scores_NK), "scores", "not finite", "finite numbers", scores_NK, group_ids)
+        raise refusals.misfit("scores", scores_NK, group_ids, allowed)
+    if (bad_NK := ~np.isfinite(scores_NK)).any():
+        raise refusals.bad_row(bad_NK, "scores", "not finite", "finite numbers", scores_NK, group_ids)
     return scores_NK
 
 
 def answer_column(answers: Sequence[str | None], group_ids: tuple[PromptId, ...]) -> tuple[str | None, ...]:
     """The extracted answer of each rollout, [N], a text or None where there is none; else InvalidInputError."""
+    if isinstance(answers, str | bytes | Mapping | Set) or not isinstance(answers, Iterable):
+        raise refusals.bad_answers(f"a {type(answers).__name__}")
     column_N = tuple(answers)
     strange = next((a for a in column_N if not (a is None or isinstance(a, str))), None)
     if len(column_N) != len(group_ids) or strange is not None:
-        raise InvalidInputError(
-            "answers and group ids do not fit together",
-            got=f"{len(column_N)} answers, {len(group_ids)} group ids" if strange is None else repr(strange),
-            allowed="a text or None for every rollout",
-            fix="pass the canonical answer of each completion, None where there is none",
-        )
+        counts = f"{len(column_N)} answers, {len(group_ids)} group ids"
+        raise refusals.bad_answers(counts if strange is None else shown(strange))
     return column_N
 
 
 def _floats(name: str, values: npt.ArrayLike) -> FloatArray:
     """A float copy, so that what was told cannot be changed afterwards."""
     try:
-        return np.asarray(values, dtype=np.float64).copy()
+        array: npt.NDArray[Any] = np.asarray(values)
+        if array.dtype.kind not in "biuf" or isinstance(values, np.ma.MaskedArray):
+            check_real(values, array)
+        return array.astype(np.float64)
     except (TypeError, ValueError, RuntimeError, OverflowError) as error:  # RuntimeError: a tensor that requires grad
-        raise InvalidInputError(
-            f"the {name} are not an array of numbers",
-            got=f"{type(error).__name__}: {error}",
-            allowed="numbers, one row per rollout",
-            fix=f"pass a list or a numpy array; of a torch tensor, {name}.detach().float().cpu().numpy()",
-        ) from error
-
-
-def _misfit(name: str, column: FloatArray, group_ids: tuple[PromptId, ...], allowed: str) -> InvalidInputError:
-    return InvalidInputError(
-        f"{name} and group ids do not fit together",
-        got=f"{name} of shape {column.shape}, {len(group_ids)} group ids",
-        allowed=allowed,
-        fix="pass one entry per rollout; leave out rollouts that did not finish",
-    )
-
-
-def _refuse(
-    bad: npt.NDArray[np.bool_], name: str, wrong: str, allowed: str, column: FloatArray, group_ids: tuple[PromptId, ...]
-) -> None:
-    """Raise for the first row of ``bad`` ([N] or [N, K]) that holds a True."""
-    if not bad.any():
-        return
-    bad_N = bad.reshape(len(bad), -1).any(axis=1)
-    i = int(bad_N.argmax())
-    raise InvalidInputError(
-        f"a {name.removesuffix('s')} is {wrong}",
-        got=f"{column[i]} at index {i} (prompt {group_ids[i]!r}), {int(bad_N.sum())} of {len(bad)} in all",
-        allowed=allowed,
-        fix="leave out rollouts whose value is unknown, or measure them; nothing of this call was recorded",
-    )
+        raise refusals.no_numbers(name, error) from error
 
 
 class Ledger:
@@ -141,22 +117,11 @@ class Ledger:
         answers_n = None if answers is None else answer_column(answers, groups)
         rows_n = PromptIndex(entry.prompt_ids).known_rows(groups)
         if (rows_n < 0).any():
-            raise UnknownPromptError(
-                "a reward belongs to a prompt that was not asked",
-                got=repr(groups[int(rows_n.argmin())]),
-                allowed=f"the {len(entry.prompt_ids)} prompt ids of step {plan.step}, such as {plan.prompt_ids[0]!r}",
-                fix="pass the plan these rollouts were generated for, and prompt ids as group ids",
-            )
+            raise refusals.stranger(groups[int(rows_n.argmin())], plan)
         told = Outcome(entry.prompt_ids, entry.planned, rewards_n, rows_n, scores_nk, lengths_n, answers_n)
         outcome = entry.followed_by(told)
         if (outcome.missing < 0).any():
-            q = int(outcome.missing.argmin())
-            raise RewardMismatchError(
-                f"more rewards than planned rollouts for prompt {entry.prompt_ids[q]!r}",
-                got=int(outcome.received[q]),
-                allowed=f"at most {entry.planned[q]}",
-                fix="tell each reward once; padding rows must not be told",
-            )
+            raise refusals.too_many(outcome)
         return outcome
 
     def record(self, plan: Plan, outcome: Outcome) -> None:
@@ -164,13 +129,8 @@ class Ledger:
         self.entries[plan.step, plan.round] = outcome
 
     def _entry(self, plan: Plan) -> Outcome:
-        entry = self.entries.get((plan.step, plan.round))
+        entry = self.entries.get((plan.step, plan.round)) if isinstance(plan, Plan) else None
         is_own = entry is not None and entry.prompt_ids == plan.prompt_ids
         if entry is None or not is_own or not np.array_equal(entry.planned, plan.counts):
-            raise RewardMismatchError(
-                "the plan is not open",
-                got=f"a plan of step {plan.step}, round {plan.round}",
-                allowed=f"a plan this planner made and was not yet told: {sorted(self.entries) or 'none'}",
-                fix="tell each plan once, to the planner that made it",
-            )
+            raise refusals.not_open(plan, self.entries)
         return entry

@@ -14,10 +14,11 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.checks import pair_of_wholes, whole
-from allotment.errors import InvalidInputError, RewardMismatchError
+from allotment.errors import InvalidInputError
 from allotment.planning.contract import Contract
 from allotment.planning.ledger import Ledger
 from allotment.planning.outcome import Outcome
+from allotment.planning.refusals import missing_groups
 from allotment.planning.rounds import Rounds, Step
 from allotment.planning.saving import load_saved_state, saved_state, with_own_limits
 from allotment.pricing import get_estimator
@@ -226,7 +227,9 @@ class Planner(ABC):
             self._ledger.record(plan, outcome)
             return outcome
         if not allow_missing_groups:
-            _refuse_missing_groups(outcome)
+            told = zip(outcome.prompt_ids, outcome.planned, outcome.received, strict=True)
+            if absent := [prompt for prompt, n, k in told if n and not k]:
+                raise missing_groups(absent, len(outcome.prompt_ids))
         self._finish(plan, outcome)
         self._ledger.close(plan)
         if missing := int(outcome.missing.sum()):
@@ -272,7 +275,12 @@ class Planner(ABC):
         ``purpose`` sets independent numbers apart; ``step`` is that of the next plan if None.
         """
         prefix = f"{purpose}{self.seed}/{self._step if step is None else step}/".encode()
-        digests = b"".join(hashlib.blake2b(prefix + repr(i).encode(), digest_size=8).digest() for i in ids)
+        try:
+            digests = b"".join(hashlib.blake2b(prefix + repr(i).encode(), digest_size=8).digest() for i in ids)
+        except ValueError as error:
+            raise InvalidInputError(
+                "an id is too long", got=error, allowed="ints of up to 4,300 digits", fix="use a shorter id"
+            ) from None
         return np.frombuffer(digests, dtype=np.uint64)
 
     def _draws(self, ids: tuple[PromptId, ...], purpose: str = "", step: int | None = None) -> FloatArray:
@@ -303,14 +311,3 @@ class Planner(ABC):
         """Restore what :meth:`save` wrote, and return the planner; StateError if it is damaged or does not fit."""
         self.load_state_dict(load_state(path, kind="planner"))
         return self
-
-
-def _refuse_missing_groups(outcome: Outcome) -> None:
-    absent = [p for p, n, k in zip(outcome.prompt_ids, outcome.planned, outcome.received, strict=True) if n and not k]
-    if absent:
-        raise RewardMismatchError(
-            "groups are missing: prompts of the plan got no reward",
-            got=f"{len(absent)} of {len(outcome.prompt_ids)}, the first {absent[:3]}",
-            allowed="at least one reward for every prompt with a planned rollout",
-            fix="tell them too (final=False for parts), or pass allow_missing_groups=True",
-        )

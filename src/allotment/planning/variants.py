@@ -6,8 +6,10 @@ from dataclasses import replace
 from functools import partial
 from typing import Any, Unpack
 
+import numpy as np
 import numpy.typing as npt
 
+from allotment.checks import check_setting, whole
 from allotment.planning.contract import Contract, PlannerEntry
 from allotment.planning.planner import Common
 from allotment.planning.vip import VIP
@@ -46,9 +48,14 @@ def token_vip(
 ) -> VIP:
     """VIP with a token budget: that of ``budget`` rollouts of ``tokens_per_rollout`` tokens."""
     about: dict[str, Any] = {"embeddings": embeddings, "ids": ids, "features": features}
+    check_setting("tokens_per_rollout", tokens_per_rollout, 0 < tokens_per_rollout < np.inf, "a positive number")
     lengths = LengthPredictor(typical_length=tokens_per_rollout, model=HierarchicalRegression(**about))
     return VIP(
-        budget=int(budget * tokens_per_rollout), unit=lengths, success_threshold=success_threshold, **about, **settings
+        budget=int(whole("budget", budget) * tokens_per_rollout),
+        unit=lengths,
+        success_threshold=success_threshold,
+        **about,
+        **settings,
     )
 
 

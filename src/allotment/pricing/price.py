@@ -16,6 +16,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 import numpy.typing as npt
 
+from allotment.checks import shown
 from allotment.errors import InvalidInputError
 from allotment.types import FloatArray, IntArray, Posterior
 
@@ -95,11 +96,11 @@ def get_estimator(estimator: str | Estimator) -> Estimator:
     """The estimator of that name (``"dr-grpo"`` is ``"dr_grpo"``), or the one given; InvalidInputError if unknown."""
     if isinstance(estimator, Estimator):
         return estimator
-    found = ESTIMATORS.get(str(estimator).replace("-", "_").lower())
+    found = ESTIMATORS.get(estimator.replace("-", "_").lower()) if isinstance(estimator, str) else None
     if found is None:
         allowed = ", ".join(map(repr, ESTIMATORS)) + ", or an Estimator"
         fix = "name the estimator whose advantages the trainer computes"
-        raise InvalidInputError("unknown estimator", got=repr(estimator), allowed=allowed, fix=fix)
+        raise InvalidInputError("unknown estimator", got=shown(estimator), allowed=allowed, fix=fix)
     return found
 
 

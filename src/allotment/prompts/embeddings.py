@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.checks import check_setting
+from allotment.checks import check_real, check_setting
 from allotment.errors import InvalidInputError
 from allotment.prompts.ids import PromptIndex, canonical_ids, index_from_state
 from allotment.state import State, array_from_state, from_state
@@ -124,11 +125,17 @@ def ids_and_vectors(
 def as_numbers(values: object, dtype: npt.DTypeLike) -> VectorArray:
     """``values`` as an array, not copied if it is one; :class:`InvalidInputError` if they are no numbers."""
     try:
+        array: npt.NDArray[Any] = np.asarray(values)
+        if array.dtype.kind not in "biuf" or isinstance(values, np.ma.MaskedArray):
+            check_real(values, array)
         with np.errstate(over="ignore"):  # too large for float32 becomes infinite, and is refused as such
-            return np.asarray(values, dtype=dtype)
-    except (TypeError, ValueError) as error:
+            return array.astype(dtype, copy=False)
+    except (TypeError, ValueError, RuntimeError, OverflowError) as error:
         raise InvalidInputError(
-            "embeddings are not numbers", got=error, allowed="an array [Q, D]", fix="pass one vector per id"
+            "embeddings are not numbers",
+            got=f"{type(error).__name__}: {error}",
+            allowed="an array of real numbers [Q, D]",
+            fix="pass one vector per id",
         ) from None
 
 

@@ -10,6 +10,7 @@ from typing import Any, Self
 
 import numpy as np
 
+from allotment.checks import shown
 from allotment.errors import DuplicatePromptError, InvalidInputError, UnknownPromptError
 from allotment.state import State, array_from_state, check_state, decode_json, encode_json, from_state
 from allotment.types import FloatArray, IntArray, PromptId, PromptIds
@@ -22,9 +23,10 @@ def canonical_ids(ids: PromptIds, *, unique: bool = True) -> tuple[PromptId, ...
         InvalidInputError: an id is neither an integer nor a string, or ``ids`` is no sequence of ids.
         DuplicatePromptError: an id stands twice and ``unique`` is set.
     """
-    if isinstance(ids, str | bytes) or not isinstance(ids, Iterable) or getattr(ids, "ndim", 1) == 0:  # a lone id
+    is_other = isinstance(ids, str | bytes | set | frozenset) or not isinstance(ids, Iterable)
+    if is_other or getattr(ids, "ndim", 1) == 0:  # a lone id, or ids without an order
         raise InvalidInputError(
-            "the prompt ids are not a sequence", got=repr(ids), allowed="a list or array of ids", fix="pass [id]"
+            "the prompt ids are not a sequence", got=shown(ids), allowed="a list or array of ids", fix="pass [id]"
         )
     each = ids.tolist() if isinstance(ids, np.ndarray) and ids.ndim == 1 and ids.dtype.kind in "iuU" else ids
     plain = tuple(each)
@@ -45,11 +47,11 @@ def canonical_ids(ids: PromptIds, *, unique: bool = True) -> tuple[PromptId, ...
 def _canonical_id(prompt: object) -> PromptId:
     if isinstance(prompt, str):
         return str(prompt)
-    if isinstance(prompt, int | np.integer) and not isinstance(prompt, bool | np.bool_):
+    if isinstance(prompt, int | np.integer) and not isinstance(prompt, bool | np.timedelta64):
         return int(prompt)
     raise InvalidInputError(
         "a prompt id has the wrong type",
-        got=f"{prompt!r} of type {type(prompt).__name__}",
+        got=f"{shown(prompt)} of type {type(prompt).__name__}",
         allowed="int or str",
         fix="use the data set's row index or a stable string key",
     )
@@ -85,7 +87,7 @@ class PromptIndex:
         except KeyError as error:
             raise UnknownPromptError(
                 "a prompt is not registered with this predictor",
-                got=repr(error.args[0]),
+                got=shown(error.args[0]),
                 allowed=f"one of the {len(self)} registered ids",
                 fix="call register(ids, embeddings) for new prompts before asking for them",
             ) from None

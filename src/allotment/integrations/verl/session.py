@@ -289,7 +289,7 @@ class Session:
         try:
             if (state["block"], state["mean"]) == (self.batch.block, self.batch.mean):
                 self._carry.load_state_dict(state["carry"])
-                self._adrift = decode_json(state["adrift"])
+                self._adrift = decode_json(state["adrift"], dict)
         except StateError as error:
             log.warning("a new block of prompts begins, since the saved one does not fit: %s", error)
 
