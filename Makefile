@@ -29,7 +29,7 @@ test-trl:
 		--editable '.[train,trl,report]' trl==$(VERSION) requests pytest hypothesis
 	$(TRL)/bin/python -m pytest tests/integrations tests/cli/test_train_trl.py
 
-# The adapter for verl, in an environment of its own: 2 GB; 40 minutes on two cores that others use too.
+# The adapter for verl, in an environment of its own: 2 GB; 50 minutes on two cores that others use too.
 VERL := .venv-verl
 test-verl: $(VERL)/installed
 	$(VERL)/bin/python -m pytest tests/integrations/verl
