@@ -17,6 +17,7 @@ def check(path, name, rollouts=EVALUATION, columns=None):
     (source,) = find_sources(path, columns=columns)
     assert source.format == name
     log = read_log(path, columns=columns)
+    assert log.read_as.startswith(f"format = {name}, ")
     assert counted(log) == truth(rollouts)
     found = [tuple((1, k, n) for _, k, n in visits) for visits in history_of(log)]
     assert sorted(found) == sorted(tuple((1, k, n) for _, k, n in visits) for visits in history(rollouts))

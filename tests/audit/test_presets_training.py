@@ -29,6 +29,7 @@ def check(folder, name, rollouts=ROLLOUTS, *, note=None, tokens=True):
     (source,) = find_sources(folder)
     assert source.format == name
     log = read_log(folder)
+    assert log.read_as.startswith(f"format = {name}, ")
     assert counted(log) == truth(rollouts)
     assert history_of(log) == history(rollouts)
     if tokens:

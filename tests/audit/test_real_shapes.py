@@ -314,7 +314,8 @@ def test_uneven_counts_are_compared_at_the_mean(tmp_path, capsys):
     assert main(["audit", str(tmp_path / "l.jsonl"), "--predictor", "discounted-counts", "--json"]) == 0
     figures = json.loads(capsys.readouterr().out)
     assert figures["budget_per_prompt"] == round(np.mean([8 if q % 3 else 2 for q in range(12)])) == 6
-    assert figures["read_as"].startswith("prompt = prompt, step = step, reward = reward, completion = completion")
+    columns = "prompt = prompt, step = step, reward = reward, completion = completion"
+    assert figures["read_as"].startswith(f"format = trl, {columns}")
 
 
 def test_two_columns_that_may_be_the_reward_and_differ_are_refused(tmp_path):

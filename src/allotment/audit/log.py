@@ -38,7 +38,7 @@ class Log:
     length_unit: Literal["tokens", "characters"] = "tokens"
     """Unit of ``lengths``."""
     read_as: str | None = None
-    """Which column was taken for what, and how much was found; None in our own formats."""
+    """The format, which column was taken for what, and how much was found; None in our own formats."""
     doubts: tuple[str, ...] = ()
     """Conditions found on reading under which a verdict does not hold."""
 

@@ -225,7 +225,8 @@ def read_log(
 def read_source(source: Source, success_above: float | None = None) -> Log:
     """Read one run that :func:`find_sources` found; see :func:`read_log`."""
     log = LOG_FORMATS[source.format].read(source, success_above)
-    log = replace(log, notes=(*source.notes, *log.notes))
+    read_as = None if log.read_as is None else f"format = {source.format}, {log.read_as}"
+    log = replace(log, notes=(*source.notes, *log.notes), read_as=read_as)
     if not len(log.visit):
         refuse_empty(source.path, "; ".join(log.notes) or "no lines with a visit")
     if single := int((log.trials == 1).sum()):
