@@ -47,7 +47,7 @@ CASES: dict[str, Row] = {
     "one-pass": {"pool": "generated", "steps": 100, "evaluate_every": 20},
     "scratchpad": {"steps": 120, "evaluate_every": 40},
     "short": {"regime": "short", "steps": 120, "evaluate_every": 40},
-    "words": {"regime": "pronunciation", "steps": 120, "evaluate_every": 40},
+    "words": {"regime": "pronunciation", "steps": 60, "evaluate_every": 20},
     "words-one-pass": {"regime": "pronunciation", "pool": "generated", "steps": 60, "evaluate_every": 20},
 }
 STEP_DOWN, STEP_UP = 0.5, 2.0

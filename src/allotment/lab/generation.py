@@ -154,7 +154,7 @@ class Lab:
 
     def outputs(self, problems: Sequence[Problem], group_N: Tensor, tokens_NT: Tensor, mask_NT: Tensor) -> Outputs:
         """What the policy says of given completions."""
-        hidden_NTH = self.policy.hidden(self._encoded(problems, group_N), self._inputs(tokens_NT))[0]
+        hidden_NTH = self.policy.hidden(self._encoded(problems, group_N), self.answer_inputs(tokens_NT))[0]
         distribution_NTV = self.policy.head(hidden_NTH).log_softmax(-1)
         taken_NT = distribution_NTV.gather(2, tokens_NT[:, :, None]).squeeze(2)
         return Outputs(torch.where(mask_NT, taken_NT, 0.0), distribution_NTV, hidden_NTH)
@@ -227,7 +227,7 @@ class Lab:
 
     def completion_logits(self, cache: Cache, tokens_NT: Tensor) -> Tensor:
         """[N, T, vocabulary] logits from which each completion token was drawn."""
-        return self.policy.extend(cache, self._inputs(tokens_NT))[0]
+        return self.policy.extend(cache, self.answer_inputs(tokens_NT))[0]
 
     @torch.no_grad()
     def last_layer_scores(
@@ -238,7 +238,7 @@ class Lab:
         One forward pass without gradient; the hidden states and logits are those that :meth:`log_probs` computes.
         """
         cache = self._encoded(problems, rollouts.group_N)
-        hidden_NTH = self.policy.hidden(cache, self._inputs(rollouts.tokens_NT))[0]
+        hidden_NTH = self.policy.hidden(cache, self.answer_inputs(rollouts.tokens_NT))[0]
         logits_NTV = self.policy.head(hidden_NTH)
         scores_NK = last_layer_scores(logits_NTV, hidden_NTH, rollouts.tokens_NT, rollouts.mask_NT, directions)
         return scores_NK.double().numpy()
@@ -252,13 +252,13 @@ class Lab:
         """
         with torch.no_grad():
             cache = self._encoded(problems, rollouts.group_N)
-        inputs_NT = self._inputs(rollouts.tokens_NT)
+        inputs_NT = self.answer_inputs(rollouts.tokens_NT)
         logits_NTV, entered_NTI, left_NTO = self.policy.through_sketched(cache, inputs_NT)
         taken_NT = logits_NTV.log_softmax(-1).gather(2, rollouts.tokens_NT[:, :, None]).squeeze(2)
         (gradients_NTO,) = torch.autograd.grad(torch.where(rollouts.mask_NT, taken_NT, 0.0).sum(), left_NTO)
         return layer_scores(entered_NTI, gradients_NTO, rollouts.mask_NT, directions).double().numpy()
 
-    def _inputs(self, tokens_NT: Tensor) -> Tensor:
+    def answer_inputs(self, tokens_NT: Tensor) -> Tensor:
         """[N, T] the tokens after which those of the completions are drawn: the answer token first."""
         start = torch.full((len(tokens_NT), 1), self.tokenizer.answer)
         return torch.cat([start, tokens_NT[:, :-1]], dim=1)

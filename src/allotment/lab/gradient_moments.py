@@ -77,7 +77,12 @@ class BaselineMoments(_Columns):
         cls, probability: float, rewards_N: FloatArray, scores_ND: npt.NDArray[np.floating[Any]], squared: float
     ) -> BaselineMoments:
         """Of one prompt, from N of its rollouts and its squared gradient."""
-        squares_N = np.einsum("nd,nd->n", scores_ND, scores_ND).astype(np.float64)
+        return cls.of_squares(probability, rewards_N, np.einsum("nd,nd->n", scores_ND, scores_ND), squared)
+
+    @classmethod
+    def of_squares(cls, probability: float, rewards_N: FloatArray, squares_N: FloatArray, squared: float) -> Self:
+        """The same from the squared norms [N] of the scores."""
+        squares_N = squares_N.astype(np.float64)
         sizes = (np.mean(rewards_N * squares_N), np.mean((1 - rewards_N) * squares_N))
         return cls(*(np.array([value]) for value in (probability, *sizes, squared)))
 
