@@ -39,7 +39,7 @@ def test_one_screen_says_what_to_do(capsys, tmp_path):
     screen, audit = first_screen(capsys, write(tmp_path / "log.jsonl", drawn()))
     assert screen.splitlines()[3].startswith("in short: ")
     assert "fewer rollouts for the same gradient precision" in screen
-    assert screen.index("in short: ") < screen.index("what to do: Let the planner split") < screen.index("8 split")
+    assert screen.index("in short: ") < screen.index("what to do: Let Allotment split") < screen.index("8 split")
     assert len(screen.splitlines()) <= 40
     assert "variance" not in screen[: screen.index("8 split")]
     ways = {(way["what"], way["rollouts_per_prompt"]): way for way in audit["counterfactuals"]["found"]}

@@ -1,14 +1,17 @@
 """The page of an audit, from real replays of made logs."""
 
 import json
+import math
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from report_rows import audited
 
+from allotment.audit.equivalence import Interval
 from allotment.report.audit_figures import figures
-from allotment.report.audit_page import facts, next_step, write_audit
+from allotment.report.audit_page import facts, next_step, percent, way_name, write_audit
 
 
 @pytest.fixture
@@ -63,8 +66,10 @@ def test_the_page_begins_with_a_sentence_and_a_badge_and_ends_with_what_to_do(sp
     body = text[text.index("<section") :]
     assert body.index('<span class="badge helps">helps</span>') < body.index(verdict.headline) < body.index("dl class")
     assert "num_generations=8" in next_step(spread)
-    for name in ("By epoch", "Prompts with most rollouts that said nothing", "How it was compared", "Next step"):
-        assert f"<h3>{name}</h3>" in text
+    for name in ("Other ways to spend the rollouts", "What it rests on", "By epoch", "How it was compared"):
+        assert re.search(rf'<h2 id="run-1-[a-z]+">{name}</h2>', text)
+    for step in spread.summary.advice:
+        assert body.index(verdict.headline) < body.index(step) < body.index("dl class")
     wasted = spread.wasted
     assert len(wasted) == 10
     assert [w.all_failed + w.all_succeeded for w in wasted] == sorted(w.all_failed + w.all_succeeded for w in wasted)[
@@ -82,3 +87,31 @@ def test_a_log_that_speaks_for_nothing_proposes_nothing(tmp_path):
     found = audited(tmp_path, [[0, 0], [8, 8], [0, 0]])
     assert next_step(found) is None
     assert "no prompt was sometimes solved" in found.summary.verdict.headline
+
+
+def test_contents_lead_to_what_is_there(spread, tmp_path):
+    text = write_audit([spread, spread], tmp_path / "page.html").read_text()
+    ids, links = (re.findall(pattern, text) for pattern in (r' id="([^"]+)"', r'href="#([^"]+)"'))
+    assert len(set(ids)) == len(ids)
+    assert set(links) <= set(ids)
+    assert {f"run-{run}-{part}" for run in (1, 2) for part in ("ways", "epochs", "figure-3", "compared")} <= set(links)
+
+
+def test_other_ways_have_their_share_of_the_rollouts_and_its_interval(spread, tmp_path):
+    text = write_audit([spread], tmp_path / "page.html").read_text()
+    ways = spread.summary.counterfactuals
+    assert {(way.what, way.rollouts_per_prompt) for way in ways.found} >= {("split", 8), ("split, belief", 2)}
+    for way in ways.found:
+        assert f">{way.rollouts_per_prompt}: {way_name(way)}</th>" in text
+        assert all(f"<span>{percent(cell.rollouts)}</span>" in text for cell in way.by_range.values())
+    assert all(assumption.replace("'", "&#39;") in text for assumption in ways.assumes)
+    assert percent(Interval(0.5, 0.4, math.inf)) == "50 (40 to more than tried)"
+
+
+def test_a_doubted_verdict_looks_doubted(spread, tmp_path):
+    doubted = replace(spread.summary.verdict, first_look=("groups of 512",))
+    found = replace(spread, summary=replace(spread.summary, verdict=doubted))
+    text = write_audit([found], tmp_path / "page.html").read_text()
+    assert '<span class="badge doubted">helps?</span>' in text
+    assert text.index("<h3>Look first</h3>") < text.index("groups of 512") < text.index("<h3>What to do</h3>")
+    assert "Look first" not in write_audit([spread], tmp_path / "page.html").read_text()

@@ -5,6 +5,7 @@ import json
 import re
 import subprocess
 import sys
+from importlib.metadata import version
 
 import pytest
 from report_rows import evaluation, group
@@ -59,10 +60,29 @@ def test_two_planners_with_seeds(write_run, page):
 
 def test_it_is_one_file_that_loads_nothing(write_run, page, tmp_path):
     text = page(write_run("a", rollouts=ROLLOUTS))
-    assert not re.search(r"""(src|href)=(?!["']?data:)|@import|url\(|fetch\(""", text)
+    assert not re.search(r"""(src|href)=(?!["']?(data:|#))|@import|url\(|fetch\(""", text)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["report.html"]
     whole = (tmp_path / "out" / "report.html").read_text()
     assert not re.search(r"<(script|link|img|iframe)[^>]*(src|href)=[\"']?https?:", whole)
+
+
+def test_what_calls_for_a_look_stands_before_the_results_and_the_rest_after_them(write_run, page):
+    text = page(write_run("a", rollouts=ROLLOUTS))  # steps spend 32 of 128
+    order = [text.index(part) for part in (
+        'id="short"', 'aria-label="Contents"', "Look at these first</h2>", "<b>Budget conserved</b>", 'id="summary"',
+        "Routine checks</h2>", "<b>Counts within their bounds</b>", 'id="runs"',
+    )]  # fmt: skip
+    assert order == sorted(order)
+    assert text.count("<b>Budget conserved</b>") == 1
+    ids, links = (re.findall(pattern, text) for pattern in (r' id="([^"]+)"', r'href="#([^"]+)"'))
+    assert len(set(ids)) == len(ids)
+    assert set(links) <= set(ids)
+    assert {"look", "summary", "allocation", "prompts", "health", "runs"} <= set(links)
+
+
+def test_the_page_says_when_and_how_it_was_written(write_run, tmp_path):
+    page = write_report([write_run("a", rollouts=ROLLOUTS)], tmp_path / "r.html", command="allotment report <a>")
+    assert f"Allotment {version('allotment')}, by allotment report &lt;a&gt;." in page.read_text()
 
 
 def test_a_single_seed_says_that_nothing_can_be_concluded(write_run, page):

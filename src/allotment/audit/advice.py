@@ -7,6 +7,8 @@ import math
 from allotment.audit.counterfactual import Counterfactual, Counterfactuals
 from allotment.audit.verdict import Verdict
 
+PRECISION = "Precision is how close a training step comes to the step that endless rollouts of its prompts would give."
+"""For whoever knows no variance."""
 WORTH_IT = 0.95
 """Share of the rollouts below which another shape is proposed."""
 
@@ -26,7 +28,7 @@ def advice(verdict: Verdict, ways: Counterfactuals, budget: int) -> tuple[str, .
         steps.append("Look into what is said below first: until then take no figure for granted.")
     if verdict.outcome == "helps":
         steps.append(
-            f"Let the planner split the {budget} rollouts a prompt that you pay for now: each training step is then "
+            f"Let Allotment split the {budget} rollouts a prompt that you pay for now: each training step is then "
             "less a matter of luck, at the same cost. Or pay for that much less, and change nothing else."
         )
     elif verdict.outcome == "hurts":

@@ -12,10 +12,12 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from allotment.audit.counterfactual import ALL, Counterfactual
+from allotment.audit.advice import PRECISION
+from allotment.audit.counterfactual import ALL
 from allotment.audit.equivalence import Interval
 from allotment.audit.replaying import RANGES, Replay
 from allotment.audit.summary import Lengths, Summary
+from allotment.report.audit_page import way_name
 
 
 def print_short(source: str, read_as: str | None, summary: Summary) -> None:
@@ -28,6 +30,7 @@ def print_short(source: str, read_as: str | None, summary: Summary) -> None:
         print(f"what to do: {step}")
     for doubt in summary.verdict.doubts:
         print(f"but: {doubt}")
+    print(f"{PRECISION}\n")
     _print_ways(summary)
 
 
@@ -135,11 +138,6 @@ def print_table(title: str, columns: tuple[str, ...], rows: list[tuple[str, ...]
     for row in rows:
         table.add_row(*row)
     Console().print(table)
-
-
-def way_name(way: Counterfactual) -> str:
-    """What is done with the rollouts."""
-    return way.what if way.prompts == 1 else way.what.replace("more", f"{way.prompts:.3g} x the")
 
 
 def _print_ways(summary: Summary) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +26,7 @@ class Report:
         """Write the page and say where it is."""
         from allotment.report import write_report
 
-        print(f"report: {write_report(self.runs, self.out, self.json)}")
+        command = shlex.join(["allotment", *sys.argv[1:]])
+        print(f"report: {write_report(self.runs, self.out, self.json, command)}")
         if self.json is not None:
             print(f"figures: {self.json}")

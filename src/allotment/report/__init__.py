@@ -21,7 +21,9 @@ from allotment.run_logs.files import write_atomically
 __all__ = ["Arm", "Run", "Study", "read_study", "write_report"]
 
 
-def write_report(run_directories: Sequence[Path], out: Path, figures: Path | None = None) -> Path:
+def write_report(
+    run_directories: Sequence[Path], out: Path, figures: Path | None = None, command: str | None = None
+) -> Path:
     """Write one HTML page about one or more runs, finished or not; it needs no network to be read.
 
     Args:
@@ -30,6 +32,7 @@ def write_report(run_directories: Sequence[Path], out: Path, figures: Path | Non
         out: the file to write (replaced if it exists), or a folder, which gets a ``report.html``. Parent folders
             are made.
         figures: a file for the numbers of all figures, as JSON.
+        command: what was typed, to be named on the page.
 
     Returns:
         The page, about 2 MB (the plotting library is inside).
@@ -54,4 +57,4 @@ def write_report(run_directories: Sequence[Path], out: Path, figures: Path | Non
     if figures is not None:
         figures.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(figures, json.dumps(figures_json(study, checks, cards, prompts), indent=1) + "\n")
-    return write_page(render(study, checks, cards, prompts), out, "report.html")
+    return write_page(render(study, checks, cards, prompts, command), out, "report.html")

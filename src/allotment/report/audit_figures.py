@@ -87,7 +87,8 @@ def _calibration(summary: Summary, predictor: str) -> Panel | None:
     figure.add_scatter(
         **columns(bins, x="predicted", y="observed", customdata="rollouts"),
         mode="markers",
-        marker={"color": COLOUR, "size": 10},
+        marker={"color": COLOUR, "size": 8},
+        error_y={"array": [1.96 * (b.observed * (1 - b.observed) / b.rollouts) ** 0.5 for b in bins], "width": 4},
         hovertemplate="predicted %{x:.3f}, observed %{y:.3f}<br>%{customdata:,} rollouts<extra></extra>",
     )
     up = {"range": [-0.04, 1.04]}
@@ -98,5 +99,6 @@ def _calibration(summary: Summary, predictor: str) -> Panel | None:
         "Calibration plot: observed against predicted success in ten bins.",
         Table(("from", "to", "predicted", "observed", "rollouts"), rows),
         "Visits are sorted into tenths by what was predicted before them. A point on the dashed diagonal says: of the "
-        "rollouts predicted to succeed with that probability, that share did.",
+        "rollouts predicted to succeed with that probability, that share did. Bars: 95 % of the chance of so many "
+        "rollouts.",
     )

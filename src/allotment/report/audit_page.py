@@ -7,9 +7,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from allotment.audit.advice import PRECISION
 from allotment.errors import needs_extra
 
 if TYPE_CHECKING:
+    from allotment.audit.counterfactual import Counterfactual
     from allotment.audit.equivalence import Interval
     from allotment.audit.summary import Audited, Summary
 
@@ -31,8 +33,14 @@ def write_audit(audited: Sequence[Audited], out: Path) -> Path:
     from allotment.report.page import fill, write_page
 
     runs = [(each, facts(each.summary), figures(each), next_step(each)) for each in audited]
-    filters: dict[str, Callable[..., str]] = {"interval": interval, "figure": _number}
-    return write_page(fill("audit.html.j2", filters, runs=runs), out, "audit.html")
+    filters: dict[str, Callable[..., str]] = {
+        "interval": interval,
+        "figure": _number,
+        "percent": percent,
+        "way_name": way_name,
+        "plain": _plain,
+    }
+    return write_page(fill("audit.html.j2", filters, runs=runs, precision=PRECISION), out, "audit.html")
 
 
 def next_step(run: Audited) -> str | None:
@@ -76,6 +84,24 @@ def interval(value: Interval) -> str:
     if math.isnan(value.value):
         return "not known"
     return f"{_number(value.value)} ({_number(value.low)} to {_number(value.high)})"
+
+
+def percent(value: Interval) -> str:
+    """A share with its 95 % interval, in %."""
+    parts = ["more than tried" if math.isinf(v) else f"{100 * v:.0f}" for v in (value.value, value.low, value.high)]
+    return parts[0] if len(set(parts)) == 1 else f"{parts[0]} ({parts[1]} to {parts[2]})"
+
+
+def way_name(way: Counterfactual) -> str:
+    """What is done with the rollouts, and whether the belief is part of the baseline."""
+    return way.what if way.prompts == 1 else way.what.replace("more", f"{way.prompts:.3g} x the")
+
+
+def _plain(value: object) -> str:
+    """A setting: yes or no, a number with separators, or as it is."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:,}" if isinstance(value, int) else str(value)
 
 
 def _number(value: float) -> str:

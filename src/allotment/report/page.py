@@ -6,6 +6,8 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
+from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -129,7 +131,9 @@ def _texts(configs: Sequence[RunConfig], ids: set[str]) -> dict[str, str]:
     return found
 
 
-def render(study: Study, checks: Sequence[Check], cards: Sequence[Card], prompts: Explorer) -> str:
+def render(
+    study: Study, checks: Sequence[Check], cards: Sequence[Card], prompts: Explorer, command: str | None = None
+) -> str:
     """The whole page as one string of HTML that loads nothing from elsewhere."""
     arm_looks, rows = looks(study.arms), summarise(study)
     look_of = {arm.label: look for arm, look in zip(study.arms, arm_looks, strict=True)}
@@ -150,7 +154,14 @@ def render(study: Study, checks: Sequence[Check], cards: Sequence[Card], prompts
         checks=checks,
         cards=cards,
         explorer=prompts,
+        written=_written(command),
     )
+
+
+def _written(command: str | None) -> str:
+    """When, by which version and by which command the page was written."""
+    by = "" if command is None else f", by {command}"
+    return f"{datetime.now():%Y-%m-%d %H:%M}, Allotment {version('allotment')}{by}"
 
 
 def facts(study: Study) -> list[tuple[str, str]]:
@@ -168,7 +179,7 @@ def facts(study: Study) -> list[tuple[str, str]]:
     return [
         ("Runs", str(len(configs))),
         ("Planners", values([arm.config.planner for arm in study.arms])),
-        ("Seeds", known("seed", lambda c: c.seed, by_seed)),
+        ("Random seeds", known("seed", lambda c: f"seed {c.seed}", by_seed)),
         ("Task", values([c.task for c in configs])),
         ("Steps", known("steps", lambda c: c.steps)),
         ("Budget of a step", values(per_step)),
