@@ -156,6 +156,20 @@ SHAPES = {
     "ids": [dict(row, id=int(row["prompt"].split()[1])) for row in ROWS],
     "an index of rows": [dict(row, idx=i) for i, row in enumerate(ROWS)],
     "a global step": [{("global_step" if k == "step" else k): v for k, v in row.items()} for row in ROWS],
+    "numbers of several data sets": [
+        {"index": int(row["prompt"].split()[1]) // 3, **{k: row[k] for k in ("step", "prompt", "reward")}}
+        for row in ROWS
+    ],
+    "an epoch": [{("epoch" if k == "step" else k): v for k, v in row.items()} for row in ROWS],
+    "rewards by name": [dict(row, reward={"format": 1.0, "accuracy": row["reward"]}) for row in ROWS],
+    "conversations": [
+        {
+            "step": row["step"],
+            "reward": row["reward"],
+            "messages": [{"role": "user", "content": row["prompt"]}, {"role": "assistant", "content": f"answer {i}"}],
+        }
+        for i, row in enumerate(ROWS)
+    ],
     "penalties": [dict(row, reward=-3.0) if not row["reward"] and i % 31 == 0 else row for i, row in enumerate(ROWS)],
 }
 
@@ -164,7 +178,7 @@ SHAPES = {
 def test_whatever_shape_rows_have(shape, tmp_path):
     log = read_log(write_lines(tmp_path / "log.jsonl", SHAPES[shape]))
     found = truth(log)
-    if shape == "messages":
+    if shape in ("messages", "conversations"):
         found = sorted((s, json.loads(p)[0]["content"], k, n) for s, p, k, n in found)
     assert found == TRUTH
 
@@ -182,6 +196,26 @@ def test_documents_of_other_shapes(tmp_path):
     assert truth(read_log(as_array(wandb, tmp_path / "table.json"))) == TRUTH
     assert rows_of({"a": {"x": 1}, "b": {"x": 2}}) == [{"prompt_id": "a", "x": 1}, {"prompt_id": "b", "x": 2}]
     assert rows_of({"step": 1, "prompt": "p", "rewards": [1, 0]}) == [{"step": 1, "prompt": "p", "rewards": [1, 0]}]
+
+
+def test_documents_by_step_or_prompt(tmp_path):
+    own = {f"step_{step}": [row for row in ROWS if row["step"] == step] for step in range(1, 13)}
+    without = {key: [{"prompt": r["prompt"], "reward": r["reward"]} for r in rows] for key, rows in own.items()}
+    assert truth(read_log(as_array(without, tmp_path / "steps.json"))) == TRUTH
+    prompts = {
+        row["prompt"]: [{"reward": r, "response": "x"} for r in row["rewards"]] for row in LISTS if row["step"] < 4
+    }
+    log = read_log(as_array(prompts, tmp_path / "prompts.json"))
+    assert by_visit(log) == [(1, p, k, n) for v, p, k, n in VISITS if v == 1]
+
+
+def test_ids_that_stand_for_several_prompts_are_a_doubt(tmp_path):
+    """Each part of the file has ids of its own, from 0 on; the first rows do not show it."""
+    rows = [{"id": int(r["prompt"].split()[1]) % 4, **{k: r[k] for k in ("step", "prompt", "reward")}} for r in ROWS]
+    log = read_log(write_lines(tmp_path / "l.jsonl", rows))
+    assert any(doubt.startswith("256 rows have an id under which another prompt stood") for doubt in log.doubts)
+    columns = Columns(prompt="prompt", step="step", reward="reward")
+    assert truth(read_log(tmp_path / "l.jsonl", "columns", columns)) == TRUTH
 
 
 def test_without_a_step_visits_follow_the_order_of_rows(tmp_path):

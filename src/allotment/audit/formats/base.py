@@ -68,6 +68,7 @@ STEPS = (
     "iteration",
     "rollout_id",
     "tail_version",
+    "epoch",
 )
 """Columns that are taken for the step where none is named."""
 
@@ -77,9 +78,10 @@ def completed(named: Columns, first: Row) -> Columns:
     column is not named without which a log cannot be read.
     """
     used = named
-    for role, names in (("tokens", LENGTHS), ("step", STEPS)):
-        if getattr(used, role) is None:
-            used = replace(used, **{role: next((name for name in names if name in first), None)})
+    if used.tokens is None:
+        used = replace(used, tokens=next((name for name in LENGTHS if name in first), None))
+    if used.step is None:
+        used = replace(used, step=next((name for name in STEPS if name in first and _is_step(first[name])), None))
     if not used.complete():
         raise InvalidInputError(
             "not all columns are named",
@@ -88,6 +90,11 @@ def completed(named: Columns, first: Row) -> Columns:
             fix="name the missing ones",
         )
     return used
+
+
+def _is_step(value: Any) -> bool:
+    """Whether a column that begins so may hold steps: with nothing, or a whole number."""
+    return value is None or whole(value) is not None
 
 
 def number(value: Any) -> float | None:
@@ -103,7 +110,7 @@ def number(value: Any) -> float | None:
 
 RIGHT = {"correct", "right", "pass", "passed", "yes", "success", "successful", "solved", "c", "accepted", "ok"}
 WRONG = {"incorrect", "wrong", "fail", "failed", "no", "failure", "unsolved", "i", "rejected", "error", "not ok"}
-INSIDE = ("acc", "score", "reward", "value", "correct")
+INSIDE = ("acc", "accuracy", "correct", "score", "reward", "value", "total")
 """Where a reward stands in a table, the first that is there."""
 
 
@@ -139,11 +146,14 @@ def prompt_id(value: Any) -> int | str | None:
 
 
 def prompt_text(value: Any) -> str | None:
-    """The text of a prompt: as it is, or its messages as JSON; None where it is none."""
+    """The text of a prompt: as it is, or its messages as JSON without an answer at the end; None where it is none."""
     if isinstance(value, str):
         return value.encode("utf-8", "replace").decode() if value else None  # a lone surrogate is no text
     if not isinstance(value, list) or not value:
         return None
+    last = value[-1]
+    if len(value) > 1 and isinstance(last, Mapping) and last.get("role") == "assistant":
+        value = value[:-1]
     try:
         return json.dumps(value, sort_keys=True)
     except (TypeError, ValueError, RecursionError):

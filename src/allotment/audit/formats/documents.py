@@ -10,6 +10,7 @@ from typing import Any
 
 from allotment.audit.formats.left_out import LeftOut
 from allotment.audit.formats.opening import DamagedError, lines
+from allotment.audit.formats.steps import numbered
 from allotment.errors import needs_extra
 
 Row = Mapping[str, Any]
@@ -82,14 +83,19 @@ def _numbered(found: list[Any], path: Path, left_out: LeftOut) -> Iterator[tuple
 
 def rows_of(document: Any) -> list[Any]:
     """The rows of a document: an array's entries; of an object its ``samples`` or the longest list of objects in it, a
-    table with ``columns`` and ``data``, columns as lists, or a row for each key with what is under it: rewards of one
-    visit, or shares of successes, one a visit. Else the object itself.
+    table with ``columns`` and ``data``, columns as lists, rows by step, or a row for each key with what is under it:
+    rollouts or rewards of one visit, or shares of successes, one a visit. Else the object itself.
     """
     if not isinstance(document, dict):
         return document if isinstance(document, list) else []
     values = list(document.values())
     if isinstance(document.get("columns"), list) and isinstance(document.get("data"), list):
         return [dict(zip(document["columns"], row, strict=False)) for row in document["data"] if isinstance(row, list)]
+    if len(document) > 1 and _are_alike(values):
+        steps = {key: numbered(str(key)) for key in document}
+        if None not in steps.values():
+            return [{"step": steps[key], **row} for key, rows in document.items() for row in rows]
+        return [{"prompt_id": key, "rollouts": rows} for key, rows in document.items()]
     tables = [v for v in values if isinstance(v, list) and v and all(isinstance(row, dict) for row in v)]
     if tables and not any(name in document for name in OF_A_ROW):
         table = max(tables, key=len) if not isinstance(samples := document.get("samples"), list) else samples
@@ -112,6 +118,13 @@ def rows_of(document: Any) -> list[Any]:
             if visit < len(rates)
         ]
     return [document]
+
+
+def _are_alike(values: list[Any]) -> bool:
+    """Whether these are lists of objects, all with the same keys."""
+    if not all(isinstance(value, list) and value and all(isinstance(row, dict) for row in value) for value in values):
+        return False
+    return all(value[0].keys() == values[0][0].keys() for value in values)
 
 
 def _about(document: dict[str, Any], table: list[Any], place: int) -> dict[str, Any]:

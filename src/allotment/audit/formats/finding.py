@@ -70,7 +70,10 @@ def _identity(rows: Sequence[Row], prompt: str | None) -> str | None:
         ids = [prompt_id(row.get(name)) for row in rows]
         if any(value is None for value in ids):
             continue
-        if prompt is None or len(set(ids)) < len(ids):
+        if prompt is None:
+            return name
+        texts = {(key, prompt_text(row.get(prompt))) for key, row in zip(ids, rows, strict=True)}
+        if len(texts) == len(set(ids)) < len(ids):
             return name
     return None
 

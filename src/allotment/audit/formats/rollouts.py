@@ -213,6 +213,11 @@ def _log(reader: Reader, success_above: float | None) -> Log:
         notes.append(f"{unknown:,} of {len(starts_V):,} groups have no lengths: nothing is said of tokens")
     prompt_V = row_G[starts_V]
     doubts = [*_doubts_of_rule(threshold_notes, reward_G), *(() if reader.visits else decimated(step_G[starts_V]))]
+    if others := reader.prompts.others:
+        doubts.append(
+            f"{others:,} rows have an id under which another prompt stood before: prompts are merged; to know them by "
+            "their texts, name the columns: --format columns --prompt NAME --reward NAME"
+        )
     if reader.group and columns.prompt is None and columns.id is None:
         doubts.append("the log does not say which prompt a group is of: each group counts as a prompt met once")
     return Log(

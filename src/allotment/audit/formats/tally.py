@@ -76,6 +76,7 @@ class Prompts:
     def __init__(self) -> None:
         self.row_of: dict[int | str, int] = {}
         self.texts: list[str] | None = []
+        self.others = 0  # rows whose text is not that which their prompt had first
         self._room = self.MOST_TEXT
 
     def row(self, key: int | str, text: str | None) -> int:
@@ -88,6 +89,8 @@ class Prompts:
                 self.texts = None
             elif self.texts is not None:
                 self.texts.append(text)
+        elif self.texts is not None and text is not None and self.texts[row] != text:
+            self.others += 1
         return row
 
 
