@@ -6,6 +6,8 @@ ValueError`` keeps working. A text has four parts: what was wrong, what was got,
 
 from __future__ import annotations
 
+import errno
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -64,6 +66,10 @@ class RunDirectoryError(AllotmentError, FileExistsError):
     """An output directory already holds a run, or holds none where one is to be resumed."""
 
 
+class OutOfMemoryError(AllotmentError, MemoryError):
+    """The machine, or the limit that was set, has no memory left for what was asked."""
+
+
 class MissingExtraError(AllotmentError, ImportError):
     """An optional dependency is not installed."""
 
@@ -83,11 +89,40 @@ def needs_extra(extra: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        if isinstance(error, MissingExtraError) or (error.name or "").partition(".")[0] == "allotment":
-            raise  # already explained; or a mistake of ours, not a missing package
+        is_ours = isinstance(error, MissingExtraError) or (error.name or "").partition(".")[0] == "allotment"
+        if is_ours or _NO_MEMORY.search(str(error)):
+            raise  # already explained; a mistake of ours; or a package that is there and too large
         raise MissingExtraError(
             "a package is not installed",
             got=f"no {error.name} ({error})",
             allowed=f"the packages of the extra {extra!r}",
             fix=f"pip install 'allotment[{extra}]'",
         ) from error
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Around what may need much memory, on a processor or a GPU.
+
+    Raises:
+        OutOfMemoryError: there is none left, in whatever words numpy, torch or the system say so.
+    """
+    try:
+        yield
+    except (MemoryError, RuntimeError, OSError, ImportError) as error:
+        is_meant = isinstance(error, MemoryError) or getattr(error, "errno", None) == errno.ENOMEM
+        if isinstance(error, AllotmentError) or not (is_meant or _NO_MEMORY.search(str(error))):
+            raise
+        said = str(error).splitlines()
+        raise OutOfMemoryError(
+            "memory ran out",
+            got=f"{type(error).__name__}: {said[0] if said else 'no more memory'}",
+            allowed="what the machine has, or `ulimit -v` and the scheduler's limit let a process have",
+            fix="free memory, raise the limit, or take fewer prompts or rollouts a step; "
+            "a training run continues with --resume, from its last checkpoint",
+        ) from error
+
+
+_NO_MEMORY = re.compile(
+    "out of memory|not enough memory|allocate memory|bad.?alloc|failed to map segment", re.IGNORECASE
+)

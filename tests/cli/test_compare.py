@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from allotment.cli.main import main, parse
-from allotment.compare.running import locked
 from allotment.registry import PLANNERS as REGISTERED
+from allotment.run_logs.directory import one_writer
 from allotment.trainers.trl.config import TRLTrainConfig
 
 PLANNERS, SEEDS = ("uniform", "vip"), (0, 1)
@@ -84,7 +84,7 @@ def kill_a_worker_when(condition):
 def test_interrupted_then_killed_then_resumed_without_a_worker_gives_the_same_table(tmp_path, capsys, whole):
     out = tmp_path / "out"
     process = start(out)
-    wait_for(out / f".{RUNS[0]}.lock", process)
+    wait_for(out / RUNS[0] / ".lock", process)
     process.send_signal(signal.SIGINT)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -141,7 +141,7 @@ def test_finished_runs_are_only_read(capsys, whole):
 
 
 def test_two_comparisons_in_one_folder(capsys, whole):
-    with locked(whole[0] / ".lock"):
+    with one_writer(whole[0]):
         assert main(["compare", str(whole[0]), *FLAGS]) == 2
     assert "another process is at work" in capsys.readouterr().err
 

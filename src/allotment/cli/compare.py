@@ -17,12 +17,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from allotment.cli.train import split_trainer, with_settings
 from allotment.compare import Comparison, Ended, Job, as_json, as_text, finished_runs, lines
-from allotment.compare.running import locked, on_processes, on_ray
+from allotment.compare.running import on_processes, on_ray
 from allotment.compare.table import WIDTH
 from allotment.config import RunConfig
 from allotment.errors import AllotmentError, ConfigError
 from allotment.planning.contract import Capability, works_with
 from allotment.registry import TRAINERS
+from allotment.run_logs.directory import one_writer
 from allotment.trainers import trainer_name
 
 
@@ -59,7 +60,7 @@ class _Compare:
         """Make the runs that are missing, then print the table of those that have finished."""
         comparison = self.comparison()
         jobs = comparison.jobs
-        with locked(self.out / ".lock"), redirect_stdout(sys.stderr):  # standard output is the table's, not Ray's
+        with one_writer(self.out), redirect_stdout(sys.stderr):  # standard output is the table's, not Ray's
             finished = finished_runs(jobs)
             failed = self._train([job for job in jobs if job.path not in finished], len(jobs))
             runs = finished_runs(jobs)

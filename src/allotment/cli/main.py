@@ -19,7 +19,7 @@ from allotment.cli.report import Report
 from allotment.cli.shape import ShapeAdvice
 from allotment.cli.watch import Watch
 from allotment.config import explained
-from allotment.errors import AllotmentError, message
+from allotment.errors import AllotmentError, memory_explained, message
 
 DESCRIPTION = "Decides how many rollouts each prompt gets in reinforcement learning with verifiable rewards."
 
@@ -28,7 +28,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status (2 for unusable input)."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        parse(arguments).run()
+        with memory_explained():
+            parse(arguments).run()
     except ValidationError as error:
         print(f"error: {explained(error, 'the command line')}", file=sys.stderr)
         return 2

@@ -18,7 +18,7 @@ from rich.text import Text
 from allotment.config import Config, RunConfig
 from allotment.errors import ConfigError
 from allotment.registry import TRAINERS
-from allotment.run_logs.directory import RunDirectory, check_vacant, saved_config
+from allotment.run_logs.directory import RunDirectory, check_vacant, one_writer, saved_config
 from allotment.sinks import SinkName, opened
 from allotment.trainers import trainer_of
 
@@ -74,15 +74,16 @@ class _Train(Source):
             return
         if not self.resume:
             check_vacant(out)  # before the seconds that a trainer takes
-        trainer = trainer_of(config, out)  # before the directory: settings that it refuses leave none behind
-        directory = RunDirectory.resume(out, config) if self.resume else RunDirectory.create(out, config)
-        with opened(self.sinks, out, config.model_dump()) as sinks, show_progress(config) as on_step:
+        with one_writer(out):
+            trainer = trainer_of(config, out)  # before the directory: settings that it refuses leave none behind
+            directory = RunDirectory.resume(out, config) if self.resume else RunDirectory.create(out, config)
+            with opened(self.sinks, out, config.model_dump()) as sinks, show_progress(config) as on_step:
 
-            def on_line(row: dict[str, Any]) -> None:
-                sinks.write(row)
-                on_step(row)
+                def on_line(row: dict[str, Any]) -> None:
+                    sinks.write(row)
+                    on_step(row)
 
-            trainer.run(directory, on_line)
+                trainer.run(directory, on_line)
         print(f"run directory: {out}")
 
 

@@ -5,18 +5,17 @@ from __future__ import annotations
 import os
 import signal
 import threading
-from collections.abc import Generator, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from importlib import import_module
 from multiprocessing import connection, get_context, parent_process
 from multiprocessing.connection import Connection
-from pathlib import Path
 from typing import Any
 
 from allotment.compare.figures import Job
-from allotment.errors import AllotmentError, ConfigError, RunDirectoryError, needs_extra
-from allotment.run_logs.directory import RunDirectory
+from allotment.errors import AllotmentError, ConfigError, memory_explained, needs_extra
+from allotment.run_logs.directory import RunDirectory, one_writer
 from allotment.trainers import trainer_of
 
 RESTARTS = 3
@@ -39,32 +38,11 @@ def train(job: Job) -> None:
     raise it; RunDirectoryError if another process is at work.
     """
     path, config = job.path, job.config
-    with locked(path.with_name(f".{path.name}.lock"), DYING_S):
+    with one_writer(path, DYING_S), memory_explained():
         trainer = trainer_of(config, path)  # before the directory: settings that it refuses leave none behind
         exists = (path / "config.json").exists()
         directory = RunDirectory.resume(path, config) if exists else RunDirectory.create(path, config)
         trainer.run(directory, lambda row: None)
-
-
-@contextmanager
-def locked(file: Path, wait_s: float = 0.0) -> Iterator[None]:
-    """Keep other processes out; the operating system frees the lock when its holder dies. Raises RunDirectoryError:
-    another process holds it after ``wait_s`` seconds.
-    """
-    with needs_extra("train"):
-        from filelock import FileLock, Timeout
-    file.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        lock = FileLock(file).acquire(timeout=wait_s)
-    except Timeout as error:
-        raise RunDirectoryError(
-            "another process is at work there",
-            got=f"{file} is locked",
-            allowed="one comparison in a folder, and one process in a run directory, at a time",
-            fix="wait for it or stop it; a lock whose holder died is free by itself",
-        ) from error
-    with lock:
-        yield
 
 
 def on_processes(jobs: Sequence[Job], processes: int) -> Generator[Ended]:

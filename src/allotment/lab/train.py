@@ -87,7 +87,8 @@ class Trainer:
         """Train to the last step, from the checkpoint if there is one; ``on_step`` sees every metrics line."""
         checkpoint = directory.load_checkpoint()
         if checkpoint is not None:
-            self.load_state_dict(checkpoint)
+            with directory.reading():
+                self.load_state_dict(checkpoint)
         first = 0 if checkpoint is None else checkpoint["step"]
         if first == 0:
             row = {"step": 0, "rollouts_total": 0, "tokens_total": 0, **self.evaluate()}

@@ -7,18 +7,29 @@ as one that was never interrupted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from allotment.config import Config, RunConfig
-from allotment.errors import ConfigError, RunDirectoryError, StateError, StateVersionError
+from allotment.disk import locked
+from allotment.errors import (
+    AllotmentError,
+    ConfigError,
+    RunDirectoryError,
+    StateError,
+    StateVersionError,
+    memory_explained,
+)
 from allotment.registry import TRAINERS
 from allotment.run_logs.files import append_rows, sync, whole_lines, write_atomically
 from allotment.state import State, load_state, save_state
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "timing.jsonl")
 CHECKPOINT_KIND = "lab-checkpoint"
+LOCK = ".lock"
+"""In a directory while a process writes it."""
 
 
 class RunDirectory:
@@ -37,12 +48,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(run.config_path, config.to_json())
         except OSError as error:
-            raise RunDirectoryError(
-                "cannot make the output directory",
-                got=error,
-                allowed="a folder, new or not, that may be written to",
-                fix="choose another --out",
-            ) from error
+            raise _not_made(error) from error
         return run
 
     @classmethod
@@ -108,16 +114,33 @@ class RunDirectory:
         if not self.checkpoint_path.exists():
             return None
         try:
-            return load_state(self.checkpoint_path, kind=CHECKPOINT_KIND)
+            state = load_state(self.checkpoint_path, kind=CHECKPOINT_KIND, keys=("step",))
         except StateVersionError:
             raise
         except StateError as error:
-            raise RunDirectoryError(
-                f"{self.checkpoint_path} is damaged",
-                got=error.__cause__ or error,
-                allowed="a checkpoint as it was written",
-                fix="restore the file, or delete it: --resume then repeats the run from step 0, to the same bytes",
-            ) from error
+            raise self._damaged(error.__cause__ or error) from error
+        if type(state["step"]) is not int or state["step"] < 0:
+            raise self._damaged(f"step {state['step']!r}")
+        return state
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Around taking a checkpoint over. RunDirectoryError: what it holds is not what this run saved."""
+        try:
+            with memory_explained():
+                yield
+        except AllotmentError:
+            raise
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+            raise self._damaged(f"{type(error).__name__}: {error}") from error
+
+    def _damaged(self, got: object) -> RunDirectoryError:
+        return RunDirectoryError(
+            f"{self.checkpoint_path} is damaged",
+            got=got,
+            allowed="a checkpoint as it was written",
+            fix="restore the file, or delete it: --resume then repeats the run from step 0, to the same bytes",
+        )
 
     def _lines_until(self, log: str, step: int) -> list[str]:
         """The lines of a log up to ``step``, all of which a checkpoint of that step has on disk."""
@@ -142,6 +165,46 @@ class RunDirectory:
             allowed="one JSON object a line, up to the checkpoint; only the last line may be cut short",
             fix="restore the file, or delete all logs and the checkpoint: --resume then starts again at step 0",
         )
+
+
+@contextmanager
+def one_writer(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+    """Keep other processes out of a directory while it is written; it is made if need be, and not left behind empty.
+
+    Raises:
+        RunDirectoryError: another process still holds it after ``wait_s`` seconds, or it cannot be made. A process that
+            dies, of whatever, holds nothing any more.
+    """
+    with ExitStack() as stack:
+        try:
+            if not path.exists():
+                path.mkdir(parents=True)
+                stack.callback(_remove_if_empty, path)
+            stack.enter_context(locked(path / LOCK, wait_s))
+        except BlockingIOError as error:
+            raise RunDirectoryError(
+                "another process is at work in this directory",
+                got=f"{path}: {error.strerror}",
+                allowed="one process in a run directory, one comparison in a folder, at a time",
+                fix="wait for it or stop it, or choose another --out; what a dead process held is free by itself",
+            ) from None
+        except OSError as error:
+            raise _not_made(error) from error
+        yield
+
+
+def _remove_if_empty(path: Path) -> None:
+    with suppress(OSError):
+        path.rmdir()
+
+
+def _not_made(error: OSError) -> RunDirectoryError:
+    return RunDirectoryError(
+        "cannot make the output directory",
+        got=error,
+        allowed="a folder, new or not, that may be written to",
+        fix="choose another --out",
+    )
 
 
 def check_vacant(path: Path) -> None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from allotment.disk import replaced
+
 
 def lines(path: Path, start: int = 0, longest: int = -1) -> Iterator[bytes]:
     """Each line from byte ``start`` on, with its newline, which the last may lack.
@@ -64,6 +66,5 @@ def sync(path: Path) -> None:
 
 def write_atomically(path: Path, text: str) -> None:
     """Replace a text file, in UTF-8, in one go."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_bytes(text.encode())
-    os.replace(temporary, path)
+    with replaced(path) as file:
+        file.write(text.encode())
