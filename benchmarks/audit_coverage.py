@@ -28,7 +28,7 @@ from allotment.prediction import Predictor, default_predictor
 from allotment.types import FloatArray, IntArray
 
 PROMPTS, VISITS, BATCH, GROWTH = 120, 12, 40, 0.05
-REPEATS = 2
+REPEATS = 8
 """Draws of a visit."""
 SAME = 1e-6
 """Figures that are this close are one: a belief that knows no difference is uniform but for rounding."""

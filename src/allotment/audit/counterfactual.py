@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from allotment.audit.equivalence import Equivalence, Interval, between, budget_grid, crossing, resampled_sums, units
+from allotment.audit.equivalence import Equivalence, Interval, between, budget_grid, crossing, units, with_resamples
 from allotment.audit.figures import unbiased_variance
 from allotment.audit.replaying import RANGES, CountArray, Replay
 from allotment.audit.settings import Settings
@@ -101,10 +101,9 @@ def counterfactuals(
     for settings in _ways(replay.settings):
         own = settings == replay.settings
         played = replay if own else replay.under(settings)
-        budgets_G = worth.budgets if own else budget_grid(settings)
-        counts_GV = worth.counts if own else played.counts_at(budgets_G)
+        counts_GV = worth.counts if own else played.counts_at(budget_grid(settings))
         sums.add(_name(settings), map(played.variances, counts_GV), counts_GV)
-        found += [(settings, budgets_G, n) for n in sizes if n > max(settings.lower, 1)]
+        found += [(settings, n) for n in sizes if n > max(settings.lower, 1)]
     between_V, within = visit_noise(replay, kappa)
     sums.add("shapes", (between_V + within("rloo", budget), *(between_V + within(*shape) for shape in _shapes(budget))))
     drawn = sums.resampled()
@@ -160,7 +159,7 @@ class _Drawn:
 
     def of(self, values_RK: FloatArray) -> list[Interval]:
         """The interval of each range."""
-        return [Interval.of(float(values_R[0]), values_R[1:]) for values_R in values_RK.T]
+        return [Interval.of_resamples(values_R) for values_R in values_RK.T]
 
 
 class _Sums:
@@ -177,6 +176,7 @@ class _Sums:
         self._columns: dict[str, list[FloatArray]] = {}
         self._mean_V = None if log.lengths is None or not log.lengths.sum() else log.lengths / log.trials
         self.add("uniform", [unbiased_variance(log.successes, log.trials)])
+        self.add("visits", [np.ones(len(log.visit))])
         if self._mean_V is not None:
             self.add("length", [self._mean_V])
 
@@ -186,9 +186,12 @@ class _Sums:
         columns: Iterator[FloatArray] | list[FloatArray] | tuple[FloatArray, ...],
         counts_GV: CountArray | None = None,
     ) -> None:
-        """Columns under a name, and what the counts cost in tokens under ``name, tokens``."""
+        """Columns under a name, what the counts add up to under ``name, spent``, and in tokens ``name, tokens``."""
         self._columns[name] = [self._summed(column) for column in columns]
-        if counts_GV is not None and self._mean_V is not None:
+        if counts_GV is None:
+            return
+        self._columns[f"{name}, spent"] = [self._summed(counts_V) for counts_V in counts_GV]
+        if self._mean_V is not None:
             self._columns[f"{name}, tokens"] = [self._summed(counts * self._mean_V) for counts in counts_GV]
 
     def _summed(self, column: FloatArray) -> FloatArray:
@@ -199,8 +202,7 @@ class _Sums:
         """All columns, for the log and for resamples of its prompts."""
         present = [list(RANGES).index(name) for name in self._names]
         values_UCK = np.stack([column for of in self._columns.values() for column in of], axis=1)[:, :, present]
-        flat = values_UCK.reshape(self._units, -1)
-        sums = np.concatenate([flat.sum(axis=0)[None], resampled_sums(flat, seed=self._seed)])
+        sums = with_resamples(values_UCK.reshape(self._units, -1), self._seed)
         sums_RCK = sums.reshape(len(sums), *values_UCK.shape[1:])
         sums_RCK = np.concatenate([sums_RCK, sums_RCK.sum(axis=2, keepdims=True)], axis=2)
         places = np.cumsum([0, *map(len, self._columns.values())])
@@ -208,21 +210,22 @@ class _Sums:
         return _Drawn(named, (*self._names, ALL))
 
 
-def _same_prompts(drawn: _Drawn, settings: Settings, budgets_G: FloatArray, n: int) -> Counterfactual:
+def _same_prompts(drawn: _Drawn, settings: Settings, n: int) -> Counterfactual:
     name = _name(settings)
     variance_RGK, uniform_RK = drawn.sums[name], drawn.sums["uniform"][:, 0]
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore"):  # a resample may have no visit of some range
+        spent_RGK = drawn.sums[f"{name}, spent"] / drawn.sums["visits"]
         worth_RGK = 1.0 + uniform_RK[:, None] / variance_RGK
-        ratio_RK = (n - 1.0) / (_at(worth_RGK, budgets_G, n) - 1.0)
+        ratio_RK = ((n - 1.0) / between(uniform_RK[:, None] / variance_RGK, crossing(spent_RGK, n))).round(12)
+        worth = Interval.of_resamples(1.0 + (n - 1.0) / ratio_RK[:, -1])
     place_RK = crossing(worth_RGK, n)
-    rollouts = drawn.of(between(np.broadcast_to(budgets_G[:, None], worth_RGK.shape[1:])[None], place_RK) / n)
+    rollouts = drawn.of(between(spent_RGK, place_RK) / n)
     tokens: list[Interval | None] = [None] * len(rollouts)
     if drawn.has_lengths:
         with np.errstate(divide="ignore", invalid="ignore"):
-            spent_RK = between(drawn.sums[f"{name}, tokens"], place_RK) / (n * drawn.sums["length"][:, 0])
-        tokens = [*drawn.of(spent_RK)]
+            tokens_RK = between(drawn.sums[f"{name}, tokens"], place_RK) / (n * drawn.sums["length"][:, 0])
+        tokens = [*drawn.of(tokens_RK)]
     cells = map(Cell, drawn.of(ratio_RK), rollouts, tokens)
-    worth = drawn.of(_at(worth_RGK, budgets_G, n)[:, -1:])[0]
     return Counterfactual(name, n, 1.0, settings.believes, dict(zip(drawn.ranges, cells, strict=True)), worth, 1.0)
 
 
@@ -235,8 +238,3 @@ def _more_prompts(drawn: _Drawn, column: int, name: str, n: int, budget: int) ->
     what = "more prompts, belief" if believes else "more prompts"
     by_range = dict(zip(drawn.ranges, cells, strict=True))
     return Counterfactual(what, n, times, believes, by_range, None, times * ratios[-1].value)
-
-
-def _at(values_RGK: FloatArray, budgets_G: FloatArray, n: int) -> FloatArray:
-    """[R, K] at a budget of the grid."""
-    return values_RGK[:, int(np.searchsorted(budgets_G, n))]

@@ -55,13 +55,13 @@ def prompt_embeddings(
     embeddings_MD = None if beside is None or file is not None else kept_embeddings(log, beside)
     if embeddings_MD is None:
         texts = distinct_parts(log.texts)
-        embeddings_MD = embed(texts, progress=progress, torch=True)
+        embeddings_MD = embed(texts, progress=progress, torch=True).astype(np.float64)
         if beside is not None and file is None and characters(log) >= KEPT_FROM:
             _keep(cache_of(beside), _key(texts), embeddings_MD)
     if file is not None:
         with open(file, "wb") as out:  # np.save would add an ending to a name
-            np.save(out, embeddings_MD)
-    return embeddings_MD.astype(np.float64)
+            np.save(out, embeddings_MD.astype(np.float32))
+    return embeddings_MD
 
 
 def _key(texts: Sequence[str]) -> str:
@@ -87,7 +87,7 @@ def kept_embeddings(log: Log, path: Path) -> FloatArray | None:
 
 def _keep(cache: Path, key: str, embeddings_MD: FloatArray) -> None:
     try:
-        save_state(cache, {"key": key, "embeddings": embeddings_MD}, kind=KIND)
+        save_state(cache, {"key": key, "embeddings": embeddings_MD.astype(np.float32)}, kind=KIND)
     except StateError:  # a folder that is not ours to write to
         return
 

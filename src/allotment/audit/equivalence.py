@@ -8,7 +8,6 @@ from itertools import chain
 
 import numpy as np
 
-from allotment.audit.figures import ratio
 from allotment.audit.log import Log
 from allotment.audit.replaying import CountArray, Replay
 from allotment.audit.settings import Settings
@@ -40,6 +39,11 @@ class Interval:
         low, high = np.quantile(known_R, [tail, 1 - tail], method="inverted_cdf")  # infinite values stay what they are
         return cls(value, float(low), float(high))
 
+    @classmethod
+    def of_resamples(cls, values_R: FloatArray) -> Interval:
+        """The first value with the percentile interval of the others."""
+        return cls.of(float(values_R[0]), values_R[1:])
+
 
 def resampled_sums(values_MC: FloatArray, resamples: int = RESAMPLES, seed: int = 0) -> FloatArray:
     """[R, C] column sums over M prompts drawn with replacement, ``resamples`` times.
@@ -60,6 +64,11 @@ def resampled_sums(values_MC: FloatArray, resamples: int = RESAMPLES, seed: int 
         times = np.bincount(drawn.ravel(), minlength=size * n_prompts).reshape(size, n_prompts)
         parts.append(times.astype(np.float64) @ values_MC)
     return np.concatenate(parts)
+
+
+def with_resamples(values_MC: FloatArray, seed: int) -> FloatArray:
+    """[1 + R, C] the column sums, then those of the resamples."""
+    return np.concatenate([values_MC.sum(axis=0)[None], resampled_sums(values_MC, seed=seed)])
 
 
 def units(log: Log, seed: int = 0) -> tuple[IntArray, int]:
@@ -106,7 +115,8 @@ def equivalence(replay: Replay, seed: int = 0) -> Equivalence:
     """Judge the replay's allocation at several budgets, by :meth:`~allotment.audit.replaying.Replay.variances`.
 
     The predictions are those made with what the log observed, whatever the budget: a smaller budget would have taught
-    the predictor less. All figures are NaN where no visit says anything.
+    the predictor less. A resample of prompts is judged at what its own prompts would be given: with more of those that
+    get many, each gets fewer. All figures are NaN where no visit says anything.
     """
     settings = replay.settings
     budget = settings.budget_per_prompt
@@ -114,23 +124,19 @@ def equivalence(replay: Replay, seed: int = 0) -> Equivalence:
     counts_GV = replay.counts_at(budgets_G)
     counts_GV[budgets_G == budget] = replay.counts
     unit_V, n_units = units(replay.log, seed)
-    columns = chain(map(replay.variances, counts_GV), [replay.uniform_variances()])
+    columns = chain(map(replay.variances, counts_GV), counts_GV, [replay.uniform_variances(), np.ones(len(unit_V))])
     sums = [np.bincount(unit_V, column, minlength=n_units).astype(np.float64) for column in columns]
-    sums_MC = np.stack(sums, axis=1)
-    whole_C, resampled_RC = sums_MC.sum(axis=0), resampled_sums(sums_MC, seed=seed)
-    place = int(np.searchsorted(budgets_G, budget))
-    ratios_RG = _ratios(resampled_RC)
-    worth_G, worth_RG = (_worth(ratios, settings) for ratios in (_ratios(whole_C), ratios_RG))
-    every_RG = np.concatenate([worth_G[None], worth_RG])[:, :, None]
-    needed_R = between(budgets_G[None, :, None], crossing(every_RG, budget))[:, 0]
-    return Equivalence(
-        Interval.of(ratio(float(whole_C[place]), float(whole_C[-1])), ratios_RG[:, place]),
-        Interval.of(float(worth_G[place]), worth_RG[:, place]),
-        Interval.of(float(needed_R[0]), needed_R[1:]),
-        budgets_G,
-        worth_G,
-        counts_GV,
-    )
+    sums_RC = with_resamples(np.stack(sums, axis=1), seed)
+    tried = len(budgets_G)
+    variance_RG, spent_RG = sums_RC[:, :tried, None], sums_RC[:, tried:-2, None] / sums_RC[:, -1:, None]
+    uniform_R = np.where(sums_RC[:, -2] > 0.0, sums_RC[:, -2], np.nan)
+    with np.errstate(divide="ignore", invalid="ignore"):  # precision is all but linear in the rollouts
+        ratio_R = 1.0 / between(1.0 / variance_RG, crossing(spent_RG, budget))[:, 0] / uniform_R
+    ratio_R = ratio_R.round(12)  # equal counts are 1, not 1 but for rounding
+    worth_RG = _worth(variance_RG[:, :, 0] / uniform_R[:, None], settings)
+    needed_R = between(spent_RG, crossing(worth_RG[:, :, None], budget))[:, 0]
+    ratio, worth, needed = map(Interval.of_resamples, (ratio_R, _worth(ratio_R, settings), needed_R))
+    return Equivalence(ratio, worth, needed, budgets_G, worth_RG[0], counts_GV)
 
 
 def budget_grid(settings: Settings) -> FloatArray:
@@ -140,21 +146,16 @@ def budget_grid(settings: Settings) -> FloatArray:
         settings.budget_per_prompt,
         min(settings.upper, 2 * settings.budget_per_prompt),
     )
-    end, first = min(budget, lower + NEAR), lower + np.arange(1, 8) / 8 if lower == 1 else []
+    end, first = min(budget, lower + NEAR), lower + np.arange(1, 8 if lower == 1 else 1) / 8
     near = np.concatenate([np.arange(lower, end, APART), first])
+    after = [n for n in (budget + APART, budget + 2 * APART) if n <= most]
     smaller = [n for n in (budget // 2, budget // 4) if n >= lower]
-    parts = (near[near < budget], smaller, np.linspace(end, budget, BELOW), np.linspace(budget, most, ABOVE))
+    parts = (near[near < budget], after, smaller, np.linspace(end, budget, BELOW), np.linspace(budget, most, ABOVE))
     return np.unique(np.concatenate(parts))
 
 
-def _ratios(sums_C: FloatArray) -> FloatArray:
-    """[..., G] the sums [..., G + 1] over the last of them, uniform's; NaN where that is 0."""
-    uniform = sums_C[..., -1:]
-    return np.asarray(sums_C[..., :-1] / np.where(uniform > 0.0, uniform, np.nan), dtype=np.float64)
-
-
 def _worth(ratios_G: FloatArray, settings: Settings) -> FloatArray:
-    """[..., G] uniform's rollouts a prompt that leave these ratios [..., G] of its variance at the audit's budget."""
+    """[...] uniform's rollouts a prompt that leave these ratios [...] of its variance at the audit's budget."""
     curve = settings.compared
     least = curve.minimum_count if settings.lower >= curve.minimum_count else curve.minimum_count - 1 + ABOVE_POLE
     counts = np.geomspace(least, MOST_EQUIVALENT, 20_000)
