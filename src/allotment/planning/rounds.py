@@ -136,8 +136,10 @@ class Rounds:
         """See :class:`~allotment.state.Stateful`."""
         check_state(state, self.KIND, ("done", "steps"))
         with _usable("steps"):
-            steps = {int(number): _step_from_state(int(number), entry) for number, entry in state["steps"].items()}
-        self._steps, self.done = steps, bool(state["done"])
+            steps = {_whole(number): _step_from_state(int(number), entry) for number, entry in state["steps"].items()}
+            if type(state["done"]) is not bool:
+                raise ValueError(f"done {state['done']!r}")
+        self._steps, self.done = steps, state["done"]
 
 
 def _step_from_state(number: int, entry: Mapping[str, object]) -> Step:
@@ -204,9 +206,16 @@ def ledger_from_state(state: State) -> Ledger:
     ledger = Ledger()
     with _usable("open plans"):
         for name, entry in state.items():
-            step, round_ = map(int, name.split("."))
+            step, round_ = map(_whole, name.split("."))
             ledger.entries[step, round_] = outcome_from_state(entry)
     return ledger
+
+
+def _whole(text: str) -> int:
+    """A number as :func:`str` writes it, >= 0; ValueError where ``text`` is another spelling, such as " 6 "."""
+    if not (text.isdecimal() and str(int(text)) == text):
+        raise ValueError(f"{text!r} for a number")
+    return int(text)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from allotment.state import State, Stateful, StateGroup, check_state
 
 if TYPE_CHECKING:
     from allotment.planning.planner import Planner
+    from allotment.types import Plan
 
 LIMITS = ("budget", "lower", "upper", "estimator", "seed", "prompts", "trained_prompts")
 """Settings that belong to a trainer's batch, not to what is believed."""
@@ -51,8 +52,9 @@ def load_saved_state(planner: Planner, state: State) -> None:
             allowed="step above that of every open plan, missing >= 0",
             fix="load a whole state_dict(), or start anew",
         )
+    _check_counts(planner, ledger.plans())
     if planner.contract.several_rounds:
-        _check_rounds(state["predictor"], {str(plan.step) for plan in ledger.plans()})
+        _check_rounds(state["predictor"], {f"{plan.step}.{plan.round}" for plan in ledger.plans()})
     _parts(planner).load_state_dict(state["predictor"])  # the last that can fail; it is all or nothing itself
     planner._ledger, planner._step, planner.missing_rollouts = ledger, step, missing
 
@@ -88,15 +90,33 @@ def _check_settings(saved: object, own: State) -> None:
         )
 
 
-def _check_rounds(parts: object, open_steps: set[str]) -> None:
-    """Every open plan belongs to a step of the rounds."""
+def _check_counts(planner: Planner, plans: tuple[Plan, ...]) -> None:
+    """The counts of every open plan lie within the planner's bounds."""
+    (lower, upper), contract = planner.bounds, planner.contract
+    least = 1 if contract.several_rounds else lower  # the bounds hold over all rounds
+    may_be_zero = contract.several_rounds or contract.leaves_out
+    for plan in plans:
+        n_Q = plan.counts
+        if not ((n_Q <= upper) & ((n_Q >= least) | ((n_Q == 0) & may_be_zero))).all():
+            raise StateError(
+                "the counts of an open plan are not within the planner's bounds",
+                got=f"from {n_Q.min()} to {n_Q.max()} rollouts a prompt in step {plan.step}",
+                allowed=f"{lower} to {upper}",
+                fix="load a whole state_dict(), or start anew",
+            )
+
+
+def _check_rounds(parts: object, open_rounds: set[str]) -> None:
+    """Every open plan is of the round that its step waits for."""
     rounds = parts.get("rounds", parts) if isinstance(parts, dict) else None  # they stand alone beside nothing else
     steps = rounds.get("steps") if isinstance(rounds, dict) else None
-    if unknown := open_steps - set(steps if isinstance(steps, dict) else ()):
+    entries = steps.items() if isinstance(steps, dict) else ()
+    waiting = {f"{n}.{entry.get('round')}" for n, entry in entries if isinstance(entry, dict) and entry.get("is_open")}
+    if unknown := open_rounds - waiting:
         raise StateError(
             "an open plan of a planner state belongs to no step",
-            got=f"plans of steps {', '.join(sorted(unknown))}",
-            allowed="an entry in `rounds` for the step of each open plan",
+            got=f"plans of step and round {', '.join(sorted(unknown))}",
+            allowed="an entry in `rounds` for the step of each open plan, which waits for its round",
             fix="load a whole state_dict(), or start anew",
         )
 

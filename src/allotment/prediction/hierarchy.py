@@ -288,6 +288,8 @@ class Hierarchy:
         good = (precision_V > 0).all() and (step_V >= 0).all() and (step_V < max(step, 1)).all()
         from_state(lambda: check_setting("records", "records", bool(good), "positive precisions, visits in the past"))
         vectors = {key: array_from_state(state, key, expected[key].shape) for key in ("evidence", "precision", "shift")}
+        good = (vectors["evidence"] <= 0).all()  # relative to the best of its kind
+        from_state(lambda: check_setting("evidence", "evidence", bool(good), "logarithms of at most 0"))
         self.step, self._records = step, records
         candidates, known = self._candidates(), list(self._information.values())
         parts = _split(vectors["evidence"], [len(each.values) for each in candidates])

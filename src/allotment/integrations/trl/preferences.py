@@ -200,7 +200,7 @@ class AllotmentDPOTrainer(DPOTrainer):
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
-            state = load_state(Path(checkpoint) / PLANNER_FILE, kind=KIND)
+            state = load_state(Path(checkpoint) / PLANNER_FILE, kind=KIND, keys=("planner", "rounds"))
             self.planner.load_state_dict(state["planner"], settings="own")
             self._rounds_told = state["rounds"]
             self._rollout_log.resume(self._rounds_told)

@@ -343,7 +343,7 @@ class AllotmentMixin(_Trainer):
         if checkpoint is None or not self.accelerator.is_main_process:
             return
         if (file := Path(checkpoint) / PLANNER_FILE).exists():
-            state = load_state(file, kind=KIND)
+            state = load_state(file, kind=KIND, keys=("planner", "steps"))
             self.planner.load_state_dict(state["planner"], settings="own")
             self._steps_told = state["steps"]
             self._rollout_log.resume(self._steps_told)
