@@ -53,7 +53,7 @@ class Posterior:
 
     def expected_variance(self) -> FloatArray:
         """[Q] ``E[p (1 - p)]``, in [0, 1/4]: the expected variance of one 0/1 reward, unknown p averaged out."""
-        return self._expect(lambda g: expit(g) * expit(-g))
+        return self._expect(lambda g: (odds := np.exp(-np.abs(g))) / (1.0 + odds) ** 2)  # quicker than scipy's expit
 
     def power_moment(self, successes: int, failures: int) -> FloatArray:
         """[Q] ``E[p^successes (1 - p)^failures]``: the expected probability of that sequence of outcomes."""

@@ -9,7 +9,7 @@ from scipy.integrate import quad
 from scipy.special import comb, expit
 from scipy.stats import norm
 
-from allotment.prediction.binomial import BatchPrior, _mode, binomial_sites, log_predictive
+from allotment.prediction.binomial import BatchPrior, _mode, _single_mode, binomial_sites, log_predictive
 
 seeds = st.integers(0, 10**6)
 
@@ -78,6 +78,24 @@ class TestLogPredictive:
         np.testing.assert_allclose(
             log_predictive(mean, variance, s, n), log_predictive(-mean, variance, n - s, n), rtol=1e-9
         )
+
+
+class TestSingleMode:
+    @given(
+        seeds,
+        st.sampled_from([1.0, 6.0, 40.0, 300.0]),
+        st.sampled_from([1e-8, 1e-3, 1.0, 60.0, 1e5]),
+        st.sampled_from([1, 8, 33, 10_000, 1_000_000]),
+    )
+    def test_it_is_where_the_density_is_flat(self, seed, reach, variance, trials):
+        rng = np.random.default_rng(seed)
+        share = np.array([0, 0, 1e-4, 0.1, 0.5, 0.9, 1, 1])
+        mean, n = reach * rng.normal(size=8), np.full(8, float(trials))
+        s, v = np.round(share * trials), variance * rng.uniform(0.5, 2, 8)
+        f = _single_mode(mean, v, s, n)
+        curvature = 1 / v + n * expit(f) * expit(-f)
+        newton = ((f - mean) / v + n * expit(f) - s) / curvature
+        assert (np.abs(newton) < 1e-6 / np.sqrt(curvature) + 1e-12 * np.abs(f)).all()
 
 
 class TestSites:

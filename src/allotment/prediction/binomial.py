@@ -235,26 +235,28 @@ def _single_mode(mean_B: FloatArray, variance_B: FloatArray, successes: FloatArr
     """
     sign_B, precision_B = np.where(2 * successes > trials, -1.0, 1.0), 1 / variance_B
     mean_B, rarer_B = sign_B * mean_B, np.minimum(successes, trials - successes)
-    farthest_B = np.where(trials / 2 - rarer_B < mean_B * precision_B, np.inf, -np.inf)
-    low_B, high_B = np.minimum(farthest_B, 0.0), np.maximum(farthest_B, 0.0)
+    is_positive_B = trials / 2 - rarer_B < mean_B * precision_B
+    low_B, high_B = np.where(is_positive_B, 0.0, -np.inf), np.where(is_positive_B, np.inf, 0.0)
     without_B = mean_B + rarer_B * variance_B
     w_B = np.logaddexp(0.0, np.log(trials * variance_B) + without_B)
-    f_B = np.clip(without_B - w_B * (1 - np.log1p(w_B) / (2 + w_B)), low_B, high_B)
+    f_B = without_B - w_B * (1 - np.log1p(w_B) / (2 + w_B))
     for _ in range(NEWTON_STEPS):
+        f_B = np.minimum(np.maximum(f_B, low_B), high_B)
         p_B, curvature_B = _logistic(f_B)
         slope_B = (f_B - mean_B) * precision_B + trials * p_B - rarer_B
-        new_B = np.clip(f_B - slope_B / (precision_B + trials * curvature_B), low_B, high_B)
-        step, f_B = np.abs(new_B - f_B).max(initial=0.0), new_B
-        if step < 1e-5:  # what is left after a step is of the order of its square
+        step_B = slope_B / (precision_B + trials * curvature_B)
+        f_B = f_B - step_B
+        if np.abs(step_B).max(initial=0.0) < 1e-5:  # what is left after a step is of the order of its square
             break
     return np.asarray(sign_B * f_B)
 
 
 def _logistic(f: FloatArray) -> tuple[FloatArray, FloatArray]:
     """The probability p and p (1 - p) at the logit ``f``, several times as quick as by scipy's ``expit``."""
-    small = np.exp(-np.abs(f))
-    large_p = 1 / (1 + small)
-    return np.where(f >= 0, large_p, small * large_p), small * large_p * large_p
+    odds = np.exp(np.minimum(f, 500.0))  # beyond, p is 1 and the odds would overflow
+    failure = 1 / (1 + odds)
+    p = odds * failure
+    return p, p * failure
 
 
 def _log_likelihood(f: FloatArray, successes: FloatArray, trials: FloatArray) -> FloatArray:

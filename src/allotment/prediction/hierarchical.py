@@ -12,8 +12,9 @@ import numpy.typing as npt
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
 from allotment.prediction.binomial import binomial_sites, log_predictive, visits
-from allotment.prediction.features import Landmarks, check_embeddings_fit, with_features
+from allotment.prediction.features import Landmarks, Views, check_embeddings_fit, with_features
 from allotment.prediction.hierarchy import Batch, Hierarchy
+from allotment.prediction.hierarchy_state import KEYS, hierarchy_state, restore
 from allotment.prediction.posteriors import Predictor, PredictorEntry
 from allotment.prediction.settings import Settings, bandwidth_factors, checked_settings
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, ids_and_vectors
@@ -57,7 +58,7 @@ class HierarchicalModel:
         self.seed = seed
         self._prompts: EmbeddedPrompts | None = None  # none while no embeddings are in use
         self._feature_scale: FloatArray = np.ones(0)
-        self._landmarks: Landmarks | None = None
+        self._views = Views()
         self._model = Hierarchy(self.settings, 0)
         plain, vectors = ids_and_vectors(embeddings, ids, np.float32)
         fits = features is None or (embeddings is not None and not isinstance(embeddings, Mapping))
@@ -81,7 +82,7 @@ class HierarchicalModel:
                 registrations only; or outcomes were observed without embeddings before.
             DuplicatePromptError: an id stands twice.
         """
-        if self._landmarks is None and self._model.step:
+        if self._views.landmarks is None and self._model.step:
             raise InvalidInputError(
                 "embeddings come too late",
                 got=f"registration after {self._model.step} steps without embeddings",
@@ -101,21 +102,16 @@ class HierarchicalModel:
 
     def _batch(self, ids: tuple[PromptId, ...]) -> Batch:
         """What the model knows of Q prompts; UnknownPromptError where one is not registered but embeddings are used."""
-        if self._prompts is None:
-            return self._model.batch(ids, None)
-        rows_Q = self._prompts.index.rows(ids)
-        if self._landmarks is None:
-            return self._model.batch(ids, None)
-        return self._model.batch(ids, self._landmarks.features(self._prompts.rows(rows_Q)))
+        return self._model.batch(ids, None if self._prompts is None else self._views.of(self._prompts, ids))
 
     def _settle(self) -> None:
         """Before the first outcome, landmarks are drawn from distinct prompts."""
-        if self._landmarks is None and self._prompts is not None:
+        if self._views.landmarks is None and self._prompts is not None:
             factors_H = bandwidth_factors(self.settings)
             self._use(Landmarks.drawn(self._prompts, self.settings.rank, factors_H, self.seed))
 
     def _use(self, landmarks: Landmarks) -> None:
-        self._landmarks = landmarks
+        self._views = Views(landmarks)
         self._model = Hierarchy(self.settings, landmarks.rank)
 
     def state_dict(self) -> State:
@@ -123,20 +119,20 @@ class HierarchicalModel:
 
         Size: O(V + M^2) for V visited prompts.
         """
-        points = np.zeros((0, 0)) if self._landmarks is None else self._landmarks.points
+        points = np.zeros((0, 0)) if self._views.landmarks is None else self._views.landmarks.points
         settings = {"seed": self.seed, **asdict(self.settings), "feature_scale": self._feature_scale.copy()}
-        return {"kind": self.KIND, **settings, "landmarks": points.copy(), **self._model.state()}
+        return {"kind": self.KIND, **settings, "landmarks": points.copy(), **hierarchy_state(self._model)}
 
     def load_state_dict(self, state: State) -> None:
         """See :class:`~allotment.state.Stateful`; registered embeddings stay."""
         names = [field.name for field in fields(Settings)]
-        check_state(state, self.KIND, ("seed", *names, "feature_scale", "landmarks", *Hierarchy.KEYS))
+        check_state(state, self.KIND, ("seed", *names, "feature_scale", "landmarks", *KEYS))
         loaded = from_state(lambda: type(self)(seed=state["seed"], **{name: state[name] for name in names}))
         points = array_from_state(state, "landmarks", np.shape(state["landmarks"]))
         if points.size:
             from_state(lambda: loaded._use(Landmarks.at(points, bandwidth_factors(loaded.settings))))
             loaded._prompts = EmbeddedPrompts(dimension=points.shape[1])
-        loaded._model.restore(state)
+        restore(loaded._model, state)
         loaded._feature_scale = array_from_state(state, "feature_scale", (np.size(state["feature_scale"]),))
         if self._prompts:
             learnt = 0 if loaded._prompts is None else loaded._prompts.dimension

@@ -26,12 +26,10 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 
-from allotment.checks import check_setting
 from allotment.prediction.binomial import BatchPrior, drift_evidence, solved, squared_norms, whitened
 from allotment.prediction.features import Features
 from allotment.prediction.settings import Settings, log_normal_grid, members
 from allotment.prompts.ids import PromptTable
-from allotment.state import State, array_from_state, from_state
 from allotment.types import FloatArray, IntArray, PromptId
 
 EVIDENCE_FORGETTING = 0.995
@@ -40,14 +38,15 @@ TIE = 1e-6
 """Log likelihood ratio below which two candidates are equal."""
 STARTING_PRECISION = 1e8
 """Of the drift d at step 0, where it is 0 by definition."""
+SCORED = 128
+"""Most prompts of a step by which hyper-parameters are learnt; more would say little, and cost most of a step."""
+GOLDEN_RATIO = 0.6180339887498949
 VALUE, PRECISION, LEVEL, STEP = range(4)
 """Columns of a prompt's record: its likelihood, the level and the step at the last visit."""
 Belief = tuple[FloatArray, FloatArray]
 """Mean and variance of f, both [B]."""
 LogLikelihood = Callable[..., FloatArray]
 """From means and variances of f and what was observed, all [N], to the log predictive likelihoods, [N]."""
-Rows = slice | IntArray
-"""Some of the prompts of a batch."""
 
 
 class Candidates:
@@ -61,18 +60,19 @@ class Candidates:
         self.values = values_J
         self.log_prior = log_prior_J - log_prior_J.max()
         self.forgetting = forgetting
-        self.evidence = self.log_prior
+        self.settle(self.log_prior)
 
     def observe(self, log_likelihood_J: FloatArray) -> None:
         """Add the log likelihood of a step's outcomes under each candidate; all [J]."""
         evidence_J = self.log_prior + self.forgetting * (self.evidence - self.log_prior) + log_likelihood_J
-        self.evidence = evidence_J - evidence_J.max()
+        self.settle(evidence_J - evidence_J.max())
 
-    @property
-    def mean(self) -> float:
+    def settle(self, evidence_J: FloatArray) -> None:
+        """Take over the evidence for each candidate; the largest is 0."""
+        weights_J = np.exp(evidence_J)
+        self.evidence = evidence_J
+        self.mean = float(weights_J @ self.values / weights_J.sum())
         """Mean of the values under their posterior weights."""
-        weights_J = np.exp(self.evidence)  # the largest is 1
-        return float(weights_J @ self.values / weights_J.sum())
 
     @property
     def best(self) -> int:
@@ -128,6 +128,20 @@ class Batch:
             return np.repeat([[1.0], [0.0]], len(self.ids), axis=1)
         return self.features.rows(bandwidth)
 
+    def take(self, rows_S: IntArray) -> Batch:
+        """Some of the prompts."""
+        features = None if self.features is None else self.features.take(rows_S)
+        return Batch(tuple(self.ids[row] for row in rows_S), self.record[rows_S], features)
+
+    def spread(self, count: int, step: int, outcomes: tuple[FloatArray, ...]) -> IntArray:
+        """[S] rows of ``count`` prompts, evenly from all in order of record, embedding and outcomes; others each step.
+
+        So neither names nor the order of the batch decide.
+        """
+        embedding = () if self.features is None else (self.features.place,)
+        order_B = np.lexsort((*outcomes, *embedding, *self.record.T[[STEP, VALUE, PRECISION]]))
+        return order_B[((np.arange(count) + step * GOLDEN_RATIO % 1) * (len(order_B) / count)).astype(np.int64)]
+
     @property
     def seen(self) -> npt.NDArray[np.bool_]:
         """[Q] whether a prompt has a record."""
@@ -168,7 +182,11 @@ class Common:
         return float(self.whitened_level @ self.whitened_level)
 
     def with_records(
-        self, value_Q: FloatArray, precision_Q: FloatArray, variance_Q: FloatArray, where: Rows = slice(None)
+        self,
+        value_Q: FloatArray,
+        precision_Q: FloatArray,
+        variance_Q: FloatArray,
+        where: IntArray | slice = slice(None),
     ) -> Belief:
         """Mean and variance of f, both [Q], given the records' values and present precision, and Var(u).
 
@@ -189,9 +207,9 @@ class Hierarchy:
         self.settings = s = settings
         self.step = 0
         self.members = members(settings, rank)
-        self._records = PromptTable(4)
+        self.records = PromptTable(4)
         bandwidths = sorted({member.bandwidth for member in self.members})
-        self._information = {b: Information.start(rank if b >= 0 else 0) for b in bandwidths}
+        self.information = {b: Information.start(rank if b >= 0 else 0) for b in bandwidths}
         below, above = (4, 3) if s.learn else (0, 0)
         self.prompt_variance = Candidates(*log_normal_grid(s.prompt_variance, 2.0, below, above, 0.7))
         self.unseen_variance = Candidates(*log_normal_grid(s.unseen_variance, 2.0, below, above, 0.7))
@@ -199,11 +217,11 @@ class Hierarchy:
         self.level_drift = Candidates(*log_normal_grid(s.level_drift, 10.0, below and 1, above, 2.5))
         scales_J = np.array([max(m.scale, s.scale) for m in self.members])
         self.member = Candidates(np.arange(float(len(scales_J))), -0.5 * np.log(scales_J / s.scale) ** 2)
-        self._posteriors: dict[int, tuple[FloatArray, FloatArray]] = {}
+        self.posteriors: dict[int, tuple[FloatArray, FloatArray]] = {}
 
     def batch(self, ids: tuple[PromptId, ...], features: Features | None) -> Batch:
         """What the model holds of Q prompts."""
-        return Batch(ids, self._records.gather(ids), features)
+        return Batch(ids, self.records.gather(ids), features)
 
     def belief(self, batch: Batch) -> Belief:
         """Mean and variance of f for each prompt, both [Q]."""
@@ -213,27 +231,30 @@ class Hierarchy:
         """Give every candidate hyper-parameter the log likelihood of a step's outcomes [B]; before :meth:`absorb`."""
         if not self.settings.learn:
             return
+        if len(batch.ids) > SCORED:
+            rows_S = batch.spread(SCORED, self.step, outcomes)
+            batch, outcomes = batch.take(rows_S), tuple(outcome_B[rows_S] for outcome_B in outcomes)
         value_B, now_B, variance_B = self._recorded(batch)
         commons = [self._common(j, batch) for j in range(len(self.members))]
         common, everyone = commons[self.member.best], np.arange(len(batch.ids))
         new_B, old_B = np.flatnonzero(~batch.seen), np.flatnonzero(batch.seen)
         drifted_JB = batch.precision_at(self.step, self.prompt_drift.values[:, None])[:, old_B]
 
-        def with_variance(values_J: FloatArray, rows_b: IntArray) -> Belief:
-            return common.with_records(value_B[rows_b], now_B[rows_b], values_J[:, None], rows_b)
+        def with_variance(variances: Candidates, rows_b: IntArray) -> Belief:
+            return common.with_records(value_B[rows_b], now_B[rows_b], variances.values[:, None], rows_b)
 
         of_members = [each.with_records(value_B, now_B, variance_B) for each in commons]
         beliefs = {
-            self.unseen_variance: (new_B, with_variance(self.unseen_variance.values, new_B)),
-            self.prompt_variance: (old_B, with_variance(self.prompt_variance.values, old_B)),
+            self.unseen_variance: (new_B, with_variance(self.unseen_variance, new_B)),
+            self.prompt_variance: (old_B, with_variance(self.prompt_variance, old_B)),
             self.prompt_drift: (old_B, common.with_records(value_B[old_B], drifted_JB, variance_B[old_B], old_B)),
             self.member: (everyone, tuple(map(np.stack, zip(*of_members, strict=True)))),
         }
-        of_N = np.concatenate([np.tile(rows_b, len(mean_Jb)) for rows_b, (mean_Jb, _) in beliefs.values()])
+        of_N = np.concatenate([np.broadcast_to(b, mean_Jb.shape).ravel() for b, (mean_Jb, _) in beliefs.values()])
         moments_N = (np.concatenate([belief[i].ravel() for _, belief in beliefs.values()]) for i in (0, 1))
         scores_N = score(*moments_N, *(outcome_B[of_N] for outcome_B in outcomes))
-        sizes = [mean_Jb.size for _, (mean_Jb, _) in beliefs.values()]
-        for candidates, part in zip(beliefs, _split(scores_N, sizes), strict=True):
+        ends = np.cumsum([mean_Jb.size for _, (mean_Jb, _) in beliefs.values()])
+        for candidates, part in zip(beliefs, np.split(scores_N, ends[:-1]), strict=True):
             candidates.observe(part.reshape(len(candidates.values), -1).sum(axis=1))
 
     def prior(self, batch: Batch) -> BatchPrior:
@@ -256,53 +277,24 @@ class Hierarchy:
         recorded_B, now_B, own_B = self._recorded(batch)
         rest_B = 1 / (1 + own_B * now_B)
         target_B = value_B - (1 - rest_B) * recorded_B
-        for bandwidth, information in self._information.items():
+        for bandwidth, information in self.information.items():
             rows_FB = batch.rows(bandwidth) * rest_B
             rows_FB[1] = 1.0
             information.absorb(rows_FB, target_B, variance_B)
-        self._posteriors.clear()
-        self._record(batch, value_B, precision_B)
-        for information in self._information.values():
+        self.posteriors.clear()
+        level = float(self.posterior(self.member.best)[1][1])
+        new_B4 = np.empty((len(batch.ids), 4))
+        new_B4[:, PRECISION] = total_B = now_B + precision_B
+        new_B4[:, VALUE] = (now_B * (recorded_B + level) + precision_B * value_B) / total_B
+        new_B4[:, LEVEL], new_B4[:, STEP] = level, self.step
+        self.records.set(batch.ids, new_B4)
+        for information in self.information.values():
             information.pass_time(float(np.exp(-1 / self.settings.memory)), self.level_drift.mean)
-        self._posteriors.clear()
+        self.posteriors.clear()
         self.step += 1
 
-    KEYS = ("step", "ids", "records", "evidence", "precision", "shift")
-
-    def state(self) -> State:
-        """Entries of a state. Information about all bandwidths and evidence for all candidates, each as one vector."""
-        return {
-            "step": self.step,
-            **self._records.state("records"),
-            "evidence": np.concatenate([c.evidence for c in self._candidates()]),
-            "precision": np.concatenate([i.precision.ravel() for i in self._information.values()]),
-            "shift": np.concatenate([i.shift for i in self._information.values()]),
-        }
-
-    def restore(self, state: State) -> None:
-        """Take over the entries of a :meth:`state` of the same settings and rank; StateError where they do not fit."""
-        expected, step = self.state(), state["step"]
-        from_state(lambda: check_setting("step", step, type(step) is int and step >= 0, "a whole number >= 0"))
-        records = PromptTable.from_state(state, "records", 4)
-        precision_V, step_V = records.rows[:, PRECISION], records.rows[:, STEP]
-        good = (precision_V > 0).all() and (step_V >= 0).all() and (step_V < max(step, 1)).all()
-        from_state(lambda: check_setting("records", "records", bool(good), "positive precisions, visits in the past"))
-        vectors = {key: array_from_state(state, key, expected[key].shape) for key in ("evidence", "precision", "shift")}
-        good = (vectors["evidence"] <= 0).all()  # relative to the best of its kind
-        from_state(lambda: check_setting("evidence", "evidence", bool(good), "logarithms of at most 0"))
-        self.step, self._records = step, records
-        candidates, known = self._candidates(), list(self._information.values())
-        parts = _split(vectors["evidence"], [len(each.values) for each in candidates])
-        for each, part in zip(candidates, parts, strict=True):
-            each.evidence = part
-        sizes = [len(information.shift) for information in known]
-        shifts, squares = _split(vectors["shift"], sizes), _split(vectors["precision"], [size**2 for size in sizes])
-        for information, shift_F, square in zip(known, shifts, squares, strict=True):
-            information.shift, information.precision = shift_F, square.reshape(len(shift_F), -1)
-        self._posteriors.clear()
-        from_state(lambda: [self._posterior(j) for j in range(len(self.members))])  # fails if one has no inverse
-
-    def _candidates(self) -> tuple[Candidates, ...]:
+    def candidates(self) -> tuple[Candidates, ...]:
+        """Of every hyper-parameter."""
         return self.prompt_variance, self.unseen_variance, self.prompt_drift, self.level_drift, self.member
 
     def _recorded(self, batch: Batch) -> tuple[FloatArray, FloatArray, FloatArray]:
@@ -311,40 +303,27 @@ class Hierarchy:
         value_Q = batch.record[:, VALUE] - batch.record[:, LEVEL]
         return value_Q, batch.precision_at(self.step, self.prompt_drift.mean), variance_Q
 
-    def _record(self, batch: Batch, value_B: FloatArray, precision_B: FloatArray) -> None:
-        level = float(self._posterior(self.member.best)[1][1])
-        recorded_B, now_B, _ = self._recorded(batch)
-        new_B4 = np.empty((len(batch.ids), 4))
-        new_B4[:, PRECISION] = total_B = now_B + precision_B
-        new_B4[:, VALUE] = (now_B * (recorded_B + level) + precision_B * value_B) / total_B
-        new_B4[:, LEVEL], new_B4[:, STEP] = level, self.step
-        self._records.set(batch.ids, new_B4)
-
     def _common(self, j: int, batch: Batch) -> Common:
-        factor_FF, mean_F = self._posterior(j)
+        factor_FF, mean_F = self.posterior(j)
         rows_FQ = batch.rows(self.members[j].bandwidth)
         level_F1 = np.eye(len(mean_F))[:, 1:2]
         return Common(
             mean_F @ rows_FQ, whitened(factor_FF, rows_FQ), float(mean_F[1]), whitened(factor_FF, level_F1)[:, 0]
         )
 
-    def _posterior(self, j: int) -> tuple[FloatArray, FloatArray]:
+    def posterior(self, j: int) -> tuple[FloatArray, FloatArray]:
         """Cholesky factor of the precision, and mean, of (c, d, w) under member j."""
-        if j not in self._posteriors:
+        if j not in self.posteriors:
             factor_FF = np.asarray(np.linalg.cholesky(self._total_precision(j)), dtype=np.float64)
-            shift_F = self._information[self.members[j].bandwidth].shift.copy()
+            shift_F = self.information[self.members[j].bandwidth].shift.copy()
             shift_F[0] += self.settings.prior_mean / self.settings.prior_variance
-            self._posteriors[j] = factor_FF, solved(factor_FF, shift_F)
-        return self._posteriors[j]
+            self.posteriors[j] = factor_FF, solved(factor_FF, shift_F)
+        return self.posteriors[j]
 
     def _total_precision(self, j: int) -> FloatArray:
         member = self.members[j]
-        total_FF = self._information[member.bandwidth].precision.copy()
+        total_FF = self.information[member.bandwidth].precision.copy()
         total_FF[0, 0] += 1 / self.settings.prior_variance
         weights = np.arange(2, len(total_FF))
         total_FF[weights, weights] += 1 / member.scale**2 if len(weights) else 0.0
         return total_FF
-
-
-def _split(vector: FloatArray, sizes: list[int]) -> list[FloatArray]:
-    return [part.copy() for part in np.split(vector, np.cumsum(sizes)[:-1])]
