@@ -160,6 +160,10 @@ SHAPES = {
         {"index": int(row["prompt"].split()[1]) // 3, **{k: row[k] for k in ("step", "prompt", "reward")}}
         for row in ROWS
     ],
+    "an id of the rollout, a prompt inside": [
+        {"uid": f"{i}", "task": {"question": row["prompt"]}, "is_correct": row["reward"], "step": row["step"]}
+        for i, row in enumerate(ROWS)
+    ],
     "an epoch": [{("epoch" if k == "step" else k): v for k, v in row.items()} for row in ROWS],
     "rewards by name": [dict(row, reward={"format": 1.0, "accuracy": row["reward"]}) for row in ROWS],
     "conversations": [
@@ -218,6 +222,20 @@ def test_ids_that_stand_for_several_prompts_are_a_doubt(tmp_path):
     assert truth(read_log(tmp_path / "l.jsonl", "columns", columns)) == TRUTH
 
 
+def test_groups_are_told_apart_where_texts_are_missing(tmp_path):
+    rows = [
+        {"group": f"{row['step']} {row['prompt']}", "step": row["step"], "reward": row["reward"],
+         "text": row["prompt"] if row["step"] % 2 else None}
+        for row in ROWS
+    ]  # fmt: skip
+    log = read_log(
+        write_lines(tmp_path / "l.jsonl", rows), columns=Columns(group="group", prompt="text", reward="reward")
+    )
+    columns = (log.step.tolist(), log.successes.tolist(), log.trials.tolist())
+    assert sorted(zip(*columns, strict=True)) == sorted((step, k, n) for step, _, k, n in TRUTH)
+    assert len(log.ids) == 12 + 24
+
+
 def test_without_a_step_visits_follow_the_order_of_rows(tmp_path):
     bare = [{"prompt": row["prompt"], "reward": row["reward"]} for row in ROWS]
     log = read_log(write_lines(tmp_path / "l.jsonl", bare))
@@ -236,6 +254,7 @@ def test_without_a_step_visits_follow_the_order_of_rows(tmp_path):
     [
         ("12", 12),
         ("step_12", 12),
+        ("checkpoint-12", 12),
         ("global_step_12_evals", 12),
         ("train_data_step12", 12),
         ("version-3", 3),
@@ -250,11 +269,14 @@ def test_steps_in_names(name, step):
     assert numbered(name) == step
 
 
-@pytest.mark.parametrize("place", ["{}/data.jsonl", "step_{}/rollouts.jsonl", "train_data_step{}.jsonl", "{}.jsonl"])
+@pytest.mark.parametrize(
+    "place",
+    ["{}/data.jsonl", "step_{}/rollouts.jsonl", "train_data_step{}.jsonl", "{}.jsonl", "checkpoint-{}/a/evals.jsonl"],
+)
 def test_one_run_over_files_and_folders_named_after_steps(place, tmp_path):
     for step in {row["step"] for row in ROWS}:
         path = tmp_path / place.format(step)
-        path.parent.mkdir(exist_ok=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
         write_lines(path, [{"prompt": r["prompt"], "reward": r["reward"]} for r in ROWS if r["step"] == step])
     assert len(find_sources(tmp_path)) == 1
     assert truth(read_log(tmp_path)) == TRUTH

@@ -148,7 +148,9 @@ def prompt_id(value: Any) -> int | str | None:
 def prompt_text(value: Any) -> str | None:
     """The text of a prompt: as it is, or its messages as JSON without an answer at the end; None where it is none."""
     if isinstance(value, str):
-        return value.encode("utf-8", "replace").decode() if value else None  # a lone surrogate is no text
+        if not value:
+            return None
+        return value if value.isascii() else value.encode("utf-8", "replace").decode()  # a lone surrogate is no text
     if not isinstance(value, list) or not value:
         return None
     last = value[-1]

@@ -6,7 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from allotment.audit.formats.base import IDS, Columns, FirstRows, LogFormat, Row, completed, prompt_id, prompt_text
+from allotment.audit.formats.base import (
+    IDS,
+    Columns,
+    FirstRows,
+    LogFormat,
+    Row,
+    completed,
+    inside,
+    prompt_id,
+    prompt_text,
+)
 from allotment.audit.formats.rewards import COUNTED, TRIALS, found_reward
 from allotment.audit.formats.rollouts import read_rollouts
 
@@ -45,8 +55,12 @@ def found_columns(first: FirstRows) -> Columns | None:
     nested = named.nested or _nested(rows)
     inner = [row for outer in rows for row in _tables(outer.get(nested))] if nested else rows
     used = replace(named, nested=nested)
-    used = replace(used, prompt=used.prompt or _first(PROMPTS, rows, prompt_text))
+    used = replace(used, prompt=used.prompt or _first(PROMPTS, rows))
     used = replace(used, id=used.id or _identity(rows, used.prompt))
+    if used.prompt is None and not _comes_back(used.id, rows):
+        tables = [name for name, value in rows[0].items() if isinstance(value, Mapping)]
+        used = replace(used, prompt=_first([f"{table}.{name}" for table in tables for name in PROMPTS], rows))
+        used = replace(used, id=named.id or _identity(rows, used.prompt))
     if used.reward is None:
         used = replace(used, reward=found_reward(first.path, inner))
     if used.trials is None and used.reward in COUNTED:
@@ -56,9 +70,15 @@ def found_columns(first: FirstRows) -> Columns | None:
     return completed(used, {**rows[0], **(inner[0] if inner else {})}) if used.complete() else None
 
 
-def _first(names: Sequence[str], rows: Sequence[Row], read: Any) -> str | None:
-    """The first of these columns that every row has something in."""
-    return next((name for name in names if all(read(row.get(name)) is not None for row in rows)), None)
+def _first(names: Sequence[str], rows: Sequence[Row]) -> str | None:
+    """The first of these columns that every row has a text in."""
+    return next((n for n in names if all(prompt_text(row.get(n) or inside(row, n)) is not None for row in rows)), None)
+
+
+def _comes_back(name: str | None, rows: Sequence[Row]) -> bool:
+    """Whether a prompt is named by more than one of the rows, or by the only one."""
+    found = [prompt_id(row.get(name)) for row in rows] if name else []
+    return bool(found) and (len(found) == 1 or len(set(found)) < len(found))
 
 
 def _identity(rows: Sequence[Row], prompt: str | None) -> str | None:
@@ -72,7 +92,7 @@ def _identity(rows: Sequence[Row], prompt: str | None) -> str | None:
             continue
         if prompt is None:
             return name
-        texts = {(key, prompt_text(row.get(prompt))) for key, row in zip(ids, rows, strict=True)}
+        texts = {(key, prompt_text(row.get(prompt) or inside(row, prompt))) for key, row in zip(ids, rows, strict=True)}
         if len(texts) == len(set(ids)) < len(ids):
             return name
     return None

@@ -62,6 +62,7 @@ def read_rollouts(
         OSError: a file cannot be read.
     """
     reader = Reader(source.columns, adapter, is_alone=len(source.files) == 1, one_visit=one_visit)
+    add = reader.tally.add
     before: list[tuple[int | str, float, str]] = []
     for path in source.files:
         found = reader.rollouts(path)
@@ -74,7 +75,7 @@ def read_rollouts(
                 continue
             before, found = marks, islice(kept, again, None)
         for step, row, _, reward, length, _ in found:
-            reader.tally.add(step, row, reward, length)
+            add(step, row, reward, length)
     return _log(reader, success_above)
 
 
@@ -103,13 +104,19 @@ class Reader:
         return _joined(found) if self.columns.rollout else found
 
     def _rollouts(self, path: Path) -> Iterator[Rollout]:
-        columns, left_out, named_step = self.columns, self.left_out, step_of(path)
+        columns, left_out, named_step, row_of = self.columns, self.left_out, step_of(path), self.prompts.row
+        named_id, named_group = self._id, self.group
+        key: int | str | None = None
+        last_text: str | None = None
         for place, row in self._rows(path):
             text = prompt_text(row.get(columns.prompt)) if columns.prompt else None
-            key = prompt_id(row.get(self._id)) if self._id else text and text_key(text)
+            if named_id:
+                key = prompt_id(row.get(named_id))
+            elif text != last_text or key is None:  # else the row before had the same prompt
+                last_text, key = text, text and text_key(text)
             step = row.get(columns.step) if columns.step else None
             step = step if type(step) is int and abs(step) < LARGEST else whole(step)
-            group = prompt_id(row.get(self.group)) if self.group else None
+            group = prompt_id(row.get(named_group)) if named_group else None
             if key is None and group is None:
                 left_out.add("row without a prompt", path, place)
                 continue
@@ -123,16 +130,18 @@ class Reader:
             if step is None and columns.step:
                 left_out.add("row without a step", path, place)
                 continue
-            key = f"group {group}" if key is None else key
+            own = f"group {group}" if key is None else key
             if step is None:
-                step = 1 if self._one_visit else self.visits.number(key, is_whole=is_whole)
-            prompt, step = self._row(key, text, group, step)
+                step = 1 if self._one_visit else self.visits.number(own, is_whole=is_whole)
+            prompt = row_of(own, text)
+            if named_group:
+                prompt, step = self._group_row(own, prompt, group, step)
             name = row.get(columns.rollout) if columns.rollout else None
             for reward, length in found:
                 if reward is None:
                     left_out.add("rollout without a reward", path, place)
                 else:
-                    yield step, prompt, key, reward, length, None if name is None else str(name)
+                    yield step, prompt, own, reward, length, None if name is None else str(name)
 
     def _rows(self, path: Path) -> Iterable[tuple[int, Row]]:
         """The rows that the columns are of."""
@@ -155,11 +164,8 @@ class Reader:
             else:
                 yield place, with_paths(made, self._paths) if self._paths else made
 
-    def _row(self, key: int | str, text: str | None, group: int | str | None, step: int) -> tuple[int, int]:
-        """The row that a rollout is added up under, and its step: that in which its group was first met."""
-        prompt = self.prompts.row(key, text)
-        if self.group is None:
-            return prompt, step
+    def _group_row(self, key: int | str, prompt: int, group: int | str | None, step: int) -> tuple[int, int]:
+        """The row of a rollout's group, and its step: that in which the group was first met, if it is of one visit."""
         row = self.groups.row(f"{step} {key}" if group is None else group, prompt, step)
         return row, self.groups.first_step[row] if self.columns.group else step
 

@@ -8,11 +8,11 @@ from collections.abc import Container, Iterable, Mapping
 from pathlib import Path
 
 NUMBERED = re.compile(
-    r"(?:^|.*[^a-z0-9])(?:global_?|train(?:ing)?_?|policy_?|weight_?)?(?:step|version|iter|iteration|v)[_\-]?([0-9]{1,15})(?:[^0-9].*)?"
+    r"(?:^|.*[^a-z0-9])(?:global_?|train(?:ing)?_?|policy_?|weight_?)?(?:step|version|iter|iteration|checkpoint|ckpt|v)[_\-]?([0-9]{1,15})(?:[^0-9].*)?"
 )
 """A name with the number of a step, in lower case."""
 STEP_FOLDER = re.compile(
-    r"(?:global_?|train(?:ing)?_?|policy_?|weight_?)?(?:step|version|iter|iteration)[_\-]?([0-9]{1,15})(?:_[a-z]+)?"
+    r"(?:global_?|train(?:ing)?_?|policy_?|weight_?)?(?:step|version|iter|iteration|checkpoint|ckpt)[_\-]?([0-9]{1,15})(?:_[a-z]+)?"
     r"|([0-9]{1,15})"
 )
 """The name of a folder with what belongs to one step."""

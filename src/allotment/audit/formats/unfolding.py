@@ -19,8 +19,8 @@ Rollout = tuple[float | None, float]
 def rollouts(row: Mapping[str, Any], columns: Columns) -> Sequence[Rollout]:
     """The rollouts of a row; none where it is no row of a log."""
     value = row.get(columns.reward or "")
-    if type(value) is float and columns.nested is None and columns.trials is None:  # nearly all of most logs
-        return ((value if math.isfinite(value) else None, _length(row, columns)),)
+    if isinstance(value, float | bool) and columns.nested is None and columns.trials is None:  # nearly all of most logs
+        return ((float(value) if math.isfinite(value) else None, _length(row, columns)),)
     if columns.nested is not None:
         inner = row.get(columns.nested)
         tables = [item for item in inner if isinstance(item, Mapping)] if isinstance(inner, Sequence) else []
