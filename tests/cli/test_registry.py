@@ -1,6 +1,7 @@
 """A method of each kind from another package: its own file and one line, then the command line runs it by name.
 
-The package is installed as pip installs one: modules, and a ``dist-info`` whose entry points the registry reads.
+The files are those of the guides (docs/guides). The package is installed as pip installs one: modules, and a
+``dist-info`` whose entry points the registry reads.
 """
 
 import json
@@ -10,142 +11,21 @@ import sys
 
 import pytest
 
-FILES = {
-    "toy_planner": """
-import numpy as np
-
-from allotment.planning import Contract, Planner, Uniform
-from allotment.planning.contract import PlannerEntry
-from allotment.registry import PLANNERS
-
-
-class Halves(Planner):
-    contract = Contract(leaves_out=True, weights=True, baselines=True)
-
-    def __init__(self, *, share=0.5, **common):
-        super().__init__(**common)
-        self.share = share
-
-    @property
-    def _parts(self):
-        return {"nothing": Uniform(budget=8)}
-
-    def _open(self, ids, budget):
-        kept = ids[: max(1, int(self.share * len(ids)))]
-        counts_Q = np.full(len(kept), budget // len(kept))
-        counts_Q[0] += budget % len(kept)
-        ones_Q = np.ones(len(kept))
-        return self._new_plan(kept, counts_Q, weights=2 * ones_Q, candidates=len(ids), baselines=ones_Q / 4)
-
-    def _observe(self, outcome):
-        pass
-
-
-PLANNERS.register("toy-planner", PlannerEntry(Halves, Halves.contract))
-""",
-    "toy_predictor": """
-import numpy as np
-
-from allotment.prediction.baselines import LastValue
-from allotment.prediction.posteriors import PredictorEntry
-from allotment.registry import PREDICTORS
-
-
-class Doubter(LastValue):
-    pass
-
-
-PREDICTORS.register("toy-predictor", PredictorEntry(Doubter))
-""",
-    "toy_selector": """
-import numpy as np
-
-from allotment.registry import SELECTORS
-from allotment.selection import Selection, SelectorEntry, Stateless
-
-
-class Odd(Stateless):
-    def __init__(self, *, seed=0):
-        self.seed = seed
-
-    def select(self, scored):
-        return Selection((scored.numbers_N % 2 == 1).astype(float))
-
-
-SELECTORS.register("toy-selector", SelectorEntry(Odd))
-""",
-    "toy_objective": """
-from allotment.learning.objective import ObjectiveEntry
-from allotment.learning.record import Surrogate
-from allotment.registry import OBJECTIVES
-
-
-class Doubled(Surrogate):
-    def loss(self, record):
-        print("toy objective")
-        return super().loss(record)
-
-
-OBJECTIVES.register("toy-objective", ObjectiveEntry("loss", Doubled))
-""",
-    "toy_format": """
-import json
-
-import numpy as np
-
-from allotment.audit.formats.base import LogFormat
-from allotment.audit.log import Log
-from allotment.registry import LOG_FORMATS
-
-
-def read(source, success_above):
-    pairs = np.array([json.loads(line)["toy"] for line in source.path.read_text().splitlines()])
-    visits = np.arange(len(pairs))
-    return Log(tuple(visits.tolist()), visits, np.ones_like(visits), pairs[:, 0], pairs[:, 1])
-
-
-LOG_FORMATS.register("toy-format", LogFormat("toys", lambda first: first.has("toy"), read, file_is_run=True))
-""",
-    "toy_trainer": """
-from typing import Annotated, Literal
-
-import tyro
-
-from allotment.config import RunConfig
-from allotment.planning.contract import Capability
-from allotment.registry import TRAINERS
-from allotment.trainers import TrainerEntry
-
-
-class ToyConfig(RunConfig):
-    trainer: Annotated[Literal["toy-trainer"], tyro.conf.Suppress] = "toy-trainer"
-    colour: str = "red"
-
-
-class Run:
-    def __init__(self, config, path):
-        self.config = config
-
-    def run(self, directory, on_step):
-        on_step({"step": self.config.steps, "colour": self.config.colour})
-        print(f"trained in {self.config.colour} by {self.config.planner}")
-
-
-TRAINERS.register("toy-trainer", TrainerEntry(ToyConfig, Run, Capability("toy"), "toys"))
-""",
-}
+from pages import toys
 
 
 @pytest.fixture(scope="module")
 def package(tmp_path_factory):
     """A folder on the path with another package's files, and a line for each."""
     folder = tmp_path_factory.mktemp("site")
-    for name, text in FILES.items():
-        (folder / f"{name}.py").write_text(text)
+    files = toys()
+    for name, text in files.items():
+        (folder / name).write_text(text)
     info = folder / "toys-1.0.dist-info"
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: toys\nVersion: 1.0\n")
-    (info / "entry_points.txt").write_text("[allotment]\n" + "".join(f"{name} = {name}\n" for name in FILES))
+    names = [name.removesuffix(".py") for name in files]
+    (info / "entry_points.txt").write_text("[allotment]\n" + "".join(f"{name} = {name}\n" for name in names))
     return folder
 
 
