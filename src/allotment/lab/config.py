@@ -74,11 +74,11 @@ class TrainConfig(RunConfig):
     actor_settings: JSONObject = Field(default_factory=dict)
     """Further settings of the actor, such as '{"lag": 8}'."""
     regime: RegimeName = "scratchpad"
-    """Form of a completion: free characters before the answer, or the answer alone; countdown is a task of its own,
-    with many right answers to a prompt."""
+    """Form of a completion: free characters before the answer, or the answer alone; countdown and pronunciation are
+    tasks of their own, with several right answers to a prompt, pronunciation with a trained model of another's."""
     pool: PoolName = "mixture"
     """Prompts that are trained on: those of the mixture, which come back every epoch, or tens of thousands of generated
-    ones in one pass, each at most once."""
+    ones in one pass, each at most once; of pronunciation 2,000 words or 100,000."""
     aggregation: Literal["prompt_mean", "sequence_mean", "token_mean"] = "prompt_mean"
     """How token losses become one number; see docs/weights.md before changing it."""
     optimizer: OptimizerName = "adamw"
@@ -102,7 +102,7 @@ class TrainConfig(RunConfig):
     @model_validator(mode="after")
     def _pool_is_of_the_task(self) -> Self:
         if self.pool == "generated" and self.regime == "countdown":
-            raise ValueError("the generated pool is of the mixture: regime scratchpad or short, got countdown")
+            raise ValueError("the generated pool is of the mixture: any regime but countdown")
         return self
 
     @property
@@ -125,7 +125,7 @@ class GradientVarianceConfig(Config):
     """Measurement of gradient variance at a fixed policy, per planner."""
 
     regime: RegimeName = "scratchpad"
-    """Form of a completion: free characters before the answer, or the answer alone."""
+    """Form of a completion, and task and policy that go with it; as for training."""
     history: int = Field(32, ge=0)
     """Past rollouts of every prompt that the predictors have seen, in visits of 8 at most."""
     planners: tuple[MeasuredName, ...] = Field(
