@@ -40,6 +40,7 @@ def test_one_screen_says_what_to_do(capsys, tmp_path):
     assert screen.splitlines()[3].startswith("in short: ")
     assert "fewer rollouts for the same gradient precision" in screen
     assert screen.index("in short: ") < screen.index("what to do: Let Allotment split") < screen.index("8 split")
+    assert 'planner="vip", num_generations=8' in screen
     assert len(screen.splitlines()) <= 40
     assert "variance" not in screen[: screen.index("8 split")]
     ways = {(way["what"], way["rollouts_per_prompt"]): way for way in audit["counterfactuals"]["found"]}

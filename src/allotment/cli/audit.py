@@ -165,7 +165,7 @@ class Audit:
         if self.json:
             shown = {"predictors": predictor_figures(results), "audit": summary_figures(name, summary)}
             return audited, shown | conditions
-        print_short(str(source.path), log.read_as, summary)
+        print_short(audited, log.read_as)
         print_predictors(results, conditions)
         print_summary(name, summary)
         return audited, {}

@@ -16,18 +16,21 @@ from allotment.audit.advice import PRECISION
 from allotment.audit.counterfactual import ALL
 from allotment.audit.equivalence import Interval
 from allotment.audit.replaying import RANGES, Replay
-from allotment.audit.summary import Lengths, Summary
-from allotment.report.audit_page import way_name
+from allotment.audit.summary import Audited, Lengths, Summary
+from allotment.report.audit_page import next_step, way_name
 
 
-def print_short(source: str, read_as: str | None, summary: Summary) -> None:
+def print_short(audited: Audited, read_as: str | None) -> None:
     """The first screen: what the log says, what to do, and what else its rollouts could have been spent on."""
-    print(f"audit of {source}")
+    summary = audited.summary
+    print(f"audit of {audited.source}")
     if read_as is not None:
         print(f"read as: {read_as}")
     print(f"\nin short: {summary.verdict.headline}")
     for step in summary.advice:
         print(f"what to do: {step}")
+    if (settings := next_step(audited)) is not None:
+        print("\n".join(f"  {line}" for line in settings.splitlines() if line))
     for doubt in summary.verdict.doubts:
         print(f"but: {doubt}")
     print(f"{PRECISION}\n")
@@ -79,6 +82,7 @@ def print_summary(name: str, summary: Summary) -> None:
     print(f"\nverdict: {summary.verdict.text}")
     for assumption in summary.verdict.assumptions:
         print(f"assumes: {assumption}")
+    print(f"\nin short: {summary.verdict.headline}")
 
 
 def predictor_figures(results: Mapping[str, Replay]) -> dict[str, Any]:
@@ -148,14 +152,8 @@ def _print_ways(summary: Summary) -> None:
     spans = [span for span in ways.found[0].by_range if span != ALL]
     has_tokens = any(way.whole.tokens is not None for way in ways.found)
     print_table(
-        "the same precision, in % of the rollouts (by epoch, and all with 95 % intervals), for other ways of spending",
-        (
-            "rollouts a prompt",
-            *spans,
-            "all epochs",
-            *([f"% of {summary.length_unit}"] if has_tokens else []),
-            "prompts",
-        ),
+        "% of the rollouts for the same precision, by epoch",
+        ("rollouts a prompt", *spans, "all (95 %)", *([summary.length_unit] if has_tokens else []), "prompts read"),
         [
             (
                 f"{way.rollouts_per_prompt} {way_name(way)}",
