@@ -71,9 +71,9 @@ class Truth:
     squares: dict[Key, FloatArray] = field(default_factory=lambda: defaultdict(lambda: np.zeros((2, 5))))
     """[2, 5] of the design, and of what it is compared with."""
     curves: dict[str, FloatArray] = field(default_factory=dict)
-    """[2, F, 5] variance and tokens of a split at each of :func:`fine_budgets`."""
-    uniform: FloatArray = field(default_factory=lambda: np.zeros((2, 5)))
-    """[2, 5] p (1 - p), and tokens of one rollout each."""
+    """[3, F, 5] variance, tokens and rollouts of a split at each of :func:`fine_budgets`."""
+    uniform: FloatArray = field(default_factory=lambda: np.zeros((3, 5)))
+    """[3, 5] p (1 - p), tokens and number of one rollout each."""
 
     def add(self, played: Replay, p_V: FloatArray, found: tuple[Counterfactual, ...]) -> None:
         """Draw the visits of one log."""
@@ -92,7 +92,7 @@ class Truth:
         lengths = played.log.lengths
         assert lengths is not None
         mean_V, a_V = lengths / played.log.trials, p_V * (1 - p_V)
-        self.uniform += [sums(a_V), sums(mean_V)]
+        self.uniform += [sums(a_V), sums(mean_V), sums(np.ones(len(p_V)))]
         counts = {}
         for believes in (False, True):
             counts_FV = counts[believes] = split_counts(played, believes)
@@ -100,7 +100,8 @@ class Truth:
             share_FV = np.where(counts_FV > 1, share_FV, 1.0)
             error_FV = share_FV**2 * (p_V - played.probability) ** 2
             error_FV += (1 - share_FV) ** 2 * a_V / np.maximum(counts_FV - 1, 1)
-            spent = np.array([[*map(sums, (a_V + error_FV) / counts_FV)], [*map(sums, counts_FV * mean_V)]])
+            columns = ((a_V + error_FV) / counts_FV, counts_FV * mean_V, counts_FV)
+            spent = np.array([[*map(sums, values_FV)] for values_FV in columns])
             name = "split, belief" if believes else "split"
             self.curves[name] = self.curves.get(name, 0.0) + spent
         for way in found * REPEATS:
@@ -114,19 +115,18 @@ class Truth:
                 mine = squares(n * equal, way.believes, USUAL_KAPPA) / way.prompts
                 self.squares[key] += [mine, squares(logged * equal, False, USUAL_KAPPA)]
 
-    def of(self, way: Counterfactual, logged: int) -> dict[str, FloatArray]:
+    def of(self, way: Counterfactual) -> dict[str, FloatArray]:
         """[5] the true variance, rollouts and tokens of one way."""
         n, (mine, other) = way.rollouts_per_prompt, self.squares[way.what, way.rollouts_per_prompt, way.prompts]
         ratio = mine / np.where(other > 0, other, np.nan)
         if "split" not in way.what:
             return {"variance": ratio, "rollouts": ratio, "tokens": ratio}
-        budgets = fine_budgets(logged, way.believes)
-        variance, tokens = self.curves[way.what]
+        variance, tokens, counts = self.curves[way.what]
         rollouts, spent = np.full(5, np.inf), np.full(5, np.inf)
         for k in range(5):
             wanted = self.uniform[0, k] / (n - 1)
             if 0.0 < variance[-1, k] <= wanted:
-                rollouts[k] = np.interp(-wanted, -variance[:, k], budgets) / n
+                rollouts[k] = np.interp(-wanted, -variance[:, k], counts[:, k]) / (n * self.uniform[2, k])
                 spent[k] = np.interp(-wanted, -variance[:, k], tokens[:, k]) / (n * self.uniform[1, k])
         return {"variance": ratio, "rollouts": rollouts, "tokens": spent}
 
@@ -189,7 +189,7 @@ def coverage(
         found.append({(way.what, way.rollouts_per_prompt, way.prompts): way.by_range for way in ways})
     result = []
     for way in ways:
-        true = truth.of(way, logged)
+        true = truth.of(way)
         for span in way.by_range:
             k = 4 if span == "all" else list(RANGES).index(span)
             cells: list[Cell] = [of[way.what, way.rollouts_per_prompt, way.prompts][span] for of in found]
