@@ -225,6 +225,16 @@ def test_slime(tmp_path):
     assert read_log(tmp_path / "rollout_eval_2.pt").trials.sum() == 8
 
 
+def test_verl_a_prompt_that_was_drawn_twice_in_a_step(tmp_path):
+    """As where an epoch ends within a step: the two groups are one visit, and the prompt is still known."""
+    rows = {step: [verl(r, uid=f"{step}-{r.prompt}") for r in of_step(step)] for step in steps_of()}
+    again = [verl(r, step=4, uid="again") for r in ROLLOUTS if (r.step, r.prompt) == (1, 3)]
+    for step in steps_of():
+        written(tmp_path / f"{step}.jsonl", rows[step] + (again if step == 4 else []))
+    log = read_log(tmp_path)
+    assert history_of(log) == history([*ROLLOUTS, *(replace(r, step=4) for r in of_step(1) if r.prompt == 3)])
+
+
 def test_texts_that_stand_for_several_images_in_other_dumps(tmp_path):
     torch = pytest.importorskip("torch")
     for step in steps_of():

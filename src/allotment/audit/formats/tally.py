@@ -130,7 +130,8 @@ def known_by_groups(tally: Tally, groups: Groups, prompts: Prompts, *, by_text: 
     """The prompts of rollouts that were added up by group; afterwards they are added up by prompt.
 
     A group that comes back in another step names a prompt, not a visit. Else a group is of the prompt whose text it
-    has. Texts that two groups of one step share do not tell prompts apart: groups with them are prompts of their own.
+    has. A text that groups of one step share, in most of its steps, does not tell prompts apart: groups with it are
+    prompts of their own. Else the prompt was drawn twice in those few steps, and its groups are one visit.
 
     Args:
         tally: rollouts by row of their group.
@@ -147,8 +148,9 @@ def known_by_groups(tally: Tally, groups: Groups, prompts: Prompts, *, by_text: 
         own[:] = True
     elif by_text:
         found = Counter(zip(visits[:, 0].tolist(), prompt_of[visits[:, 1]].tolist(), strict=True))
-        shared = [prompt for (_, prompt), number in found.items() if number > 1]
-        own = np.isin(prompt_of, np.unique(np.array(shared, dtype=np.int64)))
+        met, shared = Counter(p for _, p in found), Counter(p for (_, p), number in found.items() if number > 1)
+        unclear = [prompt for prompt, number in shared.items() if number > met[prompt] / 2]
+        own = np.isin(prompt_of, np.array(unclear, dtype=np.int64))
         apart = int(own.sum())
     keys = tuple(prompts.row_of)
     firsts, row_of = np.unique(np.where(own, len(keys) + np.arange(len(names)), prompt_of), return_inverse=True)
