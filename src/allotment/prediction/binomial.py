@@ -161,7 +161,7 @@ def _mode(prior: BatchPrior, successes: FloatArray, trials: FloatArray) -> Float
         if value < before:
             break
         y_F, u_B, f_B = new_y_F, new_u_B, new_f_B
-        if value - before < TOLERANCE * max(1.0, 1e-4 * abs(value)):
+        if value - before < 1e-5:  # the next step would raise it by less than 1e-9
             break
     return f_B
 

@@ -236,20 +236,20 @@ class Hierarchy:
             batch, outcomes = batch.take(rows_S), tuple(outcome_B[rows_S] for outcome_B in outcomes)
         value_B, now_B, variance_B = self._recorded(batch)
         commons = [self._common(j, batch) for j in range(len(self.members))]
-        common, everyone = commons[self.member.best], np.arange(len(batch.ids))
-        new_B, old_B = np.flatnonzero(~batch.seen), np.flatnonzero(batch.seen)
+        common, new_B, old_B = commons[self.member.best], np.flatnonzero(~batch.seen), np.flatnonzero(batch.seen)
         drifted_JB = batch.precision_at(self.step, self.prompt_drift.values[:, None])[:, old_B]
 
         def with_variance(variances: Candidates, rows_b: IntArray) -> Belief:
             return common.with_records(value_B[rows_b], now_B[rows_b], variances.values[:, None], rows_b)
 
-        of_members = [each.with_records(value_B, now_B, variance_B) for each in commons]
         beliefs = {
             self.unseen_variance: (new_B, with_variance(self.unseen_variance, new_B)),
             self.prompt_variance: (old_B, with_variance(self.prompt_variance, old_B)),
             self.prompt_drift: (old_B, common.with_records(value_B[old_B], drifted_JB, variance_B[old_B], old_B)),
-            self.member: (everyone, tuple(map(np.stack, zip(*of_members, strict=True)))),
         }
+        if len(commons) > 1:
+            means, variances = zip(*(each.with_records(value_B, now_B, variance_B) for each in commons), strict=True)
+            beliefs[self.member] = np.arange(len(batch.ids)), (np.stack(means), np.stack(variances))
         of_N = np.concatenate([np.broadcast_to(b, mean_Jb.shape).ravel() for b, (mean_Jb, _) in beliefs.values()])
         moments_N = (np.concatenate([belief[i].ravel() for _, belief in beliefs.values()]) for i in (0, 1))
         scores_N = score(*moments_N, *(outcome_B[of_N] for outcome_B in outcomes))
