@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Iterable
 from itertools import repeat
 from typing import Any, Self
@@ -104,15 +102,6 @@ class PromptIndex:
 def index_from_state(state: State) -> PromptIndex:
     """The prompt index stored under ``ids``. Raises :class:`StateError` where that is not a list of distinct ids."""
     return from_state(lambda: PromptIndex(canonical_ids(decode_json(state["ids"]))))
-
-
-def prompt_hash(prompt: object, *, strict: bool = False) -> str:
-    """32 hexadecimal digits that name a prompt by its content, a text or a list of messages.
-
-    TypeError where ``strict`` is set and it holds what JSON cannot say, such as an image.
-    """
-    text = prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True, default=None if strict else str)
-    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
 
 
 def enlarged(array: FloatArray, rows: int, fill: float = 0.0) -> FloatArray:
