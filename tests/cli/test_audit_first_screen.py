@@ -83,7 +83,9 @@ def test_a_few_huge_groups(capsys, tmp_path):
     share = 3 * 512 / trials.sum()
     said = f"3 groups are far larger than the usual 8 rollouts, up to 512: {100 * share:.0f} % of all rollouts"
     assert said in screen.partition("in short: ")[2].splitlines()[0]
-    assert "Look into what is said below first" in screen
+    assert "Clear up that doubt first" in screen
+    assert "num_generations" not in screen  # nothing to begin with yet
+    assert "8 rollouts a prompt that you pay for now" in screen or "8 rollouts for every prompt" in screen
     assert audit["verdict"]["first_look"][0].startswith(said)
 
 

@@ -25,7 +25,7 @@ def advice(verdict: Verdict, ways: Counterfactuals, budget: int) -> tuple[str, .
         return (verdict.way_out, *_shapes(ways))
     steps = []
     if verdict.first_look:
-        steps.append("Look into what is said below first: until then take no figure for granted.")
+        steps.append("Clear up that doubt first: what follows holds only if the log is what it was taken for.")
     if verdict.outcome == "helps":
         steps.append(
             f"Let Allotment split the {budget} rollouts a prompt that you pay for now: each training step is then "

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import numpy.typing as npt
 
 from allotment.audit.log import Log
+
+BoolArray = npt.NDArray[np.bool_]
 
 REGULAR = 0.5
 """Share of the groups from which the most common size is the log's."""
@@ -17,14 +20,19 @@ LOPSIDED = (0.1, 5.0)
 """A prompt has very many rollouts if it has this share of them, and so many times its even share."""
 
 
-def unusual_sizes(log: Log) -> tuple[str, ...]:
-    """What is unusual of the log's groups, with its share of the rollouts; nothing where nothing is."""
+def usual_groups(log: Log) -> tuple[BoolArray, float]:
+    """[V] which groups are not far larger than the log's, and the log's size."""
     sizes, numbers = np.unique(log.trials, return_counts=True)
     common = int(sizes[numbers.argmax()])
     is_regular = numbers.max() >= REGULAR * len(log.trials) and common > 1
     usual = common if is_regular else float(np.median(log.trials))
-    most = TWICE * usual - 1 if is_regular else max(MANY * usual, LEAST)
-    whole, large_V = float(log.trials.sum()), log.trials > most
+    return log.trials <= (TWICE * usual - 1 if is_regular else max(MANY * usual, LEAST)), usual
+
+
+def unusual_sizes(log: Log) -> tuple[str, ...]:
+    """What is unusual of the log's groups, with its share of the rollouts; nothing where nothing is."""
+    usual_V, usual = usual_groups(log)
+    whole, large_V = float(log.trials.sum()), ~usual_V
     found = []
     if (share := float(log.trials[large_V].sum()) / whole) >= NOTABLE:
         found.append(

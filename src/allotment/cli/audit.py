@@ -23,6 +23,7 @@ from allotment.audit.predictors import USUAL, Prompts, chosen, predictor_for
 from allotment.audit.reading import find_sources, read_source
 from allotment.audit.replaying import Replay, replay
 from allotment.audit.settings import Observe, Settings
+from allotment.audit.sizes import usual_groups
 from allotment.audit.summary import Audited, summarise, wasted_prompts
 from allotment.cli.audit_output import predictor_figures, print_predictors, print_short, print_summary, summary_figures
 from allotment.config import EstimatorName, by_name
@@ -82,7 +83,8 @@ class Audit:
     predictor: Annotated[tuple[tuple[PredictorName, ...], ...], tyro.conf.UseAppendAction] = ()
     """Predictors to replay; by default all but k-nearest that can do with what the log holds."""
     budget_per_prompt: Annotated[int | None, tyro.conf.arg(metavar="N")] = None
-    """Rollouts of a step, divided by its prompts; by default the mean of the log's groups."""
+    """Rollouts of a step, divided by its prompts; by default the mean of the log's groups, but for far too
+    large ones."""
     bounds: Annotated[tuple[int, int] | None, tyro.conf.arg(metavar="L U")] = None
     """Least and most rollouts of a prompt; by default 3 (shrinkage: 1) and 32, or twice the budget if that is more."""
     estimator: EstimatorName = "rloo"
@@ -198,7 +200,8 @@ class Audit:
 
     def _settings_for(self, log: Log) -> tuple[Settings, tuple[str, ...]]:
         """The settings with the log's own budget where none is named, and a note if the bounds do not admit that."""
-        usual = round(float(log.trials.mean()))
+        usual_V, _ = usual_groups(log)
+        usual = round(float(log.trials[usual_V].mean()))
         if (named := self.budget_per_prompt) is not None:
             richer = named < usual and self.observe == "logged"
             return self._settings(named), (RICHER.format(usual=usual, named=named),) if richer else ()

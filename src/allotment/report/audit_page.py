@@ -44,8 +44,8 @@ def write_audit(audited: Sequence[Audited], out: Path) -> Path:
 
 
 def next_step(run: Audited) -> str | None:
-    """A configuration to start with, for TRL and verl; None where the log does not speak for one."""
-    if run.summary.verdict.outcome != "helps":
+    """A configuration to start with, for TRL and verl; None where the log does not speak for one, or is in doubt."""
+    if run.summary.verdict.outcome != "helps" or run.summary.verdict.first_look:
         return None
     n = run.summary.budget_per_prompt
     return (
