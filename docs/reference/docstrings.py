@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import builtins
 import re
 import textwrap
 from collections.abc import Iterator
@@ -84,6 +85,8 @@ def _link(found: re.Match[str], thing: griffe.Object, pkg: griffe.Module) -> str
     is_short, name = bool(found[1]), found[2]
     shown = name.rpartition(".")[2] if is_short else name
     target = _resolve(name, thing, pkg)
+    if target is None and hasattr(builtins, name):
+        return f"`{shown}`"
     if target is None:
         griffe.logger.warning("%s: %s names nothing", thing.path, found[0])
         return f"`{shown}`"
