@@ -1,15 +1,19 @@
 """What planning costs a step of TRL: ``python benchmarks/trl_overhead.py [--steps 40]``, alone on the machine.
 
-The lab's Hugging Face folder, 128 rollouts a step (16 prompts), one thread; the smallest model there is, so the largest
-share. Medians over the steps after the first five, in milliseconds: of the whole step, and of what the adapter spends
-on planning, advantages and score sketches.
+    python benchmarks/trl_overhead.py --prompts 512 --steps 9 --arms "vip, embeddings" --processor-time
+
+The lab's Hugging Face folder, 8 rollouts for each of 16 prompts a step, one thread; the smallest model there is, so the
+largest share. Medians over the steps after the first five, in milliseconds: of the whole step, and of what the adapter
+spends on planning, advantages and score sketches; the latter in processor time where the machine is not idle.
 """
 
 from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +22,7 @@ from datasets import Dataset
 from transformers import AutoModelForCausalLM, AutoTokenizer, PrinterCallback
 from trl import GRPOConfig, GRPOTrainer
 
+import allotment.integrations.trl.trainer as trainer_module
 from allotment.integrations.trl import AllotmentGRPOConfig, AllotmentGRPOTrainer
 from allotment.lab.embeddings import prompt_embeddings
 from allotment.lab.hugging_face import SCRATCHPAD, model_folder, rows, scratchpad_reward
@@ -33,7 +38,7 @@ ARMS: dict[str, dict[str, Any]] = {
 }
 
 
-def run(arm: str, steps: int, folder: Path) -> tuple[float, float]:
+def run(arm: str, steps: int, folder: Path, prompts: int = 16) -> tuple[float, float]:
     """Median milliseconds of a step, and of the adapter's part of it."""
     settings = dict(ARMS[arm])
     if "prompt_embeddings" in settings:
@@ -45,7 +50,7 @@ def run(arm: str, steps: int, folder: Path) -> tuple[float, float]:
         args=config(
             output_dir=str(folder / arm.replace(" ", "-")),
             max_steps=steps,
-            per_device_train_batch_size=128,
+            per_device_train_batch_size=8 * prompts,
             num_generations=8,
             max_completion_length=SCRATCHPAD.max_tokens,
             loss_type="dr_grpo",
@@ -74,14 +79,19 @@ def main() -> None:
     """Print a markdown table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--steps", type=int, default=40)
-    steps = parser.parse_args().steps
+    parser.add_argument("--prompts", type=int, default=16)
+    parser.add_argument("--arms", nargs="+", choices=ARMS, default=list(ARMS))
+    parser.add_argument("--processor-time", action="store_true", help="of the adapter, in place of time on the wall")
+    options = parser.parse_args()
+    if options.processor_time:
+        trainer_module.time = SimpleNamespace(perf_counter=time.process_time)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
         np.save(Path(folder) / "embeddings.npy", prompt_embeddings([p.question for p in load_mixture().pool]))
         run("uniform", 6, Path(folder))  # warms up
         print("| arm | step (ms) | adapter (ms) | share |\n|---|--:|--:|--:|")
-        for arm in ARMS:
-            step, own = run(arm, steps, Path(folder))
+        for arm in options.arms:
+            step, own = run(arm, options.steps, Path(folder), options.prompts)
             print(f"| {arm} | {step:.0f} | {own:.1f} | {own / step:.1%} |")
 
 
