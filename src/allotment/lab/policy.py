@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -71,14 +72,20 @@ class Block(nn.Module):
     def forward(self, x: Tensor, past: tuple[Tensor, Tensor] | None, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """``x`` [R, T, width] after the block, with the keys and values of past and present, [R, heads, L + T, ·]."""
         rows, length, width = x.shape
-        qkv = self.qkv(self.norm_attention(x)).view(rows, length, 3, self.heads, width // self.heads)
-        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        query, key, value = self.projections(x)
         if past is not None:
             key, value = torch.cat([past[0], key], dim=2), torch.cat([past[1], value], dim=2)
         scores = query @ key.transpose(-1, -2) * (width // self.heads) ** -0.5 + mask[:, None]
         attended = (scores.softmax(-1) @ value).transpose(1, 2).reshape(rows, length, width)
         x = x + self.out(attended)
         return x + self.down(functional.relu(self.up(self.norm_mlp(x)))), key, value
+
+    def projections(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of ``x`` [R, T, width], each [R, heads, T, ·]."""
+        rows, length, width = x.shape
+        qkv = self.qkv(self.norm_attention(x)).view(rows, length, 3, self.heads, width // self.heads)
+        query, key, value = qkv.permute(2, 0, 3, 1, 4)
+        return query, key, value
 
 
 class Policy(LanguagePolicy[PromptCache]):
@@ -108,30 +115,36 @@ class Policy(LanguagePolicy[PromptCache]):
         return block.out
 
     def encode_prompts(self, prompts: Sequence[Sequence[int]]) -> PromptCache:
-        """Run Q prompts once, right-aligned; the answer token is not part of them."""
-        return self._run_prompts(prompts)[0]
+        """Run Q prompts once, right-aligned; the answer token is not part of them.
+
+        Of the last block only keys and values are wanted: what it makes of a prompt's tokens enters nothing.
+        """
+        x, mask, real_QL = self._prompt_inputs(prompts)
+        *_, last = self.blocks
+        assert isinstance(last, Block)
+        layers, keys, values = self._through(x, mask, None, self.size.layers - 1)
+        _, key, value = last.projections(layers[-1] if layers else x)
+        return PromptCache((*keys, key), (*values, value), _padding(real_QL))
 
     def prompt_states(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """Output of every block at the tokens of Q prompts [Q, T, layers, width]; which places are tokens [Q, T]."""
-        _, layers, real_QT = self._run_prompts(prompts)
-        return torch.stack(layers, dim=2), real_QT
+        x, mask, real_QT = self._prompt_inputs(prompts)
+        return torch.stack(self._through(x, mask, None, self.size.layers)[0], dim=2), real_QT
 
     def states(self, cache: PromptCache, tokens_NT: Tensor) -> Tensor:
         """[N, T, layers, width] output of every block at T tokens of N answer parts, the answer token first."""
         return torch.stack(self._continue(cache, tokens_NT, 0)[0], dim=2)
 
-    def _run_prompts(self, prompts: Sequence[Sequence[int]]) -> tuple[PromptCache, list[Tensor], Tensor]:
-        """The cache, each block's output [Q, L, width], and which of its places are tokens [Q, L]."""
+    def _prompt_inputs(self, prompts: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor, Tensor]:
+        """Embedded tokens [Q, L, width], what each may attend to, added [Q, L, L], and which are tokens [Q, L]."""
         length = max(map(len, prompts))
         tokens_QL = torch.tensor([[0] * (length - len(p)) + list(p) for p in prompts])
         real_QL = torch.tensor([[False] * (length - len(p)) + [True] * len(p) for p in prompts])
-        padding_QL = torch.zeros(real_QL.shape).masked_fill(~real_QL, -torch.inf)
         visible = real_QL[:, None, :] & _causal(length)
         visible = visible | torch.eye(length, dtype=torch.bool)  # a padding row attends to itself, so no NaN
         mask = torch.zeros(visible.shape).masked_fill(~visible, -torch.inf)
         x = self.tokens(tokens_QL) + self.positions.weight[MAX_PROMPT - length : MAX_PROMPT]
-        layers, keys, values = self._through(x, mask, None)
-        return PromptCache(keys, values, padding_QL), layers, real_QL
+        return x, mask, real_QL
 
     def hidden(self, cache: PromptCache, tokens_NT: Tensor, start: int = 0) -> tuple[Tensor, PromptCache]:
         """[N, T, width] after each of T further tokens, and the longer cache."""
@@ -153,18 +166,23 @@ class Policy(LanguagePolicy[PromptCache]):
         causal = torch.zeros(length, length).masked_fill(~_causal(length), -torch.inf)
         mask = torch.cat([cache.mask[:, None, :].expand(-1, length, -1), causal.expand(rows, -1, -1)], dim=2)
         x = self.tokens(tokens_NT) + self.positions.weight[MAX_PROMPT + start : MAX_PROMPT + start + length]
-        layers, keys, values = self._through(x, mask, cache)
+        layers, keys, values = self._through(x, mask, cache, self.size.layers)
         return layers, PromptCache(keys, values, torch.cat([cache.mask, torch.zeros(rows, length)], dim=1))
 
-    def _through(self, x: Tensor, mask: Tensor, past: PromptCache | None) -> _Through:
-        """Each block's output, and its keys and values with those of the past."""
-        layers, caches = [], []
-        for i, block in enumerate(self.blocks):
+    def _through(self, x: Tensor, mask: Tensor, past: PromptCache | None, blocks: int) -> _Through:
+        """The output of each of the first blocks, and its keys and values with those of the past."""
+        layers, keys, values = [], [], []
+        for i, block in enumerate(islice(self.blocks, blocks)):
             x, key, value = block(x, None if past is None else (past.keys[i], past.values[i]), mask)
             layers.append(x)
-            caches.append((key, value))
-        keys, values = zip(*caches, strict=True)
-        return layers, keys, values
+            keys.append(key)
+            values.append(value)
+        return layers, tuple(keys), tuple(values)
+
+
+def _padding(real_QL: Tensor) -> Tensor:
+    """[Q, L] what is added to scores: minus infinity where there is no token."""
+    return torch.zeros(real_QL.shape).masked_fill(~real_QL, -torch.inf)
 
 
 def _causal(length: int) -> Tensor:
