@@ -67,6 +67,12 @@ def test_every_name_in_a_docstring_exists(package):
     assert [line for line in package[1] if "names nothing" in line] == []
 
 
+def test_fields_say_what_their_help_says(package):
+    fields = package[0]["integrations.trl.AllotmentArguments"].final_target.attributes
+    assert fields["success_reward"].docstring.value.startswith("Name of the reward function whose value")
+    assert all(field.docstring is not None for field in fields.values())
+
+
 def test_roles_blocks_tables_and_pages_become_markdown(tmp_path):
     (tmp_path / "little.py").write_text(
         '"""See :func:`double`, :meth:`~little.Thing.half`, docs/audit.md::\\n\\n    double(2)\\n\\n'

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import ast
 import builtins
 import re
 import textwrap
@@ -25,6 +26,8 @@ class Docstrings(griffe.Extension):
     def on_package(self, *, pkg: griffe.Module, loader: griffe.GriffeLoader, **kwargs: object) -> None:
         """Go through all objects of the package."""
         for thing in _objects(pkg):
+            if thing.docstring is None and isinstance(thing, griffe.Attribute) and (words := _help(thing)):
+                thing.docstring = griffe.Docstring(words, parent=thing)
             if thing.docstring is not None:
                 text = LITERAL.sub(_code_block, thing.docstring.value + "\n").rstrip("\n")
                 text = _tables(text + "\n\n").rstrip("\n")
@@ -37,6 +40,20 @@ def _objects(thing: griffe.Object) -> Iterator[griffe.Object]:
     for member in thing.members.values():
         if isinstance(member, griffe.Object):
             yield from _objects(member)
+
+
+def _help(field: griffe.Attribute) -> str:
+    """What a dataclass field says of itself in ``field(metadata={"help": ...})``; empty where nothing."""
+    value = str(field.value)
+    if "'help':" not in value.replace('"', "'"):
+        return ""
+    for node in ast.walk(ast.parse(value, mode="eval")):
+        if isinstance(node, ast.Dict):
+            for key, said in zip(node.keys, node.values, strict=True):
+                if isinstance(key, ast.Constant) and key.value == "help":
+                    parts = said.values if isinstance(said, ast.JoinedStr) else [said]
+                    return "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in parts)
+    return ""
 
 
 def _code_block(found: re.Match[str]) -> str:
