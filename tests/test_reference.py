@@ -71,6 +71,7 @@ def test_fields_say_what_their_help_says(package):
     fields = package[0]["integrations.trl.AllotmentArguments"].final_target.attributes
     assert fields["success_reward"].docstring.value.startswith("Name of the reward function whose value")
     assert all(field.docstring is not None for field in fields.values())
+    assert str(fields["planner"].value) == "'vip'"
 
 
 def test_roles_blocks_tables_and_pages_become_markdown(tmp_path):

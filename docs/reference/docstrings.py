@@ -28,6 +28,7 @@ class Docstrings(griffe.Extension):
         for thing in _objects(pkg):
             if thing.docstring is None and isinstance(thing, griffe.Attribute) and (words := _help(thing)):
                 thing.docstring = griffe.Docstring(words, parent=thing)
+                thing.value = _default(thing)
             if thing.docstring is not None:
                 text = LITERAL.sub(_code_block, thing.docstring.value + "\n").rstrip("\n")
                 text = _tables(text + "\n\n").rstrip("\n")
@@ -54,6 +55,15 @@ def _help(field: griffe.Attribute) -> str:
                     parts = said.values if isinstance(said, ast.JoinedStr) else [said]
                     return "".join(str(part.value) if isinstance(part, ast.Constant) else "..." for part in parts)
     return ""
+
+
+def _default(field: griffe.Attribute) -> str | griffe.Expr | None:
+    """The default of a dataclass field, in place of the call that declares it."""
+    if isinstance(field.value, griffe.ExprCall):
+        for argument in field.value.arguments:
+            if isinstance(argument, griffe.ExprKeyword) and argument.name == "default":
+                return argument.value
+    return field.value
 
 
 def _code_block(found: re.Match[str]) -> str:

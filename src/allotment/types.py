@@ -75,7 +75,7 @@ class Posterior:
         return np.asarray(np.where(counts < 0, 0.0, np.minimum(cdf_Q, 1.0)), dtype=np.float64)
 
     def take(self, rows: IntArray) -> Self:
-        """The belief about some of the prompts."""
+        """The belief about some of the prompts; ``rows`` [R], places in 0..Q-1."""
         return replace(self, **{field.name: getattr(self, field.name)[rows] for field in fields(self)})
 
     def _expect(self, function: Callable[[FloatArray], FloatArray]) -> FloatArray:

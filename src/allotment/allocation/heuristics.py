@@ -29,8 +29,8 @@ REMAINDER_DIGITS = 9
 def uniform(weights: int | npt.ArrayLike | Price, budget: int, **limits: Unpack[Limits]) -> Allocation:
     """The budget split evenly within the bounds; what is left over goes one each, in the order of ties.
 
-    Arguments and errors are those of :func:`~allotment.allocation.allocate_exact`; ``weights`` and ``estimator`` count
-    for the objective and the certificate only, and a number of prompts stands for weights of 1.
+    Arguments and errors are those of :func:`~allotment.allocation.allocate_exact`; ``weights`` [Q] and ``estimator``
+    count for the objective and the certificate only, and a number of prompts stands for weights of 1.
     """
     if isinstance(weights, int | np.integer):
         weights = np.ones(max(int(weights), 0))
@@ -52,7 +52,7 @@ def inverse_accuracy(
 def inverse_variance(
     success_probabilities: npt.ArrayLike, budget: int, *, epsilon: float = EPSILON, **limits: Unpack[Limits]
 ) -> Allocation:
-    """Counts in proportion to ``1 / (p (1 - p) + epsilon)``: the surer, the more (VIP, appendix C.1).
+    """Counts in proportion to ``1 / (p (1 - p) + epsilon)``, p [Q]: the surer, the more (VIP, appendix C.1).
 
     Arguments and errors are those of :func:`inverse_accuracy`.
     """

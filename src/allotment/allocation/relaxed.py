@@ -63,7 +63,7 @@ def relaxed_counts(weights: npt.ArrayLike, budget: int, **limits: Unpack[Limits]
 
 
 def allocate_relaxed(weights: npt.ArrayLike, budget: int, **limits: Unpack[Limits]) -> Allocation:
-    """The paper's integers (VIP, algorithm 2), from :func:`relaxed_counts`, with its arguments and errors.
+    """The paper's integers (VIP, algorithm 2), from :func:`relaxed_counts`, with its arguments, errors; [Q].
 
     Every count is rounded down, then raised by 1 where the variance falls most, until the budget is spent.
     """

@@ -86,7 +86,7 @@ class BetaPosterior(Posterior):
         return np.asarray(np.exp(log_Q), dtype=np.float64)
 
     def updated(self, successes: IntArray, trials: IntArray) -> BetaPosterior:
-        """The belief after further rollouts: ``Beta(alpha + successes, beta + failures)``."""
+        """The belief after further rollouts, both [Q]: ``Beta(alpha + successes, beta + failures)``."""
         return BetaPosterior.from_counts(self.alpha + successes, self.beta + (trials - successes))
 
     def count_cdf(self, counts: IntArray, trials: IntArray) -> FloatArray:
@@ -129,7 +129,7 @@ class GridPosterior(Posterior):
         return cls.of(logits_QK, np.broadcast_to(-(z_K**2) / 2, logits_QK.shape))
 
     def updated(self, successes: IntArray, trials: IntArray) -> GridPosterior:
-        """The belief after further rollouts: each weight times the likelihood of its logit."""
+        """The belief after further rollouts, both [Q]: each weight times the likelihood of its logit."""
         won_Q1, lost_Q1 = successes[:, None], (trials - successes)[:, None]
         likelihood_QK = won_Q1 * log_expit(self.logits) + lost_Q1 * log_expit(-self.logits)
         with np.errstate(divide="ignore"):  # a weight of 0 stays 0
