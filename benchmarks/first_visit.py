@@ -171,7 +171,8 @@ def of_smollm2(folder: Path) -> Known:
     """The file of benchmarks/smollm2_data.py."""
     lines = [json.loads(line) for line in (folder / "counts.jsonl").read_text().splitlines()]
     state = load_state(folder / "prompts.safetensors", kind=smollm2_data.KIND)
-    blocks = text_blocks([line["prompt"] for line in lines], [line["answer"] for line in lines])
+    texts, answers = [line["prompt"] for line in lines], [line["answer"] for line in lines]
+    blocks = text_blocks(texts, answers, state["embedding"].astype(np.float64))
     blocks["siblings"] = one_hot([line["family"] for line in lines])
     blocks["hidden"] = state["hidden"].astype(np.float64)
     blocks["surprise"] = _unit(state["log_probability"][:, None].astype(np.float64))
