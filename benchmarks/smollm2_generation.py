@@ -2,7 +2,7 @@
 
 The keys and values of the shared beginning are computed once, those of a prompt once for all its rollouts: the rollouts
 of a prompt are places of one sequence, each of which sees the prompt and what it wrote itself. A rollout that has ended
-takes part no longer. On two busy cores 64 rollouts of SmolLM2 took a tenth of the time of transformers' ``generate``.
+takes part no longer. 640 rollouts of 40 prompts of SmolLM2 (bfloat16, 3.6 tokens each) take 10 CPU seconds.
 """
 
 from __future__ import annotations

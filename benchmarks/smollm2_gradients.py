@@ -42,7 +42,6 @@ KIND = "smollm2-scores"
 SKETCHES = 128
 MATRICES = ("last-layer", "last-block")
 AT_ONCE = 8
-STEPS = 400
 
 
 class Scores:
@@ -165,14 +164,15 @@ DESIGNS: dict[str, Callable[[HierarchicalPredictor, int], tuple[Any, int]]] = {
     "16 x 8, belief": lambda p, pool: (Uniform(budget=128, predictor=p, estimator="shrinkage", bounds=(1, 32)), 16),
     "vip 16 x 8": lambda p, pool: (VIP(budget=128, predictor=p, bounds=(2, 32)), 16),
     "vip 16 x 8, belief": lambda p, pool: (VIP(budget=128, predictor=p, estimator="shrinkage", bounds=(1, 32)), 16),
-    "128 x 1, belief": lambda p, pool: (Uniform(budget=128, predictor=p, estimator="shrinkage", bounds=(1, 32)), 128),
+    "64 x 2, belief": lambda p, pool: (
+        Uniform(budget=128, predictor=p, estimator="shrinkage", bounds=(1, 32)), 64),
     "joint": lambda p, pool: (
-        VIP(budget=128, predictor=p, estimator="shrinkage", choose="prompts", bounds=(1, 32)), pool),
+        VIP(budget=128, predictor=p, estimator="shrinkage", choose="prompts", bounds=(1, 32)), pool // 2),
 }  # fmt: skip
-"""Planner and number of candidates."""
+"""Planner and number of candidates, of which joint chooses among half of the prompts there are."""
 
 
-def table(pool: Measured, known: Known) -> str:
+def table(pool: Measured, known: Known, beliefs: Sequence[Belief], steps: int) -> str:
     """Markdown: between and within of each design and belief, relative to uniform 16 x 8 under RLOO."""
     judge = Judge(pool)
     unit = judge.uniform(16, 8)
@@ -181,10 +181,10 @@ def table(pool: Measured, known: Known) -> str:
         between, total = judge.between_even(prompts) / unit, judge.uniform(prompts, rollouts) / unit
         row = f"{name} {prompts} x {rollouts}, RLOO | {between:.3f} | {total - between:.3f} | {total:.3f}"
         lines.append(f"| none | {row} |")
-    for belief in track(BELIEFS, description="Beliefs"):
+    for belief in track(beliefs, description="Beliefs"):
         for name, make in DESIGNS.items():
             planner, asked = make(belief.predictor(known, pool.ids), len(pool.ids))
-            step = judge.over_passes(_asks(planner, pool), min(asked, len(pool.ids)), STEPS, 0)
+            step = judge.over_passes(_asks(planner, pool), min(asked, len(pool.ids)), steps, 0)
             cells = (
                 f"{step.between / unit:.3f} | {step.within / unit:.3f} | {step.total / unit:.3f} ({step.se / unit:.3f})"
             )
@@ -222,6 +222,8 @@ def main() -> None:
     parser.add_argument("--levels", nargs="+", default=[level.name for level in LEVELS])
     parser.add_argument("--data", type=Path, default=smollm2_data.SHIPPED)
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, default=200, help="that are judged of each design")
+    parser.add_argument("--beliefs", nargs="+", default=[belief.name for belief in BELIEFS])
     parser.add_argument("--only-draw", action="store_true", help="draw and measure, without the table")
     own = parser.parse_args()
     torch.set_num_threads(1)
@@ -240,7 +242,8 @@ def main() -> None:
     known = of_smollm2(own.data)
     for matrix in MATRICES:
         pool = measured(made, known, matrix)
-        print(f"\n{matrix}: {spread(pool)}\n\n{table(pool, known)}")
+        beliefs = [belief for belief in BELIEFS if belief.name in own.beliefs]
+        print(f"\n{matrix}: {spread(pool)}\n\n{table(pool, known, beliefs, own.steps)}")
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
     python benchmarks/smollm2_learning.py MODEL_FOLDER runs/smollm2-learning [--steps 12] [--seeds 2] [--arms vip ...]
 
 Sums of reasoning-gym's chain_sum (two or three terms of one or two digits) with two worked ones before them; an answer
-ends with its line. ``AllotmentRLOOTrainer`` trains adapters (LoRA) in the last blocks. Judged is the chance of the
+ends with its line. ``AllotmentRLOOTrainer`` trains adapters (LoRA) in the last blocks; vip and joint know the numbers
+counted in a sum (without, every first visit would get uniform's counts). Judged is the chance of the
 right answer, exact for its usual tokens, on prompts of the pool and on held-out ones, before and after training. A run
 is resumed from its last checkpoint, finished runs are not repeated. On a GPU:
 ``--device cuda --steps 200 --seeds 3 --prompts 32 --rollouts 8 --blocks 30``.
@@ -23,6 +24,7 @@ import reasoning_gym
 import torch
 from rich.progress import track
 
+from allotment.prediction import text_features
 from allotment.report.summary import Estimate
 from allotment.run_logs.files import write_atomically
 
@@ -102,6 +104,8 @@ def run(own: argparse.Namespace, arm: str, seed: int) -> None:
     folder = result(own.out, arm, seed).with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
     pool, held_out = problems(own.pool, own.held_out)
+    counted = text_features([row["prompt_id"] for row in pool])
+    np.save(own.out / "counted.npy", counted / np.where(counted.std(0) > 0, counted.std(0), 1.0))
     tokenizer = tokenizer_of(own.model)
     causal: Any = AutoModelForCausalLM
     model = causal.from_pretrained(own.model, dtype=torch.float32)
@@ -174,6 +178,7 @@ def _settings(own: argparse.Namespace, arm: str) -> dict[str, Any]:
         settings["candidate_prompts"] = own.prompts * own.rollouts
     if arm in ("vip", "joint"):
         lower = 1 if arm == "joint" else 2
+        settings["prompt_embeddings"] = str(own.out / "counted.npy")
         settings["planner_kwargs"] = {"bounds": [lower, max(32, 4 * own.rollouts)]}
     return settings
 

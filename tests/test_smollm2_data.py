@@ -179,12 +179,18 @@ def test_scores_without_a_backward_pass_are_those_with_one(folder):
 
 
 def test_gradients_end_to_end(folder, tmp_path, monkeypatch, capsys):
-    short = ["--prompts", 2, "--rollouts", 4, "--levels", "chain_sum-2x1", "--only-draw"]
-    run_data(monkeypatch, folder, tmp_path, *short, main=smollm2_gradients.main)
+    short = ["--prompts", 20, "--rollouts", 4, "--levels", "chain_sum-2x1", "--steps", 4]
+    run_data(monkeypatch, folder, tmp_path, *short, "--only-draw", main=smollm2_gradients.main)
     piece = smollm2_gradients.load_state(tmp_path / "chain_sum-2x1.safetensors", kind=smollm2_gradients.KIND)
-    assert piece["rewards"].shape == (2, 4)
-    assert piece["last-block"].shape == (2, 4, smollm2_gradients.SKETCHES)
+    assert piece["rewards"].shape == (20, 4)
+    assert piece["last-block"].shape == (20, 4, smollm2_gradients.SKETCHES)
     assert (np.abs(piece["last-layer"]).sum(2) > 0).all()
+    belief = "first visit, siblings"
+    run_data(monkeypatch, folder, tmp_path, *short, "--beliefs", belief, main=smollm2_gradients.main)
+    said = capsys.readouterr().out
+    assert said.count("| none | uniform 16 x 8, RLOO |") == len(smollm2_gradients.MATRICES)
+    for design in smollm2_gradients.DESIGNS:
+        assert said.count(f"| {belief} | {design} |") == len(smollm2_gradients.MATRICES)
 
 
 def test_the_chance_of_an_answer_is_the_product_of_its_tokens(folder):
