@@ -102,7 +102,7 @@ class TrainConfig(RunConfig):
     @model_validator(mode="after")
     def _pool_is_of_the_task(self) -> Self:
         if self.pool == "generated" and self.regime == "countdown":
-            raise ValueError("the generated pool is of the mixture, regime scratchpad or short, or of pronunciation: got countdown")
+            raise ValueError("generated pools are of the regimes scratchpad or short, and pronunciation, got countdown")
         return self
 
     @property
