@@ -39,9 +39,10 @@ def drawn(mixture, shipped_labs):
 
 def by_hand(lab, problem, tokens):
     """[T, layers, H]: outputs of the blocks when prompt and completion are run as one unpadded row."""
-    seen = []
+    seen, prompt = [], [lab.tokenizer.encode_prompt(problem.question)]
+    cache = lab.policy.encode_prompts(prompt)
     hooks = [b.register_forward_hook(lambda _, given, made: seen.append(made[0][0])) for b in lab.policy.blocks]
-    cache = lab.policy.encode_prompts([lab.tokenizer.encode_prompt(problem.question)])
+    lab.policy.prompt_states(prompt)
     lab.policy.hidden(cache, torch.tensor([[lab.tokenizer.answer, *tokens]]))
     for hook in hooks:
         hook.remove()
