@@ -188,7 +188,7 @@ def test_it_trains_and_resumes_to_the_same_bytes(tmp_path, few):
 
 
 def test_the_commands_in_short(tmp_path, capsys, monkeypatch, words):
-    """Those of docs/pronunciation.md."""
+    """Those of docs/experiments/pronunciation.md."""
     short = ("--steps", "1", "--prompts-per-step", "2", "--out", str(tmp_path / "run"))
     assert main(["train", "lab", "--regime", "pronunciation", "--planner", "joint", *short]) == 0
     capsys.readouterr()
