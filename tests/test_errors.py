@@ -23,6 +23,7 @@ STANDARD = {
     "StateVersionError": errors.StateError,
     "ConfigError": ValueError,
     "RunDirectoryError": FileExistsError,
+    "OutOfMemoryError": MemoryError,
     "MissingExtraError": ImportError,
 }
 TEXT = message("bad thing", got=3, allowed="1 or 2", fix="pass 2")
