@@ -43,6 +43,7 @@ def test_all_figures_by_hand():
     # 2 of 4 at p = .5 lies from F(1) = .3125 to F(2) = .6875: inside. At p = .1 from .9477 to .9963: cut at .95.
     assert figures.coverage90 == pytest.approx((1 + (0.95 - 0.9477) / (0.9963 - 0.9477)) / 2, rel=1e-9)
     assert figures.visits == 2
+    assert figures.success == 0.5  # 2 of 4 in each
 
 
 def test_dr_grpo_is_scored_by_its_own_curve():

@@ -12,7 +12,7 @@ from allotment.cli.main import main
 from allotment.prediction import DiscountedCounts, embedding
 
 COUNT_PREDICTORS = ["hierarchical", "discounted-counts", "last-value", "global-mean"]
-FIGURES = {"variance_ratio", "log_loss", "mae", "calibration_error", "coverage90", "visits"}
+FIGURES = {"variance_ratio", "log_loss", "mae", "calibration_error", "coverage90", "visits", "success"}
 TEXTS = ["1 + 1?", "17 * 23?", "Spell cat backward.", "Prove it.", "What is the gcd of 12 and 18?", "x = ?"]
 
 

@@ -33,6 +33,8 @@ class Figures:
     """Share of visits inside the central 90 % interval, see :func:`interval_coverage`; 0.9 is calibrated."""
     visits: int
     """Visits that the figures are over."""
+    success: float
+    """Share of successes of their rollouts; over the ranges it is how p grew."""
 
 
 def unbiased_variance(successes_V: IntArray, trials_V: IntArray) -> FloatArray:

@@ -107,6 +107,7 @@ class Replay:
             calibration_error(p, k, n),
             float(self.covered[part].mean()),
             int(part.sum()),
+            float(k.sum() / n.sum()),
         )
 
     def by_range(self) -> dict[str, Figures]:

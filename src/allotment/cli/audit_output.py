@@ -44,10 +44,11 @@ def print_predictors(results: Mapping[str, Replay], conditions: Mapping[str, Any
         rows = {name: figures for name, result in results.items() if (figures := result.by_range().get(span))}
         if not rows:
             continue
+        first = next(iter(rows.values()))
         print_table(
-            f"epoch {span}: {next(iter(rows.values())).visits:,} visits",
+            f"epoch {span}: {first.visits:,} visits, {100 * first.success:.0f} % of the rollouts succeeded",
             columns,
-            [(name, *(f"{cell:.3f}" for cell in astuple(figures)[:-1])) for name, figures in rows.items()],
+            [(name, *(f"{cell:.3f}" for cell in astuple(figures)[:-2])) for name, figures in rows.items()],
         )
     shown = {k: value for k, value in conditions.items() if k not in ("notes", "read_as") and value is not None}
     print(", ".join(f"{key} {value}" for key, value in shown.items()))
