@@ -212,7 +212,7 @@ class AllotmentMixin(_Trainer):
         rows = []
         for key in wanted:
             row = key if isinstance(key, dict) else local.get(key) or cast(NumberedRows, self._rows)[key]
-            rows.append({name: copy.deepcopy(row[name]) for name in columns})
+            rows.append({name: _copied(row[name]) for name in columns})
         return rows
 
     def _warn_of_chunks(self, divisor: int) -> None:
@@ -373,3 +373,8 @@ def with_allotment(trainer: type) -> type[AllotmentMixin]:
     scoring = type(f"GroupScoring{base.__name__}", (GroupScoring, base), {})
     parents = (AllotmentMixin, scoring) if trainer is base else (AllotmentMixin, trainer, scoring)
     return type(f"Allotment{trainer.__name__}", parents, {"__doc__": trainer.__doc__})
+
+
+def _copied(value: Any) -> Any:
+    """A copy that its rollout may change; what nobody can change is itself."""
+    return value if type(value) in (str, int, float, bool, type(None)) else copy.deepcopy(value)
