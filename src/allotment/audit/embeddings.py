@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from allotment.audit.log import Log
+from allotment.disk import replaced
 from allotment.errors import InvalidInputError, StateError
 from allotment.prediction import distinct_parts, embed
 from allotment.state import load_state, save_state
@@ -59,7 +60,7 @@ def prompt_embeddings(
         if beside is not None and file is None and characters(log) >= KEPT_FROM:
             _keep(cache_of(beside), _key(texts), embeddings_MD)
     if file is not None:
-        with open(file, "wb") as out:  # np.save would add an ending to a name
+        with replaced(file) as out:
             np.save(out, embeddings_MD.astype(np.float32))
     return embeddings_MD
 

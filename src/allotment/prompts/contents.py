@@ -7,6 +7,7 @@ import json
 from typing import Any
 
 from allotment.errors import InvalidInputError
+from allotment.types import PromptId
 
 
 def content_hash(value: object) -> str:
@@ -46,11 +47,16 @@ def _plain(value: Any) -> object:
     return {type(value).__name__: text}
 
 
-def named(value: Any) -> int | str | None:
+def named(value: Any, field: str, setting: str) -> PromptId | None:
     """The name that a row of a data set gives its prompt: None for nothing, an empty text, or pandas' NaN; 7.0 is 7.
 
+    Args:
+        value: the name.
+        field: where it stands in the row, for the error.
+        setting: which names another place.
+
     Raises:
-        ValueError: it is neither a number nor a text.
+        InvalidInputError: it is neither a whole number nor a text.
     """
     value = value.item() if hasattr(value, "item") and getattr(value, "ndim", 0) == 0 else value
     if value is None or value == "" or (isinstance(value, float) and value != value):
@@ -59,4 +65,9 @@ def named(value: Any) -> int | str | None:
         return int(value)
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value
-    raise ValueError(repr(value))
+    raise InvalidInputError(
+        f"{field} does not name a prompt",
+        got=repr(value),
+        allowed="a whole number or a text; nothing, for a hash of what the row holds in its place",
+        fix=f"mend {field}, or set {setting} to another key",
+    )

@@ -35,7 +35,8 @@ class PromptIdentity:
             InvalidInputError: its metadata's entry is no id, or names another prompt too; or there is none, and the row
                 holds what cannot be told apart.
         """
-        name = None if self._key is None else _named((sample.metadata or {}).get(self._key), self._key)
+        key = self._key
+        name = None if key is None else named((sample.metadata or {}).get(key), f"the metadata's {key}", "prompt_id")
         if name is None:
             return content_hash([getattr(sample, name) for name in KEPT])
         shown = content_hash([getattr(sample, name) for name in SHOWN])
@@ -53,16 +54,3 @@ class PromptIdentity:
         """Look at all samples of a data set, so that an id of two prompts is found at the start."""
         for sample in samples if self._key is not None else ():
             self.of(sample)
-
-
-def _named(value: Any, key: str) -> PromptId | None:
-    """The id; None for nothing, an empty text or NaN. 7.0 is 7."""
-    try:
-        return named(value)
-    except ValueError as error:
-        raise InvalidInputError(
-            f"the metadata's {key} does not name a prompt",
-            got=repr(value),
-            allowed="a whole number or a text; nothing, for a hash of the row in its place",
-            fix=f"mend {key}, or set prompt_id to another key",
-        ) from error

@@ -26,7 +26,7 @@ def prompt_key(row: Mapping[str, Any], name: str = "index") -> str:
         InvalidInputError: the name is neither a number nor a text; or there is none, and the prompt holds what cannot
             be told from others.
     """
-    own = _named(_fields(row.get("extra_info")).get(name), name)
+    own = named(_fields(row.get("extra_info")).get(name), f"extra_info.{name}", "allotment.prompt_id")
     return f"{row.get('data_source') or ''}/{_hash(row, name) if own is None else own}"
 
 
@@ -39,19 +39,6 @@ def _fields(extra_info: object) -> Mapping[str, Any]:
         except ValueError:
             return {}
     return extra_info if isinstance(extra_info, Mapping) else {}
-
-
-def _named(value: Any, name: str) -> str | int | None:
-    """The name of a row; None for one without: nothing, an empty text, or pandas' NaN. 7.0 is 7."""
-    try:
-        return named(value)
-    except ValueError as error:
-        raise InvalidInputError(
-            f"extra_info.{name} does not name a prompt",
-            got=repr(value),
-            allowed="an integer or a text; nothing, for a hash of the prompt in its place",
-            fix=f"mend extra_info.{name}, or set allotment.prompt_id to another key",
-        ) from error
 
 
 def _hash(row: Mapping[str, Any], name: str) -> str:
