@@ -1,20 +1,19 @@
 """SmolLM2-135M-Instruct learns short sums in TRL: uniform counts against this library's designs, paired by seed.
 
-    python benchmarks/smollm2_learning.py MODEL_FOLDER runs/smollm2-learning [--steps 12] [--seeds 2] [--arms vip ...]
+    python benchmarks/smollm2_learning.py MODEL_FOLDER runs/smollm2-learning [--steps 12] [--seeds 0 1] [--arms vip ...]
 
-Sums of reasoning-gym's chain_sum (two or three terms of one or two digits) with two worked ones before them; an answer
-ends with its line. ``AllotmentRLOOTrainer`` trains adapters (LoRA) in the last blocks; vip and joint know the numbers
-counted in a sum (without, every first visit would get uniform's counts). Judged is the chance of the
-right answer, exact for its usual tokens, on prompts of the pool and on held-out ones, before and after training. A run
-is resumed from its last checkpoint, finished runs are not repeated. On a GPU:
-``--device cuda --steps 200 --seeds 3 --prompts 32 --rollouts 8 --blocks 30``.
+Sums of reasoning-gym's chain_sum (two terms of one or two digits) with two worked ones before them; an answer
+ends with its line. ``AllotmentGRPOTrainer`` trains adapters (LoRA) in the last blocks; vip and joint know the numbers
+counted in a sum (without, every first visit would get uniform's counts). Judged is the exact
+success probability on prompts of the pool and on held-out ones, before and after training. A run is resumed from its
+last checkpoint, finished runs are not repeated. On a GPU:
+``--device cuda --steps 200 --seeds 0 1 2 --prompts 32 --rollouts 8 --blocks 30``.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -38,20 +37,23 @@ WORKED, MAX_TOKENS = 2, 5
 END = "\n"
 
 
-def problems(pool: int, held_out: int) -> tuple[list[dict[str, str]], list[dict[str, str]]]:
-    """Rows of both splits, no sum twice; the worked ones are in neither."""
-    options = {"min_terms": 2, "max_terms": 3, "min_digits": 1, "max_digits": 2}
-    made = reasoning_gym.create_dataset("chain_sum", size=3 * (pool + held_out) + 3, seed=7, **options)
+def problems(tokenizer: Any, pool: int, held_out: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of both splits, no sum twice, each with the tokens of its right answer; the worked ones are in neither."""
+    options = {"min_terms": 2, "max_terms": 2, "min_digits": 1, "max_digits": 2}
+    made = reasoning_gym.create_dataset("chain_sum", size=4 * (pool + held_out) + 3, seed=7, **options)
     sums = {entry["question"].split(": ")[1]: str(entry["answer"]) for entry in made}
     shortest = sorted(sums, key=len)[:WORKED]
     worked = "".join(f"{asked} {sums.pop(asked)}{END}" for asked in shortest)
-    rows = [{"prompt": worked + asked, "answer": answer, "prompt_id": asked} for asked, answer in sums.items()]
+    rows = [
+        {"prompt": worked + asked, "right": tokenizer.encode(f" {answer}{END}"), "prompt_id": asked}
+        for asked, answer in sums.items()
+    ]
     return rows[:pool], rows[pool : pool + held_out]
 
 
-def reward(completions: Sequence[str], answer: Sequence[str], **_: object) -> list[float]:
-    """1.0 for exactly the right answer; what was cut off is too long for any."""
-    return [float(text.strip() == right) for text, right in zip(completions, answer, strict=True)]
+def reward(completion_ids: Sequence[list[int]], right: Sequence[list[int]], **_: object) -> list[float]:
+    """1.0 for exactly the right answer and the end of its line."""
+    return [float(ids == wanted) for ids, wanted in zip(completion_ids, right, strict=True)]
 
 
 def tokenizer_of(folder: Path) -> Any:
@@ -64,15 +66,13 @@ def tokenizer_of(folder: Path) -> Any:
 
 
 @torch.inference_mode()
-def chances(model: Any, tokenizer: Any, rows: Sequence[dict[str, str]], at_once: int = 32) -> list[float]:
-    """Of each row, the probability that the policy writes the right answer in its usual tokens and ends the line."""
+def chances(model: Any, tokenizer: Any, rows: Sequence[dict[str, Any]], at_once: int = 32) -> list[float]:
+    """Of each row, the success probability: that of the right answer's tokens and the end of its line."""
     found: list[float] = []
     for first in range(0, len(rows), at_once):
         part = rows[first : first + at_once]
         asked = [tokenizer.encode(row["prompt"], add_special_tokens=False) for row in part]
-        said = [
-            [*tokenizer.encode(" " + row["answer"], add_special_tokens=False), tokenizer.eos_token_id] for row in part
-        ]
+        said = [row["right"] for row in part]
         width = max(len(a) + len(s) for a, s in zip(asked, said, strict=True))
         ids_BT = torch.full((len(part), width), tokenizer.pad_token_id)
         scored_BT = torch.zeros(len(part), width, dtype=torch.bool)
@@ -99,19 +99,19 @@ def run(own: argparse.Namespace, arm: str, seed: int) -> None:
     from transformers import AutoModelForCausalLM, PrinterCallback
     from transformers.trainer_utils import get_last_checkpoint
 
-    from allotment.integrations.trl import AllotmentRLOOConfig, AllotmentRLOOTrainer
+    from allotment.integrations.trl import AllotmentGRPOConfig, AllotmentGRPOTrainer
 
     folder = result(own.out, arm, seed).with_suffix("")
     folder.mkdir(parents=True, exist_ok=True)
-    pool, held_out = problems(own.pool, own.held_out)
+    tokenizer = tokenizer_of(own.model)
+    pool, held_out = problems(tokenizer, own.pool, own.held_out)
     counted = text_features([row["prompt_id"] for row in pool])
     np.save(own.out / "counted.npy", counted / np.where(counted.std(0) > 0, counted.std(0), 1.0))
-    tokenizer = tokenizer_of(own.model)
     causal: Any = AutoModelForCausalLM
     model = causal.from_pretrained(own.model, dtype=torch.float32)
     blocks = model.config.num_hidden_layers
     rollouts = own.rollouts * (2 if arm.endswith("2x budget") else 1)
-    trainer = AllotmentRLOOTrainer(
+    trainer = AllotmentGRPOTrainer(
         model=model,
         reward_funcs=reward,
         peft_config=LoraConfig(
@@ -121,7 +121,7 @@ def run(own: argparse.Namespace, arm: str, seed: int) -> None:
             target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
             layers_to_transform=list(range(max(blocks - own.blocks, 0), blocks)),
         ),
-        args=AllotmentRLOOConfig(
+        args=AllotmentGRPOConfig(
             output_dir=str(folder),
             seed=seed,
             max_steps=own.steps,
@@ -130,6 +130,8 @@ def run(own: argparse.Namespace, arm: str, seed: int) -> None:
             learning_rate=own.rate,
             lr_scheduler_type="constant",
             beta=0.0,
+            loss_type="dr_grpo",
+            scale_rewards="none",
             max_completion_length=MAX_TOKENS,
             prompt_id_column="prompt_id",
             use_cpu=own.device == "cpu",
@@ -147,15 +149,12 @@ def run(own: argparse.Namespace, arm: str, seed: int) -> None:
         processing_class=tokenizer,
     )
     trainer.remove_callback(PrinterCallback)
-    started = folder / "before.json"
     judged = pool[: own.judged], held_out[: own.judged]
+    started = own.out / f"before-{own.judged}.json"
     if not started.exists():
-        before = [chances(trainer.model.eval(), tokenizer, rows) for rows in judged]
-        write_atomically(started, json.dumps({"before": before, "cpu": 0.0}))
-    known = json.loads(started.read_text())
-    clock = time.process_time()
+        write_atomically(started, json.dumps([chances(trainer.model.eval(), tokenizer, rows) for rows in judged]))
+    before = json.loads(started.read_text())
     trainer.train(resume_from_checkpoint=get_last_checkpoint(str(folder)))
-    cpu = known["cpu"] + time.process_time() - clock
     after = [chances(trainer.model.eval(), tokenizer, rows) for rows in judged]
     steps = [row for row in trainer.state.log_history if "loss" in row]
     totals = {key: float(np.sum([row[f"allotment/{key}"] for row in steps])) for key in ("budget", "tokens")}
@@ -166,9 +165,9 @@ def run(own: argparse.Namespace, arm: str, seed: int) -> None:
     }
     gained = {
         name: [float(np.mean(old)), float(np.mean(new))]
-        for name, old, new in zip(("pool", "held_out"), known["before"], after, strict=True)
+        for name, old, new in zip(("pool", "held_out"), before, after, strict=True)
     }
-    figures = {**gained, **totals, **means, **first_and_last, "steps": len(steps), "cpu": cpu}
+    figures = {**gained, **totals, **means, **first_and_last, "steps": len(steps)}
     write_atomically(result(own.out, arm, seed), json.dumps(figures))
 
 
@@ -185,8 +184,8 @@ def _settings(own: argparse.Namespace, arm: str) -> dict[str, Any]:
 
 def table(own: argparse.Namespace) -> str:
     """Markdown: means over seeds; gains of the chance of a right answer, and the paired difference to the first arm."""
-    found = {arm: [json.loads(result(own.out, arm, seed).read_text()) for seed in range(own.seeds)] for arm in own.arms}
-    titles = ["arm", "steps", "rollouts", "tokens", "CPU s a step", "reward, first third", "last third", "dead"]
+    found = {arm: [json.loads(result(own.out, arm, seed).read_text()) for seed in own.seeds] for arm in own.arms}
+    titles = ["arm", "steps", "rollouts", "tokens", "s a step", "reward, first third", "last third", "dead"]
     titles += [
         f"{split}{what}" for split in ("pool", "held out") for what in (" before", ", gain (se)", ", to the first")
     ]
@@ -200,12 +199,12 @@ def table(own: argparse.Namespace) -> str:
             cells.append("" if arm == own.arms[0] else _with_error(gains - reference))
         mean = {
             key: float(np.mean([run[key] for run in runs]))
-            for key in ("steps", "budget", "tokens", "cpu", "first", "last")
+            for key in ("steps", "budget", "tokens", "step_time", "first", "last")
         }
         dead = np.mean([run["allotment/dead_rollouts"] for run in runs])
         lines.append(
             f"| {arm} | {mean['steps']:.0f} | {mean['budget']:.0f} | {mean['tokens']:.0f} | "
-            f"{mean['cpu'] / mean['steps']:.1f} | {mean['first']:.3f} | {mean['last']:.3f} | {dead:.2f} | "
+            f"{mean['step_time']:.1f} | {mean['first']:.3f} | {mean['last']:.3f} | {dead:.2f} | "
             + " | ".join(cells) + " |"
         )  # fmt: skip
     return "\n".join(lines)
@@ -223,7 +222,7 @@ def main() -> None:
     parser.add_argument("model", type=Path, help="folder of prepare-smollm2")
     parser.add_argument("out", type=Path)
     parser.add_argument("--arms", nargs="+", default=["uniform", "vip"], choices=list(ARMS))
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1])
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--save-steps", type=int, default=3)
     parser.add_argument("--prompts", type=int, default=8, help="of a step")
@@ -231,14 +230,14 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=5e-4)
     parser.add_argument("--rank", type=int, default=16)
     parser.add_argument("--blocks", type=int, default=8, help="last blocks that have adapters")
-    parser.add_argument("--pool", type=int, default=200)
-    parser.add_argument("--held-out", type=int, default=200)
+    parser.add_argument("--pool", type=int, default=300)
+    parser.add_argument("--held-out", type=int, default=100)
     parser.add_argument("--judged", type=int, default=100, help="prompts of each split")
     parser.add_argument("--device", default="cpu", help="cpu, else what TRL finds")
     own = parser.parse_args()
     torch.set_num_threads(1)
     own.out.mkdir(parents=True, exist_ok=True)
-    jobs = [(arm, seed) for seed in range(own.seeds) for arm in own.arms]
+    jobs = [(arm, seed) for seed in own.seeds for arm in own.arms]
     for arm, seed in track(jobs, description="Runs"):
         run(own, arm, seed)
     print(table(own))

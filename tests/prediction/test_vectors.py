@@ -28,7 +28,7 @@ def test_it_does_not_matter_in_which_parts_they_come(parts, merged_rows):
         order = np.random.default_rng(0).permutation(total)
         got = prompts.rows(prompts.index.rows(order.tolist()))
     assert len(prompts) == total
-    assert got.dtype == np.float64
+    assert got.dtype == np.float32
     if total:
         np.testing.assert_array_equal(got, X[order])
 

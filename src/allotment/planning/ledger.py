@@ -79,9 +79,6 @@ class Ledger:
         self.entries: dict[tuple[int, int], Outcome] = {}
         """What came back so far for each open plan, by step and round."""
 
-    def __len__(self) -> int:
-        return len(self.entries)
-
     def plans(self) -> tuple[Plan, ...]:
         """The open plans in order of step and round, without the belief they were made from."""
         return tuple(Plan(o.prompt_ids, o.planned, *key) for key, o in sorted(self.entries.items(), key=lambda i: i[0]))

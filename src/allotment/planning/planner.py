@@ -274,9 +274,10 @@ class Planner(ABC):
 
         ``purpose`` sets independent numbers apart; ``step`` is that of the next plan if None.
         """
-        prefix = f"{purpose}{self.seed}/{self._step if step is None else step}/".encode()
+        prefix = f"{purpose}{self.seed}/{self._step if step is None else step}/"
+        start = hashlib.blake2b(prefix.encode(), digest_size=8)
         try:
-            digests = b"".join(hashlib.blake2b(prefix + repr(i).encode(), digest_size=8).digest() for i in ids)
+            digests = b"".join([_hashed(start.copy(), prompt) for prompt in ids])
         except ValueError as error:
             raise InvalidInputError(
                 "an id is too long", got=error, allowed="ints of up to 4,300 digits", fix="use a shorter id"
@@ -311,3 +312,8 @@ class Planner(ABC):
         """Restore what :meth:`save` wrote, and return the planner; StateError if it is damaged or does not fit."""
         self.load_state_dict(load_state(path, kind="planner"))
         return self
+
+
+def _hashed(start: Any, prompt: PromptId) -> bytes:
+    start.update(repr(prompt).encode())
+    return bytes(start.digest())

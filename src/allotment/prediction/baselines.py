@@ -22,7 +22,7 @@ from scipy.special import logit
 from allotment.checks import check_setting
 from allotment.prediction.binomial import visits
 from allotment.prediction.posteriors import BetaPosterior, PredictorEntry
-from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, ids_and_vectors, squared_distances
+from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, VectorArray, ids_and_vectors, squared_distances
 from allotment.prompts.ids import PromptTable, canonical_ids
 from allotment.state import State, array_from_state, check_state, from_state, rows_from_state
 from allotment.types import FloatArray, IntArray, Posterior, PromptIds
@@ -249,7 +249,7 @@ class WindowedRegression:
         self._rates = np.empty(0)
         self.register(*ids_and_vectors(embeddings, ids, np.float64))
 
-    def _rate(self, queries_QD: FloatArray, points_WD: FloatArray, rates_W: FloatArray) -> FloatArray:
+    def _rate(self, queries_QD: VectorArray, points_WD: VectorArray, rates_W: FloatArray) -> FloatArray:
         """[Q] predicted rates from the W >= 1 observations of the window."""
         raise NotImplementedError
 
@@ -305,7 +305,7 @@ class Ridge(WindowedRegression):
         super().__init__(embeddings, **settings)
         self.penalty = float(penalty)
 
-    def _rate(self, queries_QD: FloatArray, points_WD: FloatArray, rates_W: FloatArray) -> FloatArray:
+    def _rate(self, queries_QD: VectorArray, points_WD: VectorArray, rates_W: FloatArray) -> FloatArray:
         origin_D, level = points_WD.mean(axis=0), rates_W.mean()
         centred_WD = points_WD - origin_D
         gram_DD = centred_WD.T @ centred_WD + self.penalty * np.eye(points_WD.shape[1])
@@ -331,7 +331,7 @@ class KNearest(WindowedRegression):
         super().__init__(embeddings, **settings)
         self.neighbours = int(neighbours)
 
-    def _rate(self, queries_QD: FloatArray, points_WD: FloatArray, rates_W: FloatArray) -> FloatArray:
+    def _rate(self, queries_QD: VectorArray, points_WD: VectorArray, rates_W: FloatArray) -> FloatArray:
         if len(rates_W) <= self.neighbours:
             return np.full(len(queries_QD), rates_W.mean())
         distances_QW = squared_distances(queries_QD, points_WD)

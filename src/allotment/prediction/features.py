@@ -1,22 +1,17 @@
-"""Features of prompts: what can be counted in a text, beside its embedding, which knows topic rather than difficulty;
-and Nystroem features, a Gaussian process of low rank on embeddings, through a few landmark prompts.
-"""
+"""What can be counted in a prompt's text, beside its embedding, which knows topic rather than difficulty."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
 from itertools import takewhile
 
 import numpy as np
 import numpy.typing as npt
-from scipy.spatial.distance import pdist
 
-from allotment.errors import InvalidInputError, StateError
-from allotment.prompts.embeddings import EmbeddedPrompts, VectorArray, as_numbers, check_vectors, squared_distances
-from allotment.types import FloatArray, IntArray, PromptId
+from allotment.errors import InvalidInputError
+from allotment.prompts.embeddings import EmbeddedPrompts, VectorArray, as_numbers, check_vectors
+from allotment.types import FloatArray, PromptId
 
 PATTERNS = {
     "characters": r".",
@@ -116,145 +111,3 @@ def with_features(
     check_vectors(ids, np.hstack([embeddings_QD, features_QF]), registered.dimension)
     scale_F = scale_F if scale_F.size else scale_beside(features_QF, embeddings_QD)
     return np.hstack([embeddings_QD, features_QF * scale_F]), scale_F
-
-
-def check_embeddings_fit(
-    dimension: int, learnt: int, scale_F: FloatArray, learnt_scale_F: FloatArray, steps: int
-) -> None:
-    """Raise :class:`StateError` unless the embeddings registered can go on with a state of ``steps`` steps.
-
-    ``dimension``, ``scale_F``: of those registered. ``learnt``, ``learnt_scale_F``: of the state; 0 where it has none.
-    """
-    if steps and learnt != dimension:
-        raise StateError(
-            "the state was learnt with other embeddings than those registered",
-            got=f"embeddings of dimension {dimension}, a state of {learnt or 'none'}",
-            allowed="the embeddings, with features if any, that were registered when the state was saved",
-            fix="register those, or none where the state has none",
-        )
-    if not np.array_equal(learnt_scale_F, scale_F):
-        raise StateError(
-            "the registered features are scaled differently from those of the state",
-            got=f"factors {scale_F.tolist()}",
-            allowed=f"{learnt_scale_F.tolist()}",
-            fix="register the same prompts first as when the state was saved, or load before registering",
-        )
-
-
-KEPT = 8192
-"""Most prompts whose features are kept from their plan to their outcomes: 34 MB."""
-EIGENVALUE_FLOOR = 1e-8
-"""Directions of the landmarks' kernel below this share of the largest are left out: duplicates, or a wide kernel."""
-
-
-@dataclass(frozen=True, eq=False)
-class Landmarks:
-    """M landmark embeddings and, for each of H bandwidths, the map from kernel values to orthonormal features.
-
-    ``features(x) = K_MM^{-1/2} k_M(x)`` with ``k(x, z) = exp(-|x - z|^2 / (2 h^2))``, so that inner products of
-    features are the Nystroem approximation of the kernel (Williams and Seeger, 2001), exact among the landmarks.
-    """
-
-    points: FloatArray
-    """[M, D]."""
-    bandwidths: FloatArray
-    """[H] kernel bandwidths, in the unit of the embeddings."""
-    maps: FloatArray
-    """[H, M, M] ``K_MM^{-1/2}`` of each bandwidth."""
-
-    @classmethod
-    def at(cls, points_MD: FloatArray, factors_H: FloatArray) -> Landmarks:
-        """Landmarks at these points; bandwidths are ``factors`` times the median distance between two of them."""
-        median = float(np.median(pdist(points_MD))) if len(points_MD) > 1 else 0.0
-        bandwidths_H = factors_H * (median if median > 0 else 1.0)
-        squares_MM = squared_distances(points_MD, points_MD)
-        np.fill_diagonal(squares_MM, 0.0)
-        return cls(points_MD, bandwidths_H, np.stack([_inverse_root(_kernel(squares_MM, h)) for h in bandwidths_H]))
-
-    @classmethod
-    def drawn(cls, prompts: EmbeddedPrompts, rank: int, factors_H: FloatArray, seed: int) -> Landmarks:
-        """Landmarks at up to ``rank`` distinct embeddings of ``prompts``, drawn at random; see :meth:`at`."""
-        random, count = np.random.default_rng(seed), len(prompts)
-        points = prompts.rows(random.choice(count, min(count, 4 * rank), replace=False))
-        first = np.sort(np.unique(points, axis=0, return_index=True)[1])[:rank]
-        return cls.at(points[first], factors_H)
-
-    @property
-    def rank(self) -> int:
-        """M, the number of features of one bandwidth."""
-        return len(self.points)
-
-    @cached_property
-    def _centred(self) -> tuple[FloatArray, FloatArray, FloatArray]:
-        """Mean of the points [D]; the points from there, -2 times [M, D], and their squared lengths [M]."""
-        origin_D = self.points.mean(axis=0)
-        points_MD = self.points - origin_D
-        return origin_D, -2 * points_MD, np.einsum("md,md->m", points_MD, points_MD)
-
-    def features(self, x_QD: FloatArray) -> Features:
-        """Features of each embedding, for every bandwidth."""
-        origin_D, points_MD, lengths_M = self._centred
-        x_QD = x_QD - origin_D
-        squares_MQ = points_MD @ x_QD.T
-        squares_MQ += lengths_M[:, None]
-        squares_MQ += np.einsum("qd,qd->q", x_QD, x_QD)
-        return Features(self, np.maximum(squares_MQ, 0.0, out=squares_MQ))
-
-
-class Features:
-    """Features of Q prompts: those of a bandwidth are computed when they are first asked for."""
-
-    def __init__(self, landmarks: Landmarks, squares_MQ: FloatArray) -> None:
-        self._landmarks, self._squares = landmarks, squares_MQ
-        self._rows: dict[int, FloatArray] = {}
-
-    def take(self, rows_S: IntArray) -> Features:
-        """Those of some of the prompts; of all bandwidths, as far as they are there."""
-        taken = Features(self._landmarks, self._squares[:, rows_S])
-        taken._rows = {bandwidth: rows_FQ[:, rows_S] for bandwidth, rows_FQ in self._rows.items()}
-        return taken
-
-    @property
-    def place(self) -> FloatArray:
-        """[Q] a number that is the same for equal embeddings and hardly for others."""
-        return np.arange(1.0, len(self._squares) + 1) @ self._squares
-
-    def rows(self, bandwidth: int) -> FloatArray:
-        """[2 + M, Q] coefficients of level (1), drift (0) and the features' weights."""
-        if bandwidth not in self._rows:
-            rows_FQ = np.empty((2 + len(self._squares), self._squares.shape[1]))
-            rows_FQ[:2] = [[1.0], [0.0]]
-            kernel_MQ = _kernel(self._squares, self._landmarks.bandwidths[bandwidth])
-            np.matmul(self._landmarks.maps[bandwidth], kernel_MQ, out=rows_FQ[2:])
-            self._rows[bandwidth] = rows_FQ
-        return self._rows[bandwidth]
-
-
-class Views:
-    """Features of registered prompts; those of the prompts last asked for are kept until their outcomes come."""
-
-    def __init__(self, landmarks: Landmarks | None = None) -> None:
-        self.landmarks = landmarks
-        self._last: tuple[tuple[PromptId, ...], Features] | None = None
-
-    def of(self, prompts: EmbeddedPrompts, ids: tuple[PromptId, ...]) -> Features | None:
-        """None without landmarks; UnknownPromptError where a prompt is not registered."""
-        if self._last is not None and self._last[0] == ids:
-            return self._last[1]
-        rows_Q = prompts.index.rows(ids)
-        if self.landmarks is None:
-            return None
-        features = self.landmarks.features(prompts.rows(rows_Q))
-        self._last = (ids, features) if len(ids) <= KEPT else None
-        return features
-
-
-def _kernel(squares: FloatArray, bandwidth: float) -> FloatArray:
-    return np.asarray(np.exp(squares / (-2 * bandwidth * bandwidth)), dtype=np.float64)
-
-
-def _inverse_root(kernel_MM: FloatArray) -> FloatArray:
-    values_M, vectors_MM = np.linalg.eigh(kernel_MM)
-    kept_M = values_M > EIGENVALUE_FLOOR * values_M[-1]
-    scale_M = np.where(kept_M, 1 / np.sqrt(np.where(kept_M, values_M, 1.0)), 0.0)
-    return np.asarray((vectors_MM * scale_M) @ vectors_MM.T, dtype=np.float64)

@@ -12,9 +12,9 @@ import numpy.typing as npt
 from allotment.checks import check_setting
 from allotment.errors import InvalidInputError
 from allotment.prediction.binomial import binomial_sites, log_predictive, visits
-from allotment.prediction.features import Landmarks, Views, check_embeddings_fit, with_features
 from allotment.prediction.hierarchy import Batch, Hierarchy
-from allotment.prediction.hierarchy_state import KEYS, hierarchy_state, restore
+from allotment.prediction.hierarchy_state import KEYS, check_embeddings_fit, hierarchy_state, restore
+from allotment.prediction.landmarks import Landmarks, Views
 from allotment.prediction.posteriors import Predictor, PredictorEntry
 from allotment.prediction.settings import Settings, bandwidth_factors, checked_settings
 from allotment.prompts.embeddings import EmbeddedPrompts, Embeddings, ids_and_vectors
@@ -92,6 +92,8 @@ class HierarchicalModel:
         prompts = EmbeddedPrompts() if self._prompts is None else self._prompts
         vectors, scale_F = embeddings, self._feature_scale
         if features is not None or scale_F.size:
+            from allotment.prediction.features import with_features
+
             vectors, scale_F = with_features(canonical_ids(ids), embeddings, features, scale_F, prompts)
         prompts.register(ids, vectors)
         self._prompts, self._feature_scale = prompts if prompts.dimension else None, scale_F

@@ -3,7 +3,7 @@
     f_q(t) = c + d(t) + w(t) . phi(x_q) + u_q(t)
 
 c a constant level and d its drift, a random walk from 0; w the weights of a low-rank Gaussian process on the prompts'
-embeddings (:class:`~allotment.prediction.features.Landmarks`), forgotten slowly; u_q the prompt's own effect, a random
+embeddings (:class:`~allotment.prediction.landmarks.Landmarks`), forgotten slowly; u_q the prompt's own effect, a random
 walk around nothing. Outcomes reach the model as Gaussian likelihoods ("sites") of f_q, one per visited prompt and step.
 
 What is stored does not grow with the number of visits: for (c, d, w) the information matrix of all sites, the u_q
@@ -27,7 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.prediction.binomial import BatchPrior, drift_evidence, solved, squared_norms, whitened
-from allotment.prediction.features import Features
+from allotment.prediction.landmarks import Features
 from allotment.prediction.settings import Settings, log_normal_grid, members
 from allotment.prompts.ids import PromptTable
 from allotment.types import FloatArray, IntArray, PromptId
@@ -176,11 +176,6 @@ class Common:
         """[Q] of c + w . phi with d."""
         return self.whitened_level @ self.whitened
 
-    @cached_property
-    def level_variance(self) -> float:
-        """Of d."""
-        return float(self.whitened_level @ self.whitened_level)
-
     def with_records(
         self,
         value_Q: FloatArray,
@@ -195,8 +190,8 @@ class Common:
         odds_Q = variance_Q * precision_Q
         rest_Q = 1 / (1 + odds_Q)
         mean_Q = rest_Q * (self.mean[where] + odds_Q * value_Q) + self.level
-        common_Q = rest_Q**2 * self.variance[where] + 2 * rest_Q * self.covariance[where] + self.level_variance
-        return mean_Q, common_Q + variance_Q * rest_Q
+        common_Q = rest_Q**2 * self.variance[where] + 2 * rest_Q * self.covariance[where]
+        return mean_Q, common_Q + self.whitened_level @ self.whitened_level + variance_Q * rest_Q
 
 
 class Hierarchy:

@@ -7,6 +7,7 @@ from itertools import accumulate
 import numpy as np
 
 from allotment.checks import check_setting
+from allotment.errors import StateError
 from allotment.prediction.hierarchy import PRECISION, STEP, Hierarchy
 from allotment.prompts.ids import PromptTable
 from allotment.state import State, array_from_state, from_state
@@ -53,3 +54,26 @@ def restore(model: Hierarchy, state: State) -> None:
 
 def _split(vector: FloatArray, sizes: list[int]) -> list[FloatArray]:
     return [part.copy() for part in np.split(vector, list(accumulate(sizes))[:-1])]
+
+
+def check_embeddings_fit(
+    dimension: int, learnt: int, scale_F: FloatArray, learnt_scale_F: FloatArray, steps: int
+) -> None:
+    """Raise :class:`StateError` unless the embeddings registered can go on with a state of ``steps`` steps.
+
+    ``dimension``, ``scale_F``: of those registered. ``learnt``, ``learnt_scale_F``: of the state; 0 where it has none.
+    """
+    if steps and learnt != dimension:
+        raise StateError(
+            "the state was learnt with other embeddings than those registered",
+            got=f"embeddings of dimension {dimension}, a state of {learnt or 'none'}",
+            allowed="the embeddings, with features if any, that were registered when the state was saved",
+            fix="register those, or none where the state has none",
+        )
+    if not np.array_equal(learnt_scale_F, scale_F):
+        raise StateError(
+            "the registered features are scaled differently from those of the state",
+            got=f"factors {scale_F.tolist()}",
+            allowed=f"{learnt_scale_F.tolist()}",
+            fix="register the same prompts first as when the state was saved, or load before registering",
+        )

@@ -19,7 +19,7 @@ def content_hash(value: object) -> str:
     Raises:
         InvalidInputError: it holds something that says nothing of its content.
     """
-    text = json.dumps(value, sort_keys=True, default=_plain)
+    text = _JSON.encode(value)
     return hashlib.blake2b(text.encode(errors="surrogatepass"), digest_size=16).hexdigest()
 
 
@@ -45,6 +45,9 @@ def _plain(value: Any) -> object:
             fix="name the column that tells prompts apart",
         )
     return {type(value).__name__: text}
+
+
+_JSON = json.JSONEncoder(sort_keys=True, default=_plain)
 
 
 def named(value: Any, field: str, setting: str) -> PromptId | None:

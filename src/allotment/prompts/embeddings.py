@@ -82,11 +82,13 @@ class EmbeddedPrompts:
             while len(self._blocks) > 1 and len(self._blocks[-2]) <= len(self._blocks[-1]) <= MERGED_ROWS:
                 self._blocks[-2:] = [np.concatenate(self._blocks[-2:])]
 
-    def rows(self, rows_Q: IntArray) -> FloatArray:
-        """[Q, D] the vectors at ``rows_Q`` in order of registration, as float64."""
+    def rows(self, rows_Q: IntArray) -> VectorArray:
+        """[Q, D] a copy of the vectors at ``rows_Q`` in order of registration."""
+        if len(self._blocks) == 1:
+            return self._blocks[0][rows_Q]
         ends = np.cumsum([len(block) for block in self._blocks])
         block_Q = np.searchsorted(ends, rows_Q, side="right")
-        out_QD = np.empty((len(rows_Q), self.dimension))
+        out_QD = np.empty((len(rows_Q), self.dimension), self.dtype)
         for b in np.unique(block_Q):
             here = block_Q == b
             out_QD[here] = self._blocks[b][rows_Q[here] - (ends[b] - len(self._blocks[b]))]

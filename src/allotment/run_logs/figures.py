@@ -69,19 +69,27 @@ def plan_rows(
     plan: Plan, step: int, counts_Q: IntArray, successes_Q: IntArray, tokens_Q: IntArray
 ) -> list[dict[str, Any]]:
     """The lines of ``rollouts.jsonl`` for the prompts with ``counts_Q`` > 0; arrays are [Q], as the plan's."""
-    mean_Q = None if plan.posterior is None else plan.posterior.success_probability()
-    deviation_Q = None if plan.posterior is None else plan.posterior.standard_deviation()
+    rows_R = np.flatnonzero(counts_Q)
+    nothing = [None] * len(rows_R)
+    belief = plan.posterior
     return [
         {
-            "prompt_id": prompt,
+            "prompt_id": plan.prompt_ids[q],
             "step": step,
             "round": plan.round,
-            "n": int(counts_Q[q]),
-            "successes": int(successes_Q[q]),
-            "tokens": int(tokens_Q[q]),
-            "predicted_mean": None if mean_Q is None else round(float(mean_Q[q]), 6),
-            "predicted_sd": None if deviation_Q is None else round(float(deviation_Q[q]), 6),
+            "n": n,
+            "successes": successes,
+            "tokens": tokens,
+            "predicted_mean": mean,
+            "predicted_sd": deviation,
         }
-        for q, prompt in enumerate(plan.prompt_ids)
-        if counts_Q[q]
+        for q, n, successes, tokens, mean, deviation in zip(
+            rows_R.tolist(),
+            counts_Q[rows_R].tolist(),
+            successes_Q[rows_R].tolist(),
+            tokens_Q[rows_R].tolist(),
+            nothing if belief is None else belief.success_probability()[rows_R].round(6).tolist(),
+            nothing if belief is None else belief.standard_deviation()[rows_R].round(6).tolist(),
+            strict=True,
+        )
     ]

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
 
 from allotment.errors import ConfigError, RewardMismatchError
 from allotment.types import FloatArray, IntArray, Plan, PromptId
+
+UNCHANGEABLE = (str, int, float, bool, type(None))
 
 
 @dataclass(frozen=True, eq=False)
@@ -26,7 +30,7 @@ class Layout:
 
     def group_ids(self, rows: Sequence[int]) -> list[PromptId]:
         """The prompt ids of some rollouts."""
-        return [self.prompt_ids[self.group_N[row]] for row in rows]
+        return [self.prompt_ids[group] for group in self.group_N[rows].tolist()]
 
     @property
     def sizes(self) -> IntArray:
@@ -46,7 +50,7 @@ def every_nth(keys: Sequence[Any], repeats: int) -> list[Any]:
         ConfigError: it does not.
     """
     candidates = list(keys[::repeats])
-    if len(keys) % repeats or any(keys[i] != candidates[i // repeats] for i in range(len(keys))):
+    if list(keys) != [key for key in candidates for _ in range(repeats)]:
         raise ConfigError(
             "the data loader does not repeat prompts as TRL's does",
             got=f"{len(keys)} rows that are not {repeats} copies of each prompt in turn",
@@ -111,6 +115,17 @@ def lay_out(
         places.setdefault(prompt, []).append(place)
     count_of = dict(zip(prompt_ids, counts, strict=True))
     planned = [(prompt, own, count_of[prompt]) for prompt, own in places.items() if count_of.get(prompt)]
-    candidates = [own[i % len(own)] for _, own, count in planned for i in range(count)]
+    candidates = [place for _, own, count in planned for place in islice(cycle(own), count)]
     groups = np.repeat(np.arange(len(planned)), [count for _, _, count in planned])
     return Layout(tuple(prompt for prompt, _, _ in planned), np.array(candidates), groups)
+
+
+def row_copies(row: dict[str, Any], columns: Sequence[str], count: int) -> list[dict[str, Any]]:
+    """So many copies of a row that their rollouts may change; what nobody can change is itself."""
+    kept = {name: row[name] for name in columns}
+    made = [kept.copy() for _ in range(count)]
+    for name in columns:
+        if type(kept[name]) not in UNCHANGEABLE:
+            for own in made:
+                own[name] = copy.deepcopy(kept[name])
+    return made

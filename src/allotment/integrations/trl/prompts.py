@@ -42,6 +42,7 @@ class PromptIdentity:
         self.stored: Dataset | None = None
         """A map-style data set without its transform and without decoding, by rows of arrow; None of a stream."""
         self._named: list[PromptId] | None = None
+        self._hashes: dict[int, str] = {}
         self._shown: dict[PromptId, tuple[str, str]] = {}
         if isinstance(dataset, Dataset):
             self.stored = dataset.with_format("arrow")
@@ -83,8 +84,9 @@ class PromptIdentity:
         assert self.stored is not None
         if self._named is not None:
             return [self._named[place] for place in places]
-        distinct = list(dict.fromkeys(places))
-        hashes = dict(zip(distinct, stored_hashes(self.stored, distinct), strict=True))
+        hashes = self._hashes
+        new = [place for place in dict.fromkeys(places) if place not in hashes]
+        hashes.update(zip(new, stored_hashes(self.stored, new), strict=True))
         return [f"{hashes[place]}/{place}" if self._makes_prompts else hashes[place] for place in places]
 
     def all(self) -> list[PromptId]:

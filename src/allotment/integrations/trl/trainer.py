@@ -8,11 +8,11 @@ and, when classes derived from TRL's have done their part, the planner is told.
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from contextlib import suppress
 from dataclasses import replace
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias, cast
 
@@ -24,7 +24,7 @@ from trl import GRPOTrainer, RLOOTrainer
 
 from allotment.errors import ConfigError, RewardMismatchError
 from allotment.integrations.trl import checks, ragged
-from allotment.integrations.trl.batch import apart, copies, every_nth, lay_out
+from allotment.integrations.trl.batch import apart, copies, every_nth, lay_out, row_copies
 from allotment.integrations.trl.building import arithmetic, planner_for, selector_for
 from allotment.integrations.trl.config import AllotmentArguments
 from allotment.integrations.trl.prompts import PromptIdentity
@@ -198,21 +198,26 @@ class AllotmentMixin(_Trainer):
             raise
         self._warn_of_chunks(layout.divisor)
         own = self._own_rows(len(inputs))
-        wanted = [candidates[c][1] for c in layout.candidate_N[own]]
-        rows = self._row_copies(inputs, wanted)
+        local = dict(zip(places, inputs, strict=True))
+        rows = self._rows_of(local, [key for _, key, _ in candidates], layout.candidate_N[own].tolist())
         if self._takes_group_ids:
             rows = [{ragged.GROUP_IDS: int(g), **row} for row, g in zip(rows, layout.group_N[own], strict=True)]
         factors_Q = copies(ids, plan, layout.prompt_ids)
         return rows, OpenBatch(layout, plan, factors_Q, len(distinct), time.perf_counter() - started)
 
-    def _row_copies(self, inputs: list[dict[str, Any]], wanted: list[Any]) -> list[dict[str, Any]]:
-        """The rows that are wanted, rows themselves or places in the data set, with the columns of the batch."""
-        local = {int(row[ROW]): row for row in inputs if ROW in row}
-        columns = [name for name in inputs[0] if name != ROW]
-        rows = []
-        for key in wanted:
+    def _rows_of(
+        self, local: dict[int | None, dict[str, Any]], keys: list[Any], taken: list[int]
+    ) -> list[dict[str, Any]]:
+        """A row with the columns of the batch for each candidate taken.
+
+        ``keys``: of the candidates, rows themselves or places in the data set. ``local``: rows at hand by place.
+        """
+        columns = [name for name in next(iter(local.values())) if name != ROW]
+        rows: list[dict[str, Any]] = []
+        for candidate, same in groupby(taken):
+            key = keys[candidate]
             row = key if isinstance(key, dict) else local.get(key) or cast(NumberedRows, self._rows)[key]
-            rows.append({name: _copied(row[name]) for name in columns})
+            rows += row_copies(row, columns, len(list(same)))
         return rows
 
     def _warn_of_chunks(self, divisor: int) -> None:
@@ -373,8 +378,3 @@ def with_allotment(trainer: type) -> type[AllotmentMixin]:
     scoring = type(f"GroupScoring{base.__name__}", (GroupScoring, base), {})
     parents = (AllotmentMixin, scoring) if trainer is base else (AllotmentMixin, trainer, scoring)
     return type(f"Allotment{trainer.__name__}", parents, {"__doc__": trainer.__doc__})
-
-
-def _copied(value: Any) -> Any:
-    """A copy that its rollout may change; what nobody can change is itself."""
-    return value if type(value) in (str, int, float, bool, type(None)) else copy.deepcopy(value)
