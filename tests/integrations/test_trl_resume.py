@@ -13,7 +13,8 @@ from transformers import TrainerCallback
 from trl_cases import OURS, STOCK, dataset, figures, make, train
 from trl_killed import PROMPTS, RUN, whole
 
-from allotment.errors import AllotmentError, StateError
+from allotment.errors import AllotmentError, RunDirectoryError, StateError
+from allotment.run_logs.directory import TRAINER_LOCK, one_writer
 from allotment.state import load_state, save_state
 
 SHORT = {**RUN, "max_steps": 6, "save_steps": 2}
@@ -176,3 +177,12 @@ def test_a_checkpoint_between_iterations(tmp_path):
     assert steps == sorted(steps)
     assert max(steps.count(s) for s in steps) == 4
     assert not resumed.planner.open_plans
+
+
+def test_a_second_process_in_the_same_folder_is_refused(left):
+    before = log_of(left)
+    with one_writer(left, lock=TRAINER_LOCK), pytest.raises(RunDirectoryError, match="another process is at work"):
+        whole(left, resume=str(left / "checkpoint-4"))
+    assert log_of(left) == before
+    whole(left, resume=str(left / "checkpoint-4"))
+    assert not (left / TRAINER_LOCK).exists()

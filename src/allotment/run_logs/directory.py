@@ -28,8 +28,8 @@ from allotment.state import State, load_state, save_state
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "timing.jsonl")
 CHECKPOINT_KIND = "lab-checkpoint"
-LOCK = ".lock"
-"""In a directory while a process writes it."""
+LOCK, TRAINER_LOCK = ".lock", ".trainer.lock"
+"""In a directory while a process writes it; and while a trainer, of whoever made it, does."""
 
 
 class RunDirectory:
@@ -168,8 +168,10 @@ class RunDirectory:
 
 
 @contextmanager
-def one_writer(path: Path, wait_s: float = 0.0) -> Iterator[None]:
+def one_writer(path: Path, wait_s: float = 0.0, *, lock: str = LOCK) -> Iterator[None]:
     """Keep other processes out of a directory while it is written; it is made if need be, and not left behind empty.
+
+    ``lock``: the file in it by which they are kept out.
 
     Raises:
         RunDirectoryError: another process still holds it after ``wait_s`` seconds, or it cannot be made. A process that
@@ -180,13 +182,13 @@ def one_writer(path: Path, wait_s: float = 0.0) -> Iterator[None]:
             if not path.exists():
                 path.mkdir(parents=True)
                 stack.callback(_remove_if_empty, path)
-            stack.enter_context(locked(path / LOCK, wait_s))
+            stack.enter_context(locked(path / lock, wait_s))
         except BlockingIOError as error:
             raise RunDirectoryError(
                 "another process is at work in this directory",
                 got=f"{path}: {error.strerror}",
                 allowed="one process in a run directory, one comparison in a folder, at a time",
-                fix="wait for it or stop it, or choose another --out; what a dead process held is free by itself",
+                fix="wait for it or stop it, or choose another --out or output_dir; what a dead process held is free",
             ) from None
         except OSError as error:
             raise _not_made(error) from error

@@ -32,6 +32,7 @@ from allotment.integrations.trl.prompts import PromptIdentity
 from allotment.methods.objectives.pairs import Pairs, preference_pairs
 from allotment.planning import Outcome
 from allotment.planning.planner import PLANNER_FILE
+from allotment.run_logs.directory import TRAINER_LOCK, one_writer
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
 from allotment.state import load_state, save_state
@@ -92,6 +93,11 @@ class AllotmentDPOTrainer(DPOTrainer):
 
     def _prepare_dataset(self, dataset: Any, *_: Any, **__: Any) -> Any:
         return dataset  # of prompts; pairs are tokens from the start
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's. Raises RunDirectoryError: another process trains into ``output_dir``."""
+        with one_writer(self._rollout_log.path.parent, lock=TRAINER_LOCK):
+            return super().train(*args, **kwargs)
 
     def get_train_dataloader(self) -> Any:
         """The batches of a round, of which an epoch consists."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from contextlib import suppress
+from contextlib import nullcontext, suppress
 from dataclasses import replace
 from itertools import groupby
 from pathlib import Path
@@ -36,6 +36,7 @@ from allotment.planning import VIP, Planner, Uniform
 from allotment.planning.planner import PLANNER_FILE
 from allotment.planning.shortlist import shortlist
 from allotment.prompts.contents import content_hash
+from allotment.run_logs.directory import TRAINER_LOCK, one_writer
 from allotment.run_logs.figures import rollout_rows, step_figures
 from allotment.run_logs.rollout_log import RolloutLog
 from allotment.selection import Selector
@@ -104,6 +105,12 @@ class AllotmentMixin(_Trainer):
                 "undivided ones, as with scale_rewards='none'",
                 self.scale_rewards,
             )
+
+    def train(self, *args: Any, **kwargs: Any) -> Any:
+        """TRL's. Raises RunDirectoryError: another process trains into ``output_dir``."""
+        is_main = self.accelerator.is_main_process
+        with one_writer(self._rollout_log.path.parent, lock=TRAINER_LOCK) if is_main else nullcontext():
+            return super().train(*args, **kwargs)
 
     @property
     def planner_prices_centred_rewards(self) -> bool:
