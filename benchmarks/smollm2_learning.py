@@ -176,7 +176,7 @@ def _settings(own: argparse.Namespace, arm: str) -> dict[str, Any]:
     if arm == "joint":
         settings["candidate_prompts"] = own.prompts * own.rollouts
     if arm in ("vip", "joint"):
-        lower = 1 if arm == "joint" else 2
+        lower = 1 if arm == "joint" else 3
         settings["prompt_embeddings"] = str(own.out / "counted.npy")
         settings["planner_kwargs"] = {"bounds": [lower, max(32, 4 * own.rollouts)]}
     return settings

@@ -196,7 +196,7 @@ def test_gradients_end_to_end(folder, tmp_path, monkeypatch, capsys):
 def test_the_chance_of_an_answer_is_the_product_of_its_tokens(folder):
     tokenizer = smollm2_learning.tokenizer_of(folder)
     model = LlamaForCausalLM.from_pretrained(folder).eval()
-    rows_ = smollm2_learning.problems(tokenizer, 5, 1)[0]
+    rows_ = smollm2_learning.problems(tokenizer, 9, 1)[0]
     assert len({len(row["prompt"]) for row in rows_}) > 1
     for row, chance in zip(rows_, smollm2_learning.chances(model, tokenizer, rows_), strict=True):
         tokens, expected = tokenizer.encode(row["prompt"]), 1.0
