@@ -2,12 +2,11 @@
 
     python benchmarks/smollm2_learning.py MODEL_FOLDER runs/smollm2-learning [--steps 12] [--seeds 0 1] [--arms vip ...]
 
-Sums of reasoning-gym's chain_sum (two terms of one or two digits) with two worked ones before them; an answer
-ends with its line. ``AllotmentGRPOTrainer`` trains adapters (LoRA) in the last blocks; vip and joint know the numbers
-counted in a sum (without, every first visit would get uniform's counts). Judged is the exact
-success probability on prompts of the pool and on held-out ones, before and after training. A run is resumed from its
-last checkpoint, finished runs are not repeated. On a GPU:
-``--device cuda --steps 200 --seeds 0 1 2 --prompts 32 --rollouts 8 --blocks 30``.
+Sums of reasoning-gym's chain_sum (two terms of one or two digits) with two worked ones before them; an answer ends with
+its line. ``AllotmentGRPOTrainer`` trains adapters (LoRA) in the last blocks; vip and joint know the numbers counted in
+a sum (without, every first visit would get uniform's counts). Judged is the exact success probability on prompts of the
+pool and on held-out ones, before and after training. A run is resumed from its last checkpoint, finished runs are not
+repeated. On a GPU: ``--device cuda --steps 200 --seeds 0 1 2 --prompts 32 --rollouts 8 --blocks 30``.
 """
 
 from __future__ import annotations
@@ -176,9 +175,7 @@ def _settings(own: argparse.Namespace, arm: str) -> dict[str, Any]:
     if arm == "joint":
         settings["candidate_prompts"] = own.prompts * own.rollouts
     if arm in ("vip", "joint"):
-        lower = 1 if arm == "joint" else 3
         settings["prompt_embeddings"] = str(own.out / "counted.npy")
-        settings["planner_kwargs"] = {"bounds": [lower, max(32, 4 * own.rollouts)]}
     return settings
 
 

@@ -8,7 +8,7 @@ from scipy.spatial.distance import cdist, pdist
 
 from allotment.prediction import HierarchicalPredictor
 from allotment.prediction import landmarks as module
-from allotment.prediction.landmarks import Landmarks, SmallPool
+from allotment.prediction.landmarks import Landmarks, Pool
 from allotment.prompts.embeddings import EmbeddedPrompts
 
 FACTORS = np.array([0.5, 1.0, 2.0])
@@ -76,7 +76,7 @@ def test_kept_features_do_not_depend_on_when_prompts_were_registered(parts, bloc
     landmarks, asked = Landmarks.at(x[:4].astype(float), FACTORS), data.draw(st.permutations(range(len(x))))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "BLOCK_ROWS", block_rows)
-        at_once, in_parts = SmallPool(landmarks), SmallPool(landmarks)
+        at_once, in_parts = Pool(landmarks), Pool(landmarks)
         prompts, growing = EmbeddedPrompts(), EmbeddedPrompts()
         prompts.register(range(len(x)), x)
         for end, size in zip(np.cumsum(parts).tolist(), parts, strict=True):

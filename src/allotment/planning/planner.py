@@ -314,6 +314,6 @@ class Planner(ABC):
         return self
 
 
-def _hashed(start: Any, prompt: PromptId) -> bytes:
+def _hashed(start: hashlib.blake2b, prompt: PromptId) -> bytes:
     start.update(repr(prompt).encode())
-    return bytes(start.digest())
+    return start.digest()

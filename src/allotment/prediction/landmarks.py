@@ -118,8 +118,8 @@ class Features:
         return self._rows[bandwidth]
 
 
-class SmallPool:
-    """Features of all registered prompts, computed once."""
+class Pool:
+    """Features of registered prompts; those of a small pool are computed once."""
 
     def __init__(self, landmarks: Landmarks) -> None:
         self._landmarks = landmarks
@@ -127,8 +127,13 @@ class SmallPool:
 
     def features(self, prompts: EmbeddedPrompts, rows_Q: IntArray) -> Features:
         """Those of some of the prompts."""
-        squares_MQ = np.ascontiguousarray(self._table(prompts, None)[rows_Q].T)
+        if len(prompts) > SMALL_POOL:
+            return self._landmarks.features(prompts.rows(rows_Q))
+        squares_MQ = self._squares(prompts, rows_Q)
         return Features(squares_MQ, lambda bandwidth: self._table(prompts, bandwidth)[rows_Q].T)
+
+    def _squares(self, prompts: EmbeddedPrompts, rows_Q: IntArray) -> FloatArray:
+        return np.ascontiguousarray(self._table(prompts, None)[rows_Q].T)
 
     def _table(self, prompts: EmbeddedPrompts, bandwidth: int | None) -> FloatArray:
         """[prompts, M] squared distances; or features, of a bandwidth."""
@@ -138,14 +143,13 @@ class SmallPool:
             parts = [known[:full]]
             for start in range(full, len(prompts), BLOCK_ROWS):
                 rows = np.minimum(np.arange(start, start + BLOCK_ROWS), len(prompts) - 1)
-                parts.append(self._block(prompts, rows, bandwidth).T)
+                if bandwidth is None:
+                    block_MB = self._landmarks.squares(prompts.rows(rows))
+                else:
+                    block_MB = self._landmarks.mapped(self._squares(prompts, rows), bandwidth)
+                parts.append(block_MB.T)
             known = self._tables[bandwidth] = np.concatenate(parts)[: len(prompts)]
         return known
-
-    def _block(self, prompts: EmbeddedPrompts, rows: IntArray, bandwidth: int | None) -> FloatArray:
-        if bandwidth is None:
-            return self._landmarks.squares(prompts.rows(rows))
-        return self._landmarks.mapped(np.ascontiguousarray(self._table(prompts, None)[rows].T), bandwidth)
 
 
 class Views:
@@ -153,7 +157,7 @@ class Views:
 
     def __init__(self, landmarks: Landmarks | None = None) -> None:
         self.landmarks = landmarks
-        self._pool = None if landmarks is None else SmallPool(landmarks)
+        self._pool = None if landmarks is None else Pool(landmarks)
         self._last: tuple[tuple[PromptId, ...], Features] | None = None
 
     def of(self, prompts: EmbeddedPrompts, ids: tuple[PromptId, ...]) -> Features | None:
@@ -161,10 +165,9 @@ class Views:
         if self._last is not None and self._last[0] == ids:
             return self._last[1]
         rows_Q = prompts.index.rows(ids)
-        if self.landmarks is None or self._pool is None:
+        if self._pool is None:
             return None
-        is_small = len(prompts) <= SMALL_POOL
-        features = self._pool.features(prompts, rows_Q) if is_small else self.landmarks.features(prompts.rows(rows_Q))
+        features = self._pool.features(prompts, rows_Q)
         self._last = (ids, features) if len(ids) <= KEPT else None
         return features
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+from itertools import repeat
 from typing import Any
 
 import numpy as np
@@ -69,27 +71,15 @@ def plan_rows(
     plan: Plan, step: int, counts_Q: IntArray, successes_Q: IntArray, tokens_Q: IntArray
 ) -> list[dict[str, Any]]:
     """The lines of ``rollouts.jsonl`` for the prompts with ``counts_Q`` > 0; arrays are [Q], as the plan's."""
-    rows_R = np.flatnonzero(counts_Q)
-    nothing = [None] * len(rows_R)
-    belief = plan.posterior
-    return [
-        {
-            "prompt_id": plan.prompt_ids[q],
-            "step": step,
-            "round": plan.round,
-            "n": n,
-            "successes": successes,
-            "tokens": tokens,
-            "predicted_mean": mean,
-            "predicted_sd": deviation,
-        }
-        for q, n, successes, tokens, mean, deviation in zip(
-            rows_R.tolist(),
-            counts_Q[rows_R].tolist(),
-            successes_Q[rows_R].tolist(),
-            tokens_Q[rows_R].tolist(),
-            nothing if belief is None else belief.success_probability()[rows_R].round(6).tolist(),
-            nothing if belief is None else belief.standard_deviation()[rows_R].round(6).tolist(),
-            strict=True,
-        )
-    ]
+    rows_R, belief = np.flatnonzero(counts_Q), plan.posterior
+    columns: dict[str, Iterable[Any]] = {
+        "prompt_id": [plan.prompt_ids[q] for q in rows_R.tolist()],
+        "step": repeat(step),
+        "round": repeat(plan.round),
+        "n": counts_Q[rows_R].tolist(),
+        "successes": successes_Q[rows_R].tolist(),
+        "tokens": tokens_Q[rows_R].tolist(),
+        "predicted_mean": repeat(None) if belief is None else belief.success_probability()[rows_R].round(6).tolist(),
+        "predicted_sd": repeat(None) if belief is None else belief.standard_deviation()[rows_R].round(6).tolist(),
+    }
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=False)]  # repeats never end

@@ -10,8 +10,6 @@ from typing import Any
 
 from allotment.disk import replaced
 
-_JSON = json.JSONEncoder()
-
 
 def lines(path: Path, start: int = 0, longest: int = -1) -> Iterator[bytes]:
     """Each line from byte ``start`` on, with its newline, which the last may lack.
@@ -56,7 +54,7 @@ def append_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
 
 def to_jsonl(rows: Iterable[Mapping[str, Any]]) -> str:
     """A line a row."""
-    return "".join([_JSON.encode(row) + "\n" for row in rows])
+    return "".join([json.dumps(row) + "\n" for row in rows])
 
 
 def sync(path: Path) -> None:
