@@ -329,7 +329,7 @@ def test_links_that_lead_nowhere_and_pipes_in_a_folder_are_passed_over(tmp_path)
 @pytest.mark.parametrize(
     ("data", "word"),
     [
-        (gzip.compress(b'{"prompt": "a"}\n' * 99)[:12], "damaged"),
+        (gzip.compress(b'{"prompt": "a"}\n' * 99, mtime=0)[:12], "damaged"),
         (b"\x1f\x8bnonsense", "damaged"),
         (b'[{"prompt": 1, ', "no JSON"),
         (b"", "an empty file"),
