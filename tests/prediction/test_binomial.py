@@ -92,7 +92,7 @@ class TestSingleMode:
         share = np.array([0, 0, 1e-4, 0.1, 0.5, 0.9, 1, 1])
         mean, n = reach * rng.normal(size=8), np.full(8, float(trials))
         s, v = np.round(share * trials), variance * rng.uniform(0.5, 2, 8)
-        f = _single_mode(mean, v, s, n)
+        f = _single_mode(mean, v, s, n, 1e-5)
         curvature = 1 / v + n * expit(f) * expit(-f)
         newton = ((f - mean) / v + n * expit(f) - s) / curvature
         assert (np.abs(newton) < 1e-6 / np.sqrt(curvature) + 1e-12 * np.abs(f)).all()

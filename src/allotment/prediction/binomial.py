@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy.linalg.blas import dtrsm
-from scipy.linalg.lapack import dpotrs
+from scipy.linalg.lapack import dpotrf, dpotrs
 
 from allotment.errors import InvalidInputError
 from allotment.prompts.ids import PromptIndex, canonical_ids
@@ -22,6 +22,8 @@ LONGEST_MOVE = 32.0
 NEWTON_STEPS = 50
 AT_ONCE = 512
 """Prompts whose likelihoods are computed at once: their nodes fit into the cache."""
+CLOSE = 0.03
+"""The mode of a single prompt is found where Newton's step is less: what is left is far below the nodes' distance."""
 TOLERANCE = 1e-9
 """Newton's method ends when the log posterior density rises by less."""
 
@@ -85,14 +87,25 @@ def squared_norms(columns_FB: FloatArray) -> FloatArray:
     return np.asarray(np.einsum("fb,fb->b", columns_FB, columns_FB))
 
 
+def cholesky(matrix_FF: FloatArray) -> FloatArray:
+    """[F, F] whose lower triangle is the Cholesky factor, for :func:`whitened` and :func:`solved`.
+
+    LAPACK itself, as NumPy's takes longer to call than to compute where F is 2. LinAlgError where there is none.
+    """
+    factor_FF, failed = dpotrf(matrix_FF.T, lower=1, clean=0)
+    if failed:
+        raise np.linalg.LinAlgError("the matrix is not positive definite")
+    return np.asarray(factor_FF)
+
+
 def whitened(factor_FF: FloatArray, columns_FB: FloatArray) -> FloatArray:
-    """[F, B] ``factor^-1 columns``, the factor lower triangular; ``squared_norms`` of it are variances."""
-    return np.asarray(dtrsm(1.0, factor_FF.T, columns_FB.T, side=1).T)
+    """[F, B] ``factor^-1 columns``; ``squared_norms`` of it are variances."""
+    return np.asarray(dtrsm(1.0, factor_FF, columns_FB.T, side=1, lower=1, trans_a=1).T)
 
 
 def solved(factor_FF: FloatArray, vector_F: FloatArray) -> FloatArray:
-    """[F] ``(factor factor')^-1 vector``, the factor lower triangular."""
-    return np.asarray(dpotrs(factor_FF.T, vector_F)[0])
+    """[F] ``(factor factor')^-1 vector``."""
+    return np.asarray(dpotrs(factor_FF, vector_F, lower=1)[0])
 
 
 def _posterior_factor(prior: BatchPrior, noise_B: FloatArray) -> FloatArray:
@@ -100,7 +113,7 @@ def _posterior_factor(prior: BatchPrior, noise_B: FloatArray) -> FloatArray:
     scaled_FB = prior.root / np.sqrt(noise_B)
     precision_FF = scaled_FB @ scaled_FB.T
     precision_FF.flat[:: len(precision_FF) + 1] += 1.0
-    return np.asarray(np.linalg.cholesky(precision_FF), dtype=np.float64)
+    return cholesky(precision_FF)
 
 
 def drift_evidence(prior: BatchPrior, value_B: FloatArray, variance_B: FloatArray, drifts_J: FloatArray) -> FloatArray:
@@ -122,7 +135,8 @@ def log_predictive(mean: FloatArray, variance: FloatArray, successes: FloatArray
 
     The binomial coefficient is left out. Gauss-Hermite quadrature around the mode of the integrand.
     """
-    return np.asarray(_tilted(mean, variance, successes, trials)[0], dtype=np.float64)
+    mode = _single_mode(mean, variance, successes, trials, CLOSE)
+    return np.asarray(_tilted(mode, mean, variance, successes, trials)[0], dtype=np.float64)
 
 
 def binomial_sites(prior: BatchPrior, successes: FloatArray, trials: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -139,14 +153,15 @@ def binomial_sites(prior: BatchPrior, successes: FloatArray, trials: FloatArray)
     variance_B = _marginal_variance(prior, curvature_B)
     before_B = np.maximum(1 / variance_B - curvature_B, 1 / prior.total_variance)
     pull_B = f_B / variance_B - (curvature_B * f_B + successes - trials * p_B)  # natural mean of what the others say
-    _, mean_B, tilted_B = _tilted(pull_B / before_B, 1 / before_B, successes, trials, moments=True)
+    # of the counts of a prompt times what the others say, f at the joint mode is the mode as well
+    _, mean_B, tilted_B = _tilted(f_B, pull_B / before_B, 1 / before_B, successes, trials, moments=True)
     precision_B = np.maximum(1 / tilted_B - before_B, CURVATURE_FLOOR)
     return (mean_B / tilted_B - pull_B) / precision_B, precision_B
 
 
 def _mode(prior: BatchPrior, successes: FloatArray, trials: FloatArray) -> FloatArray:
     """[B] f at the joint mode of y and u; the first step is taken from the modes that the prompts would have alone."""
-    alone_B = _single_mode(prior.mean, prior.total_variance, successes, trials)
+    alone_B = _single_mode(prior.mean, prior.total_variance, successes, trials, CLOSE)
     y_F, u_B = _newton_target(prior, alone_B, successes, trials)
     value, f_B = _log_posterior(prior, y_F, u_B, successes, trials)
     for _ in range(NEWTON_STEPS):
@@ -196,15 +211,21 @@ def _marginal_variance(prior: BatchPrior, curvature_B: FloatArray) -> FloatArray
 
 
 def _tilted(
-    mean_B: FloatArray, variance_B: FloatArray, successes: FloatArray, trials: FloatArray, *, moments: bool = False
+    mode_B: FloatArray,
+    mean_B: FloatArray,
+    variance_B: FloatArray,
+    successes: FloatArray,
+    trials: FloatArray,
+    *,
+    moments: bool = False,
 ) -> FloatArray:
     """[1, B] logarithm of the integral of ``p^s (1 - p)^(n - s) N(f; mean, variance)``, or [3, B] ``moments``: with it
-    mean and variance of f under that density.
+    mean and variance of f under that density, whose mode is ``mode``, nearly.
 
     Written to be quick, as dozens of candidate hyper-parameters are scored at every step: as many prompts at once as
     their nodes fit into the cache, in place, and relative to the density at its mode.
     """
-    mode_B, precision_B = _single_mode(mean_B, variance_B, successes, trials), 1 / variance_B
+    precision_B = 1 / variance_B
     spread_B = 1 / np.sqrt(trials * _logistic(mode_B)[1] + precision_B)
     at_mode_B, slope_B = _log_likelihood(mode_B, successes, trials), (mode_B - mean_B) * precision_B
     nodes_K, weights_K = gauss_hermite(NODES)
@@ -227,7 +248,9 @@ def _tilted(
     return result
 
 
-def _single_mode(mean_B: FloatArray, variance_B: FloatArray, successes: FloatArray, trials: FloatArray) -> FloatArray:
+def _single_mode(
+    mean_B: FloatArray, variance_B: FloatArray, successes: FloatArray, trials: FloatArray, close: float
+) -> FloatArray:
     """[B] mode of the same density: the root of a slope that rises, curving up below 0 and down above.
 
     Newton's method on the root's side of 0 comes to it from one side after at most one step beyond it. The start is the
@@ -246,7 +269,7 @@ def _single_mode(mean_B: FloatArray, variance_B: FloatArray, successes: FloatArr
         slope_B = (f_B - mean_B) * precision_B + trials * p_B - rarer_B
         step_B = slope_B / (precision_B + trials * curvature_B)
         f_B = f_B - step_B
-        if np.abs(step_B).max(initial=0.0) < 1e-5:  # what is left after a step is of the order of its square
+        if np.abs(step_B).max(initial=0.0) < close:  # what is left after a step is of the order of its square
             break
     return np.asarray(sign_B * f_B)
 

@@ -175,8 +175,7 @@ class HierarchicalPredictor(HierarchicalModel):
         self._settle()
         batch = self._batch(visited)
         self._model.learn(batch, log_predictive, *counts_B)
-        prior = self._model.prior(batch)
-        self._model.absorb(batch, prior, *binomial_sites(prior, *counts_B))
+        self._model.absorb(batch, lambda prior: binomial_sites(prior, *counts_B))
 
 
 def default_predictor(

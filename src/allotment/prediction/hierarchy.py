@@ -19,14 +19,15 @@ whatever the order in which they came: a revisit adds to (c, d, w) only what the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
 
-from allotment.prediction.binomial import BatchPrior, drift_evidence, solved, squared_norms, whitened
+from allotment.prediction.binomial import BatchPrior, cholesky, drift_evidence, solved, squared_norms, whitened
 from allotment.prediction.landmarks import Features
 from allotment.prediction.settings import Settings, log_normal_grid, members
 from allotment.prompts.ids import PromptTable
@@ -45,6 +46,8 @@ VALUE, PRECISION, LEVEL, STEP = range(4)
 """Columns of a prompt's record: its likelihood, the level and the step at the last visit."""
 Belief = tuple[FloatArray, FloatArray]
 """Mean and variance of f, both [B]."""
+Sites = Callable[[BatchPrior], tuple[FloatArray, FloatArray]]
+"""From the model of a batch to Gaussian likelihoods ``N(value; f, 1 / precision)``: value and precision, both [B]."""
 LogLikelihood = Callable[..., FloatArray]
 """From means and variances of f and what was observed, all [N], to the log predictive likelihoods, [N]."""
 
@@ -153,45 +156,41 @@ class Batch:
         return np.asarray(precision_Q / (1 + precision_Q * drift * age_Q))
 
 
-@dataclass(frozen=True, eq=False)
-class Common:
-    """What level and embeddings say about Q prompts, whatever their own records."""
+class Posterior(NamedTuple):
+    """Of (c, d, w) under one member."""
+
+    factor: FloatArray
+    """[F, F] Cholesky factor of its precision."""
+    mean: FloatArray
+    """[F]."""
+    whitened_level: FloatArray
+    """[F] factor^-1 times the unit vector of d."""
+
+
+class Common(NamedTuple):
+    """What level and embeddings say about Q prompts, whatever their own records; or J candidates of them, in rows."""
 
     mean: FloatArray
-    """[Q] of c + w . phi."""
-    whitened: FloatArray
-    """[F, Q]; inner products are covariances of c + w . phi."""
-    level: float
-    """Mean of d."""
-    whitened_level: FloatArray
-    """[F] the same for d."""
+    """[Q] or [J, Q] of c + w . phi."""
+    variance: FloatArray
+    """[Q] or [J, Q] of c + w . phi."""
+    covariance: FloatArray
+    """[Q] or [J, Q] of c + w . phi with d."""
+    level: FloatArray
+    """[1] or [J, 1] mean of d."""
+    level_variance: FloatArray
+    """[1] or [J, 1] of d."""
 
-    @cached_property
-    def variance(self) -> FloatArray:
-        """[Q] of c + w . phi."""
-        return squared_norms(self.whitened)
-
-    @cached_property
-    def covariance(self) -> FloatArray:
-        """[Q] of c + w . phi with d."""
-        return self.whitened_level @ self.whitened
-
-    def with_records(
-        self,
-        value_Q: FloatArray,
-        precision_Q: FloatArray,
-        variance_Q: FloatArray,
-        where: IntArray | slice = slice(None),
-    ) -> Belief:
+    def with_records(self, value_Q: FloatArray, precision_Q: FloatArray, variance_Q: FloatArray) -> Belief:
         """Mean and variance of f, both [Q], given the records' values and present precision, and Var(u).
 
-        Precision and variance also [C, Q] or [C, 1], for C candidates. All of the prompts ``where`` only.
+        Precision and variance also [J, Q], for J candidates.
         """
         odds_Q = variance_Q * precision_Q
         rest_Q = 1 / (1 + odds_Q)
-        mean_Q = rest_Q * (self.mean[where] + odds_Q * value_Q) + self.level
-        common_Q = rest_Q**2 * self.variance[where] + 2 * rest_Q * self.covariance[where]
-        return mean_Q, common_Q + self.whitened_level @ self.whitened_level + variance_Q * rest_Q
+        mean_Q = rest_Q * (self.mean + odds_Q * value_Q) + self.level
+        common_Q = rest_Q * (rest_Q * self.variance + 2 * self.covariance)
+        return mean_Q, common_Q + self.level_variance + variance_Q * rest_Q
 
 
 class Hierarchy:
@@ -212,7 +211,7 @@ class Hierarchy:
         self.level_drift = Candidates(*log_normal_grid(s.level_drift, 10.0, below and 1, above, 2.5))
         scales_J = np.array([max(m.scale, s.scale) for m in self.members])
         self.member = Candidates(np.arange(float(len(scales_J))), -0.5 * np.log(scales_J / s.scale) ** 2)
-        self.posteriors: dict[int, tuple[FloatArray, FloatArray]] = {}
+        self.posteriors: dict[int, Posterior] = {}
 
     def batch(self, ids: tuple[PromptId, ...], features: Features | None) -> Batch:
         """What the model holds of Q prompts."""
@@ -220,7 +219,7 @@ class Hierarchy:
 
     def belief(self, batch: Batch) -> Belief:
         """Mean and variance of f for each prompt, both [Q]."""
-        return self._common(self.member.best, batch).with_records(*self._recorded(batch))
+        return self._common(self.member.best, batch)[0].with_records(*self._recorded(batch))
 
     def learn(self, batch: Batch, score: LogLikelihood, *outcomes: FloatArray) -> None:
         """Give every candidate hyper-parameter the log likelihood of a step's outcomes [B]; before :meth:`absorb`."""
@@ -230,61 +229,51 @@ class Hierarchy:
             rows_S = batch.spread(SCORED, self.step, outcomes)
             batch, outcomes = batch.take(rows_S), tuple(outcome_B[rows_S] for outcome_B in outcomes)
         value_B, now_B, variance_B = self._recorded(batch)
-        commons = [self._common(j, batch) for j in range(len(self.members))]
-        common, new_B, old_B = commons[self.member.best], np.flatnonzero(~batch.seen), np.flatnonzero(batch.seen)
-        drifted_JB = batch.precision_at(self.step, self.prompt_drift.values[:, None])[:, old_B]
-
-        def with_variance(variances: Candidates, rows_b: IntArray) -> Belief:
-            return common.with_records(value_B[rows_b], now_B[rows_b], variances.values[:, None], rows_b)
-
-        beliefs = {
-            self.unseen_variance: (new_B, with_variance(self.unseen_variance, new_B)),
-            self.prompt_variance: (old_B, with_variance(self.prompt_variance, old_B)),
-            self.prompt_drift: (old_B, common.with_records(value_B[old_B], drifted_JB, variance_B[old_B], old_B)),
-        }
+        commons = [self._common(j, batch)[0] for j in range(len(self.members))]
+        common, is_seen_B = commons[self.member.best], batch.seen
+        own_JB = np.where(is_seen_B, self.prompt_variance.values[:, None], self.unseen_variance.values[:, None])
+        drifted_JB = batch.precision_at(self.step, self.prompt_drift.values[:, None])
+        beliefs = [
+            common.with_records(value_B, now_B, own_JB),
+            common.with_records(value_B, drifted_JB, variance_B),
+        ]
         if len(commons) > 1:
-            means, variances = zip(*(each.with_records(value_B, now_B, variance_B) for each in commons), strict=True)
-            beliefs[self.member] = np.arange(len(batch.ids)), (np.stack(means), np.stack(variances))
-        of_N = np.concatenate([np.broadcast_to(b, mean_Jb.shape).ravel() for b, (mean_Jb, _) in beliefs.values()])
-        moments_N = (np.concatenate([belief[i].ravel() for _, belief in beliefs.values()]) for i in (0, 1))
-        scores_N = score(*moments_N, *(outcome_B[of_N] for outcome_B in outcomes))
-        ends = np.cumsum([mean_Jb.size for _, (mean_Jb, _) in beliefs.values()])
-        for candidates, part in zip(beliefs, np.split(scores_N, ends[:-1]), strict=True):
-            candidates.observe(part.reshape(len(candidates.values), -1).sum(axis=1))
+            each = Common(*(np.array(part).reshape(len(commons), -1) for part in zip(*commons, strict=True)))
+            beliefs.append(each.with_records(value_B, now_B, variance_B))
+        mean_JB, variance_JB = (np.concatenate(part) for part in zip(*beliefs, strict=True))
+        told = (np.tile(outcome_B, len(mean_JB)) for outcome_B in outcomes)
+        scores_JB = score(mean_JB.ravel(), variance_JB.ravel(), *told).reshape(mean_JB.shape)
+        own_JB, drift_JB, member_JB = np.split(scores_JB, np.cumsum([len(own_JB), len(drifted_JB)]))
+        self.prompt_variance.observe(own_JB[:, is_seen_B].sum(axis=1))
+        self.unseen_variance.observe(own_JB[:, ~is_seen_B].sum(axis=1))
+        self.prompt_drift.observe(drift_JB.sum(axis=1))
+        if len(commons) > 1:
+            self.member.observe(member_JB.sum(axis=1))
 
-    def prior(self, batch: Batch) -> BatchPrior:
-        """The model of a batch, for whoever turns outcomes into sites."""
-        common, (recorded_B, now_B, variance_B) = self._common(self.member.best, batch), self._recorded(batch)
-        odds_B = variance_B * now_B
-        rest_B = 1 / (1 + odds_B)
-        root_FB = common.whitened * rest_B + common.whitened_level[:, None]
-        if len(root_FB) > len(batch.ids):
-            root_FB = np.asarray(np.linalg.qr(root_FB, mode="r"))  # the same inner products
-        mean_B = rest_B * (common.mean + odds_B * recorded_B) + common.level
-        return BatchPrior(mean_B, root_FB, variance_B * rest_B)
-
-    def absorb(self, batch: Batch, prior: BatchPrior, value_B: FloatArray, precision_B: FloatArray) -> None:
-        """Learn the step's sites ``N(value; f, 1 / precision)``, one per prompt, then let a step pass."""
+    def absorb(self, batch: Batch, sites: Sites) -> None:
+        """Learn from a step's outcomes, as the Gaussian likelihoods that ``sites`` makes of them; let a step pass."""
+        recorded_B, now_B, own_B = self._recorded(batch)
+        rest_B = 1 / (1 + own_B * now_B)
+        prior = self._prior(batch, recorded_B, rest_B, own_B)
+        value_B, precision_B = sites(prior)
         variance_B = prior.variance + 1 / precision_B
         if self.step:  # the prior holds the drift since the last step; at the first, d is 0 by definition
             further_J = self.level_drift.values - self.level_drift.mean
             self.level_drift.observe(drift_evidence(prior, value_B, variance_B, further_J))
-        recorded_B, now_B, own_B = self._recorded(batch)
-        rest_B = 1 / (1 + own_B * now_B)
         target_B = value_B - (1 - rest_B) * recorded_B
         for bandwidth, information in self.information.items():
             rows_FB = batch.rows(bandwidth) * rest_B
             rows_FB[1] = 1.0
             information.absorb(rows_FB, target_B, variance_B)
         self.posteriors.clear()
-        level = float(self.posterior(self.member.best)[1][1])
+        level = float(self.posterior(self.member.best).mean[1])
         new_B4 = np.empty((len(batch.ids), 4))
         new_B4[:, PRECISION] = total_B = now_B + precision_B
         new_B4[:, VALUE] = (now_B * (recorded_B + level) + precision_B * value_B) / total_B
         new_B4[:, LEVEL], new_B4[:, STEP] = level, self.step
         self.records.set(batch.ids, new_B4)
         for information in self.information.values():
-            information.pass_time(float(np.exp(-1 / self.settings.memory)), self.level_drift.mean)
+            information.pass_time(math.exp(-1 / self.settings.memory), self.level_drift.mean)
         self.posteriors.clear()
         self.step += 1
 
@@ -298,21 +287,33 @@ class Hierarchy:
         value_Q = batch.record[:, VALUE] - batch.record[:, LEVEL]
         return value_Q, batch.precision_at(self.step, self.prompt_drift.mean), variance_Q
 
-    def _common(self, j: int, batch: Batch) -> Common:
-        factor_FF, mean_F = self.posterior(j)
-        rows_FQ = batch.rows(self.members[j].bandwidth)
-        level_F1 = np.eye(len(mean_F))[:, 1:2]
-        return Common(
-            mean_F @ rows_FQ, whitened(factor_FF, rows_FQ), float(mean_F[1]), whitened(factor_FF, level_F1)[:, 0]
-        )
+    def _prior(self, batch: Batch, recorded_B: FloatArray, rest_B: FloatArray, own_B: FloatArray) -> BatchPrior:
+        """The model of a batch, for whoever turns outcomes into sites; ``rest``: 1 - k, the share of the others."""
+        common, whitened_FB = self._common(self.member.best, batch)
+        root_FB = whitened_FB * rest_B + self.posterior(self.member.best).whitened_level[:, None]
+        if len(root_FB) > len(batch.ids):
+            root_FB = np.asarray(np.linalg.qr(root_FB, mode="r"))  # the same inner products
+        mean_B = rest_B * common.mean + (1 - rest_B) * recorded_B + common.level
+        return BatchPrior(mean_B, root_FB, own_B * rest_B)
 
-    def posterior(self, j: int) -> tuple[FloatArray, FloatArray]:
-        """Cholesky factor of the precision, and mean, of (c, d, w) under member j."""
+    def _common(self, j: int, batch: Batch) -> tuple[Common, FloatArray]:
+        """What member j says, and [F, Q] columns whose inner products are covariances of c + w . phi."""
+        posterior = self.posterior(j)
+        rows_FQ = batch.rows(self.members[j].bandwidth)
+        columns_FQ, level_F = whitened(posterior.factor, rows_FQ), posterior.whitened_level
+        level, level_variance = posterior.mean[1:2], np.array([level_F @ level_F])
+        variance_Q, covariance_Q = squared_norms(columns_FQ), level_F @ columns_FQ
+        return Common(posterior.mean @ rows_FQ, variance_Q, covariance_Q, level, level_variance), columns_FQ
+
+    def posterior(self, j: int) -> Posterior:
+        """Of (c, d, w) under member j."""
         if j not in self.posteriors:
-            factor_FF = np.asarray(np.linalg.cholesky(self._total_precision(j)), dtype=np.float64)
+            factor_FF = cholesky(self._total_precision(j))
             shift_F = self.information[self.members[j].bandwidth].shift.copy()
             shift_F[0] += self.settings.prior_mean / self.settings.prior_variance
-            self.posteriors[j] = factor_FF, solved(factor_FF, shift_F)
+            level_F1 = np.zeros((len(shift_F), 1))
+            level_F1[1] = 1.0
+            self.posteriors[j] = Posterior(factor_FF, solved(factor_FF, shift_F), whitened(factor_FF, level_F1)[:, 0])
         return self.posteriors[j]
 
     def _total_precision(self, j: int) -> FloatArray:

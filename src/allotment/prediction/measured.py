@@ -66,7 +66,7 @@ class HierarchicalRegression(HierarchicalModel):
         self._settle()
         batch = self._batch(plain)
         self._model.learn(batch, _log_normal, value_B, noise_B)
-        self._model.absorb(batch, self._model.prior(batch), value_B, 1 / noise_B)
+        self._model.absorb(batch, lambda _: (value_B, 1 / noise_B))
 
 
 def _log_normal(mean: FloatArray, variance: FloatArray, value: FloatArray, noise: FloatArray) -> FloatArray:
