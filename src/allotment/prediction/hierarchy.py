@@ -41,6 +41,9 @@ STARTING_PRECISION = 1e8
 """Of the drift d at step 0, where it is 0 by definition."""
 SCORED = 128
 """Most prompts of a step by which hyper-parameters are learnt; more would say little, and cost most of a step."""
+ALL_UNTIL, IN_TURN = 16, 5
+"""For so many steps all candidate Gaussian processes are scored; then each at every fifth step, where what it gains on
+the best counts five times. All of them would take half of a step."""
 GOLDEN_RATIO = 0.6180339887498949
 VALUE, PRECISION, LEVEL, STEP = range(4)
 """Columns of a prompt's record: its likelihood, the level and the step at the last visit."""
@@ -229,8 +232,9 @@ class Hierarchy:
             rows_S = batch.spread(SCORED, self.step, outcomes)
             batch, outcomes = batch.take(rows_S), tuple(outcome_B[rows_S] for outcome_B in outcomes)
         value_B, now_B, variance_B = self._recorded(batch)
-        commons = [self._common(j, batch)[0] for j in range(len(self.members))]
-        common, is_seen_B = commons[self.member.best], batch.seen
+        weight, heard = self._heard()
+        commons = [self._common(j, batch)[0] for j in heard]
+        common, is_seen_B = commons[0], batch.seen
         own_JB = np.where(is_seen_B, self.prompt_variance.values[:, None], self.unseen_variance.values[:, None])
         drifted_JB = batch.precision_at(self.step, self.prompt_drift.values[:, None])
         beliefs = [
@@ -248,7 +252,17 @@ class Hierarchy:
         self.unseen_variance.observe(own_JB[:, ~is_seen_B].sum(axis=1))
         self.prompt_drift.observe(drift_JB.sum(axis=1))
         if len(commons) > 1:
-            self.member.observe(member_JB.sum(axis=1))
+            gain_J = np.zeros(len(self.members))
+            gain_J[heard] = weight * (member_JB - member_JB[0]).sum(axis=1)
+            self.member.observe(gain_J)
+
+    def _heard(self) -> tuple[int, list[int]]:
+        """How much their gain counts, and the members that are scored at this step, the best first."""
+        best, count = self.member.best, len(self.members)
+        if self.step < ALL_UNTIL:
+            return 1, [best, *(j for j in range(count) if j != best)]
+        turn = int(self.step * math.sqrt(2) % 1 * IN_TURN)  # in step with no epoch
+        return IN_TURN, [best, *(j for j in range(turn, count, IN_TURN) if j != best)]
 
     def absorb(self, batch: Batch, sites: Sites) -> None:
         """Learn from a step's outcomes, as the Gaussian likelihoods that ``sites`` makes of them; let a step pass."""
