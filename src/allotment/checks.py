@@ -1,4 +1,4 @@
-"""Checks of settings that many parts share."""
+"""Checks of settings and vectors that many parts share."""
 
 from __future__ import annotations
 
@@ -55,6 +55,43 @@ def pair_of_wholes(bounds: Any) -> tuple[int, int]:
             fix="pass bounds=(3, 32)",
         ) from None
     return whole("lower bound", lower), whole("upper bound", upper)
+
+
+def check_probabilities(success_probabilities: npt.ArrayLike) -> npt.NDArray[np.float64]:
+    """``success_probabilities`` as a non-empty float vector [Q], all in [0, 1]; raises as :func:`check_vector`."""
+    return check_vector("success probability", success_probabilities, high=1.0)
+
+
+def check_vector(what: str, values: npt.ArrayLike, *, high: float | None = None) -> npt.NDArray[np.float64]:
+    """``values`` as a non-empty float vector [Q] whose entries are finite, >= 0 and (if given) <= ``high``.
+
+    InvalidInputError where they are not; it names the first such index and its value.
+    """
+    try:
+        vector = np.asarray(values, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise InvalidInputError(
+            f"a {what} is not a number", got=error, allowed="real numbers", fix="pass a vector of floats"
+        ) from error
+    if vector.ndim != 1 or vector.size == 0:
+        raise InvalidInputError(
+            f"the batch needs one {what} per prompt",
+            got=f"an array of shape {vector.shape}",
+            allowed="a non-empty vector [Q]",
+            fix="skip empty batches; pass one number per prompt",
+        )
+    bad_Q = ~(np.isfinite(vector) & (vector >= 0.0))
+    if high is not None:
+        bad_Q |= vector > high
+    if bad_Q.any():
+        index = int(bad_Q.argmax())
+        raise InvalidInputError(
+            f"the {what} of prompt {index} is outside its domain",
+            got=f"{vector[index]} at index {index} ({int(bad_Q.sum())} such of {vector.size})",
+            allowed="finite, >= 0" if high is None else f"in [0, {high:g}]",
+            fix="look at the predictor or the file this number comes from",
+        )
+    return vector
 
 
 def check_real(values: object, array: npt.NDArray[Any]) -> None:

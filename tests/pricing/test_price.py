@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from allotment.checks import check_vector
 from allotment.errors import InvalidInputError
 from allotment.pricing import (
     DR_GRPO,
@@ -11,7 +12,6 @@ from allotment.pricing import (
     TablePrice,
     WeightedPrice,
     bernoulli_weights,
-    check_vector,
     posterior_weights,
 )
 from allotment.types import Posterior

@@ -17,8 +17,9 @@ from typing import TypedDict, Unpack
 import numpy as np
 import numpy.typing as npt
 
+from allotment.checks import check_vector
 from allotment.errors import InfeasibleBudgetError, InvalidInputError
-from allotment.pricing import Estimator, Price, WeightedPrice, check_vector, get_estimator
+from allotment.pricing import Estimator, Price, WeightedPrice, get_estimator
 from allotment.types import Allocation, FloatArray, IntArray
 
 Bound = int | npt.ArrayLike

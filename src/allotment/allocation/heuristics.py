@@ -14,9 +14,9 @@ import numpy.typing as npt
 
 from allotment.allocation.exact import Limits, Problem
 from allotment.allocation.level import LevelCurve, clipped_to_budget
+from allotment.checks import check_probabilities
 from allotment.errors import InvalidInputError
 from allotment.pricing import Price
-from allotment.pricing.price import check_probabilities
 from allotment.types import Allocation
 
 EPSILON = 0.01

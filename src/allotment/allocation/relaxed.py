@@ -16,8 +16,9 @@ import numpy.typing as npt
 
 from allotment.allocation.exact import Limits, Problem, largest_gains
 from allotment.allocation.level import LevelCurve, clipped_to_budget
+from allotment.checks import check_vector
 from allotment.errors import InvalidInputError
-from allotment.pricing import DR_GRPO, RLOO, Estimator, WeightedPrice, check_vector, get_estimator
+from allotment.pricing import DR_GRPO, RLOO, Estimator, WeightedPrice, get_estimator
 from allotment.types import Allocation, FloatArray
 
 NEARLY_WHOLE = 1e-9

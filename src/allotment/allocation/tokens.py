@@ -15,8 +15,9 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.allocation.exact import NOT_A_UNIT, Limits, Problem
+from allotment.checks import check_vector
 from allotment.errors import InfeasibleBudgetError, InvalidInputError
-from allotment.pricing import Price, check_vector
+from allotment.pricing import Price
 from allotment.types import Allocation, FloatArray, IntArray
 
 ROUNDING = 1e-12

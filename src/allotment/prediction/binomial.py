@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -61,8 +62,10 @@ def visits(
         )
     if known is not None:
         known.rows(plain)
-    seen = np.flatnonzero(trials_Q > 0)
-    return tuple(plain[i] for i in seen), successes_Q[seen].astype(np.int64), trials_Q[seen].astype(np.int64)
+    seen_Q = trials_Q > 0
+    if not seen_Q.all():
+        plain, successes_Q, trials_Q = tuple(compress(plain, seen_Q)), successes_Q[seen_Q], trials_Q[seen_Q]
+    return plain, successes_Q.astype(np.int64), trials_Q.astype(np.int64)
 
 
 @dataclass(frozen=True, eq=False)

@@ -45,10 +45,14 @@ ALL_UNTIL, IN_TURN = 16, 5
 """For so many steps all candidate Gaussian processes are scored; then each at every fifth step, where what it gains on
 the best counts five times. All of them would take half of a step."""
 GOLDEN_RATIO = 0.6180339887498949
+LEVEL_ONLY = np.array([[1.0], [0.0]])
+"""Coefficients of c and d (0 here) of a prompt."""
 VALUE, PRECISION, LEVEL, STEP = range(4)
 """Columns of a prompt's record: its likelihood, the level and the step at the last visit."""
 Belief = tuple[FloatArray, FloatArray]
 """Mean and variance of f, both [B]."""
+Posterior = tuple[FloatArray, FloatArray, FloatArray]
+"""Of (c, d, w): Cholesky factor of the precision [F, F], mean [F], and factor^-1 times the unit vector of d [F]."""
 Sites = Callable[[BatchPrior], tuple[FloatArray, FloatArray]]
 """From the model of a batch to Gaussian likelihoods ``N(value; f, 1 / precision)``: value and precision, both [B]."""
 LogLikelihood = Callable[..., FloatArray]
@@ -114,7 +118,7 @@ class Information:
         precision_FF, shift_F = keep * self.precision, keep * self.shift
         column_F = precision_FF[:, 1].copy()
         gain = level_drift / (1 + level_drift * column_F[1])
-        self.precision = precision_FF - gain * np.outer(column_F, column_F)
+        self.precision = precision_FF - (gain * column_F)[:, None] * column_F
         self.shift = shift_F - gain * column_F * shift_F[1]
 
 
@@ -131,7 +135,7 @@ class Batch:
     def rows(self, bandwidth: int) -> FloatArray:
         """[F, Q] coefficients of c, d (0 here) and w; only the first two for bandwidth -1."""
         if bandwidth < 0 or self.features is None:
-            return np.repeat([[1.0], [0.0]], len(self.ids), axis=1)
+            return LEVEL_ONLY.repeat(len(self.ids), axis=1)
         return self.features.rows(bandwidth)
 
     def take(self, rows_S: IntArray) -> Batch:
@@ -159,30 +163,17 @@ class Batch:
         return np.asarray(precision_Q / (1 + precision_Q * drift * age_Q))
 
 
-class Posterior(NamedTuple):
-    """Of (c, d, w) under one member."""
-
-    factor: FloatArray
-    """[F, F] Cholesky factor of its precision."""
-    mean: FloatArray
-    """[F]."""
-    whitened_level: FloatArray
-    """[F] factor^-1 times the unit vector of d."""
-
-
 class Common(NamedTuple):
-    """What level and embeddings say about Q prompts, whatever their own records; or J candidates of them, in rows."""
+    """What level and embeddings say about Q prompts, whatever their own records; or J candidates of them, in rows.
+
+    Mean and variance of c + w . phi and its covariance with d, [Q] or [J, Q]; mean and variance of d, [1] or [J, 1].
+    """
 
     mean: FloatArray
-    """[Q] or [J, Q] of c + w . phi."""
     variance: FloatArray
-    """[Q] or [J, Q] of c + w . phi."""
     covariance: FloatArray
-    """[Q] or [J, Q] of c + w . phi with d."""
     level: FloatArray
-    """[1] or [J, 1] mean of d."""
     level_variance: FloatArray
-    """[1] or [J, 1] of d."""
 
     def with_records(self, value_Q: FloatArray, precision_Q: FloatArray, variance_Q: FloatArray) -> Belief:
         """Mean and variance of f, both [Q], given the records' values and present precision, and Var(u).
@@ -237,23 +228,21 @@ class Hierarchy:
         common, is_seen_B = commons[0], batch.seen
         own_JB = np.where(is_seen_B, self.prompt_variance.values[:, None], self.unseen_variance.values[:, None])
         drifted_JB = batch.precision_at(self.step, self.prompt_drift.values[:, None])
-        beliefs = [
-            common.with_records(value_B, now_B, own_JB),
-            common.with_records(value_B, drifted_JB, variance_B),
-        ]
+        beliefs = [common.with_records(value_B, now_B, own_JB)]
+        beliefs.append(common.with_records(value_B, drifted_JB, variance_B))
         if len(commons) > 1:
             each = Common(*(np.array(part).reshape(len(commons), -1) for part in zip(*commons, strict=True)))
             beliefs.append(each.with_records(value_B, now_B, variance_B))
         mean_JB, variance_JB = (np.concatenate(part) for part in zip(*beliefs, strict=True))
         told = (np.tile(outcome_B, len(mean_JB)) for outcome_B in outcomes)
         scores_JB = score(mean_JB.ravel(), variance_JB.ravel(), *told).reshape(mean_JB.shape)
-        own_JB, drift_JB, member_JB = np.split(scores_JB, np.cumsum([len(own_JB), len(drifted_JB)]))
-        self.prompt_variance.observe(own_JB[:, is_seen_B].sum(axis=1))
-        self.unseen_variance.observe(own_JB[:, ~is_seen_B].sum(axis=1))
-        self.prompt_drift.observe(drift_JB.sum(axis=1))
+        own, drift = len(own_JB), len(own_JB) + len(drifted_JB)
+        self.prompt_variance.observe((scores_JB[:own] * is_seen_B).sum(axis=1))
+        self.unseen_variance.observe((scores_JB[:own] * ~is_seen_B).sum(axis=1))
+        self.prompt_drift.observe(scores_JB[own:drift].sum(axis=1))
         if len(commons) > 1:
             gain_J = np.zeros(len(self.members))
-            gain_J[heard] = weight * (member_JB - member_JB[0]).sum(axis=1)
+            gain_J[heard] = weight * (scores_JB[drift:] - scores_JB[drift]).sum(axis=1)
             self.member.observe(gain_J)
 
     def _heard(self) -> tuple[int, list[int]]:
@@ -280,7 +269,7 @@ class Hierarchy:
             rows_FB[1] = 1.0
             information.absorb(rows_FB, target_B, variance_B)
         self.posteriors.clear()
-        level = float(self.posterior(self.member.best).mean[1])
+        level = float(self.posterior(self.member.best)[1][1])
         new_B4 = np.empty((len(batch.ids), 4))
         new_B4[:, PRECISION] = total_B = now_B + precision_B
         new_B4[:, VALUE] = (now_B * (recorded_B + level) + precision_B * value_B) / total_B
@@ -304,7 +293,7 @@ class Hierarchy:
     def _prior(self, batch: Batch, recorded_B: FloatArray, rest_B: FloatArray, own_B: FloatArray) -> BatchPrior:
         """The model of a batch, for whoever turns outcomes into sites; ``rest``: 1 - k, the share of the others."""
         common, whitened_FB = self._common(self.member.best, batch)
-        root_FB = whitened_FB * rest_B + self.posterior(self.member.best).whitened_level[:, None]
+        root_FB = whitened_FB * rest_B + self.posterior(self.member.best)[2][:, None]
         if len(root_FB) > len(batch.ids):
             root_FB = np.asarray(np.linalg.qr(root_FB, mode="r"))  # the same inner products
         mean_B = rest_B * common.mean + (1 - rest_B) * recorded_B + common.level
@@ -312,12 +301,11 @@ class Hierarchy:
 
     def _common(self, j: int, batch: Batch) -> tuple[Common, FloatArray]:
         """What member j says, and [F, Q] columns whose inner products are covariances of c + w . phi."""
-        posterior = self.posterior(j)
+        factor_FF, mean_F, level_F = self.posterior(j)
         rows_FQ = batch.rows(self.members[j].bandwidth)
-        columns_FQ, level_F = whitened(posterior.factor, rows_FQ), posterior.whitened_level
-        level, level_variance = posterior.mean[1:2], np.array([level_F @ level_F])
-        variance_Q, covariance_Q = squared_norms(columns_FQ), level_F @ columns_FQ
-        return Common(posterior.mean @ rows_FQ, variance_Q, covariance_Q, level, level_variance), columns_FQ
+        columns_FQ, variance_1 = whitened(factor_FF, rows_FQ), np.array([level_F @ level_F])
+        moments = mean_F @ rows_FQ, squared_norms(columns_FQ), level_F @ columns_FQ
+        return Common(*moments, mean_F[1:2], variance_1), columns_FQ
 
     def posterior(self, j: int) -> Posterior:
         """Of (c, d, w) under member j."""
@@ -327,7 +315,7 @@ class Hierarchy:
             shift_F[0] += self.settings.prior_mean / self.settings.prior_variance
             level_F1 = np.zeros((len(shift_F), 1))
             level_F1[1] = 1.0
-            self.posteriors[j] = Posterior(factor_FF, solved(factor_FF, shift_F), whitened(factor_FF, level_F1)[:, 0])
+            self.posteriors[j] = factor_FF, solved(factor_FF, shift_F), whitened(factor_FF, level_F1)[:, 0]
         return self.posteriors[j]
 
     def _total_precision(self, j: int) -> FloatArray:

@@ -12,7 +12,6 @@ from allotment.pricing.price import (
     Price,
     WeightedPrice,
     bernoulli_weights,
-    check_vector,
     get_estimator,
     posterior_weights,
 )
@@ -41,7 +40,6 @@ __all__ = [
     "TablePrice",
     "WeightedPrice",
     "bernoulli_weights",
-    "check_vector",
     "get_estimator",
     "gradient_moments_price",
     "posterior_weights",

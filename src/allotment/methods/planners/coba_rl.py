@@ -10,12 +10,11 @@ import numpy.typing as npt
 from scipy.special import betaln, expit, xlog1py, xlogy
 
 from allotment.allocation import allocate_exact
-from allotment.checks import check_setting
+from allotment.checks import check_probabilities, check_setting
 from allotment.planning.contract import PlannerEntry
 from allotment.planning.outcome import Outcome
 from allotment.planning.success import SuccessPlanner, SuccessSettings
 from allotment.prediction import DiscountedCounts, Predictor
-from allotment.pricing.price import check_probabilities
 from allotment.registry import ALIKE, BEFORE, EXACT, Row
 from allotment.state import State, Stateful, array_from_state, check_state
 from allotment.types import Allocation, FloatArray, IntArray, Posterior, PromptId
