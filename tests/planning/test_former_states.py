@@ -95,12 +95,12 @@ def test_a_planner_of_one_round_goes_on_bit_for_bit():
 
 
 def test_the_default_planner_goes_on_with_the_same_plans():
-    """To the last bit on the machine that wrote the file; elsewhere exponentials may differ in their last bits."""
+    """Numbers differ a little: Newton's method ends elsewhere since, and exponentials differ between machines."""
     steps = continuation(ONE_ROUND["vip"]().load(DATA / "former_vip"))
     for step, former in load_state(DATA / "former_vip_next", kind="plans").items():
         np.testing.assert_array_equal(steps[step]["counts"], former["counts"])
         for field in former:
-            np.testing.assert_allclose(steps[step][field], former[field], rtol=1e-12, atol=1e-12)
+            np.testing.assert_allclose(steps[step][field], former[field], rtol=1e-6, atol=1e-6)
 
 
 @pytest.mark.parametrize("name", SEVERAL_ROUNDS)

@@ -103,6 +103,8 @@ def cholesky(matrix_FF: FloatArray) -> FloatArray:
 
 def whitened(factor_FF: FloatArray, columns_FB: FloatArray) -> FloatArray:
     """[F, B] ``factor^-1 columns``; ``squared_norms`` of it are variances."""
+    if columns_FB.flags.f_contiguous:
+        return np.asarray(dtrsm(1.0, factor_FF, columns_FB, lower=1))
     return np.asarray(dtrsm(1.0, factor_FF, columns_FB.T, side=1, lower=1, trans_a=1).T)
 
 

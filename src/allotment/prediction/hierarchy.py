@@ -313,8 +313,7 @@ class Hierarchy:
             factor_FF = cholesky(self._total_precision(j))
             shift_F = self.information[self.members[j].bandwidth].shift.copy()
             shift_F[0] += self.settings.prior_mean / self.settings.prior_variance
-            level_F1 = np.zeros((len(shift_F), 1))
-            level_F1[1] = 1.0
+            level_F1 = np.eye(len(shift_F), 1, k=-1)
             self.posteriors[j] = factor_FF, solved(factor_FF, shift_F), whitened(factor_FF, level_F1)[:, 0]
         return self.posteriors[j]
 

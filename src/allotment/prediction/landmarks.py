@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 
 import numpy as np
 from scipy.spatial.distance import pdist
@@ -76,46 +76,39 @@ class Landmarks:
         squares_MQ += np.einsum("qd,qd->q", x_QD, x_QD)
         return np.maximum(squares_MQ, 0.0, out=squares_MQ)
 
-    def mapped(self, squares_MQ: FloatArray, bandwidth: int) -> FloatArray:
-        """[M, Q] features from squared distances."""
-        mapped_MQ: FloatArray = self.maps[bandwidth] @ _kernel(squares_MQ, self.bandwidths[bandwidth])
-        return mapped_MQ
+    def rows(self, squares_MQ: FloatArray, bandwidth: int) -> FloatArray:
+        """[2 + M, Q] coefficients of level (1), drift (0) and the features' weights, from squared distances."""
+        rows_FQ = np.empty((2 + self.rank, squares_MQ.shape[1]))
+        rows_FQ[:2] = [[1.0], [0.0]]
+        np.matmul(self.maps[bandwidth], _kernel(squares_MQ, self.bandwidths[bandwidth]), out=rows_FQ[2:])
+        return rows_FQ
 
     def features(self, vectors_QD: VectorArray) -> Features:
         """Features of each embedding, for every bandwidth."""
         squares_MQ = self.squares(vectors_QD)
-        return Features(squares_MQ, lambda bandwidth: self.mapped(squares_MQ, bandwidth))
+        return Features(lambda: _place(squares_MQ), lambda bandwidth: self.rows(squares_MQ, bandwidth))
 
 
 class Features:
     """Features of Q prompts: those of a bandwidth are computed when they are first asked for.
 
     Args:
-        squares_MQ: [M, Q] squared distances to the landmarks.
-        mapped: from a bandwidth to the features [M, Q].
+        place: gives what :attr:`place` is.
+        rows: from a bandwidth to what :meth:`rows` gives.
     """
 
-    def __init__(self, squares_MQ: FloatArray, mapped: Callable[[int], FloatArray]) -> None:
-        self._squares, self._mapped = squares_MQ, mapped
-        self._rows: dict[int, FloatArray] = {}
+    def __init__(self, place: Callable[[], FloatArray], rows: Callable[[int], FloatArray]) -> None:
+        self._place, self.rows = place, cache(rows)
+        """From a bandwidth to [2 + M, Q] coefficients of level (1), drift (0) and the features' weights."""
+
+    @cached_property
+    def place(self) -> FloatArray:
+        """[Q] a number that is the same for equal embeddings and hardly for others."""
+        return self._place()
 
     def take(self, rows_S: IntArray) -> Features:
         """Those of some of the prompts."""
-        return Features(self._squares[:, rows_S], lambda bandwidth: self.rows(bandwidth)[2:, rows_S])
-
-    @property
-    def place(self) -> FloatArray:
-        """[Q] a number that is the same for equal embeddings and hardly for others."""
-        return np.arange(1.0, len(self._squares) + 1) @ self._squares
-
-    def rows(self, bandwidth: int) -> FloatArray:
-        """[2 + M, Q] coefficients of level (1), drift (0) and the features' weights."""
-        if bandwidth not in self._rows:
-            rows_FQ = np.empty((2 + len(self._squares), self._squares.shape[1]))
-            rows_FQ[:2] = [[1.0], [0.0]]
-            rows_FQ[2:] = self._mapped(bandwidth)
-            self._rows[bandwidth] = rows_FQ
-        return self._rows[bandwidth]
+        return Features(lambda: self.place[rows_S], lambda bandwidth: self.rows(bandwidth)[:, rows_S])
 
 
 class Pool:
@@ -129,25 +122,25 @@ class Pool:
         """Those of some of the prompts."""
         if len(prompts) > SMALL_POOL:
             return self._landmarks.features(prompts.rows(rows_Q))
-        squares_MQ = self._squares(prompts, rows_Q)
-        return Features(squares_MQ, lambda bandwidth: self._table(prompts, bandwidth)[rows_Q].T)
-
-    def _squares(self, prompts: EmbeddedPrompts, rows_Q: IntArray) -> FloatArray:
-        return np.ascontiguousarray(self._table(prompts, None)[rows_Q].T)
+        return Features(
+            lambda: self._table(prompts, None)[rows_Q, -1], lambda bandwidth: self._table(prompts, bandwidth)[rows_Q].T
+        )
 
     def _table(self, prompts: EmbeddedPrompts, bandwidth: int | None) -> FloatArray:
-        """[prompts, M] squared distances; or features, of a bandwidth."""
-        known = self._tables.get(bandwidth, np.empty((0, self._landmarks.rank)))
-        if len(known) < len(prompts):
-            full = len(known) // BLOCK_ROWS * BLOCK_ROWS  # the last block may have got more prompts
-            parts = [known[:full]]
+        """[prompts, 2 + M] coefficients of a bandwidth; or [prompts, M + 1] squared distances, and places."""
+        known = self._tables.get(bandwidth)
+        if known is None or len(known) < len(prompts):
+            full = 0 if known is None else len(known) // BLOCK_ROWS * BLOCK_ROWS  # the last may have got more prompts
+            parts = [] if known is None else [known[:full]]
             for start in range(full, len(prompts), BLOCK_ROWS):
                 rows = np.minimum(np.arange(start, start + BLOCK_ROWS), len(prompts) - 1)
                 if bandwidth is None:
-                    block_MB = self._landmarks.squares(prompts.rows(rows))
+                    squares_MB = self._landmarks.squares(prompts.rows(rows))
+                    block_FB = np.vstack([squares_MB, _place(squares_MB)])
                 else:
-                    block_MB = self._landmarks.mapped(self._squares(prompts, rows), bandwidth)
-                parts.append(block_MB.T)
+                    squares_MB = np.ascontiguousarray(self._table(prompts, None)[rows, :-1].T)
+                    block_FB = self._landmarks.rows(squares_MB, bandwidth)
+                parts.append(np.ascontiguousarray(block_FB.T))  # a prompt's numbers side by side
             known = self._tables[bandwidth] = np.concatenate(parts)[: len(prompts)]
         return known
 
@@ -170,6 +163,10 @@ class Views:
         features = self._pool.features(prompts, rows_Q)
         self._last = (ids, features) if len(ids) <= KEPT else None
         return features
+
+
+def _place(squares_MQ: FloatArray) -> FloatArray:
+    return np.arange(1.0, len(squares_MQ) + 1) @ squares_MQ
 
 
 def _kernel(squares: FloatArray, bandwidth: float) -> FloatArray:
