@@ -50,7 +50,7 @@ def every_nth(keys: Sequence[Any], repeats: int) -> list[Any]:
         ConfigError: it does not.
     """
     candidates = list(keys[::repeats])
-    if list(keys) != [key for key in candidates for _ in range(repeats)]:
+    if len(keys) % repeats or any(list(keys[i::repeats]) != candidates for i in range(1, repeats)):
         raise ConfigError(
             "the data loader does not repeat prompts as TRL's does",
             got=f"{len(keys)} rows that are not {repeats} copies of each prompt in turn",

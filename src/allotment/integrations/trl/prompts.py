@@ -8,7 +8,7 @@ from typing import Any
 from datasets import Dataset, IterableDataset
 
 from allotment.errors import ConfigError, InvalidInputError
-from allotment.integrations.trl.rows import ROW, SHOWN, Row, check_named, collision, stored_hashes
+from allotment.integrations.trl.rows import SHOWN, Row, check_named, collision, places_of, stored_hashes
 from allotment.prompts.contents import content_hash
 from allotment.types import PromptId
 
@@ -65,8 +65,8 @@ class PromptIdentity:
             InvalidInputError: the named column of a stream holds something else than an int or a string, is missing, or
                 stands for two different prompts.
         """
-        if self.stored is not None:
-            return self.at([int(row[ROW]) for row in rows])
+        if (places := places_of(rows)) is not None:
+            return self.at(places)
         if self.column is None:
             return [content_hash(dict(row)) for row in rows]
         ids = [_checked(row.get(self.column), self.column) for row in rows]

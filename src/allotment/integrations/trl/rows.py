@@ -41,6 +41,11 @@ class NumberedRows(torch.utils.data.Dataset[dict[str, Any]]):
         return [{**row, ROW: place} for row, place in zip(rows, places, strict=True)]
 
 
+def places_of(rows: Sequence[Row]) -> list[int] | None:
+    """[N] the places of rows in a map-style data set; None for rows of a stream."""
+    return [row[ROW] for row in rows] if rows and ROW in rows[0] else None
+
+
 def stored_hashes(stored: Dataset, places: Sequence[int]) -> list[str]:
     """[N] the hash of all that each of these rows of arrow holds."""
     return [content_hash(row) for row in stored[list(places)].to_pylist()] if len(places) else []

@@ -28,7 +28,7 @@ from allotment.integrations.trl.batch import apart, copies, every_nth, lay_out, 
 from allotment.integrations.trl.building import arithmetic, planner_for, selector_for
 from allotment.integrations.trl.config import AllotmentArguments
 from allotment.integrations.trl.prompts import PromptIdentity
-from allotment.integrations.trl.rows import ROW, NumberedRows
+from allotment.integrations.trl.rows import ROW, NumberedRows, places_of
 from allotment.integrations.trl.sketches import ScoreSketch
 from allotment.integrations.trl.updating import GroupScoring, OpenBatch
 from allotment.integrations.trl.versions import check_methods
@@ -187,13 +187,14 @@ class AllotmentMixin(_Trainer):
     def _planned(self, inputs: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], OpenBatch]:
         """The rows of a new plan that this process takes, as many as it had."""
         started = time.perf_counter()
-        places = [int(row[ROW]) if ROW in row else None for row in inputs]
-        keys = [row if place is None else place for place, row in zip(places, inputs, strict=True)]
-        everyone = gather_object(list(zip(self._identity.of(inputs), keys, places, strict=True)))
-        every_nth([(prompt, place) for prompt, _, place in everyone], self._sizes.repeats)
+        places = places_of(inputs)
+        prompts = self._identity.of(inputs) if places is None else self._identity.at(places)
+        everyone = gather_object(list(zip(prompts, inputs if places is None else places, strict=True)))
+        every_nth(everyone if places else [prompt for prompt, _ in everyone], self._sizes.repeats)
         candidates = everyone[:: self._sizes.repeats]
-        ragged.check_drawn([place for _, _, place in candidates], self._sizes.repeats)
-        ids = [prompt for prompt, _, _ in candidates]
+        if places:
+            ragged.check_drawn([place for _, place in candidates], self._sizes.repeats)
+        ids = [prompt for prompt, _ in candidates]
         ids = apart(ids) if isinstance(self.planner, Uniform) else ids  # each has its own group, as in TRL
         distinct = list(dict.fromkeys(ids))
         plan = self._ask(distinct, len(everyone))
@@ -205,21 +206,21 @@ class AllotmentMixin(_Trainer):
             raise
         self._warn_of_chunks(layout.divisor)
         own = self._own_rows(len(inputs))
-        local = dict(zip(places, inputs, strict=True))
-        rows = self._rows_of(local, [key for _, key, _ in candidates], layout.candidate_N[own].tolist())
+        local = dict(zip(places or (), inputs, strict=False))
+        columns = [name for name in inputs[0] if name != ROW]
+        rows = self._rows_of(local, columns, [key for _, key in candidates], layout.candidate_N[own].tolist())
         if self._takes_group_ids:
             rows = [{ragged.GROUP_IDS: int(g), **row} for row, g in zip(rows, layout.group_N[own], strict=True)]
         factors_Q = copies(ids, plan, layout.prompt_ids)
         return rows, OpenBatch(layout, plan, factors_Q, len(distinct), time.perf_counter() - started)
 
     def _rows_of(
-        self, local: dict[int | None, dict[str, Any]], keys: list[Any], taken: list[int]
+        self, local: dict[int, dict[str, Any]], columns: list[str], keys: list[Any], taken: list[int]
     ) -> list[dict[str, Any]]:
-        """A row with the columns of the batch for each candidate taken.
+        """A row with these columns for each candidate taken.
 
         ``keys``: of the candidates, rows themselves or places in the data set. ``local``: rows at hand by place.
         """
-        columns = [name for name in next(iter(local.values())) if name != ROW]
         rows: list[dict[str, Any]] = []
         for candidate, same in groupby(taken):
             key = keys[candidate]
@@ -304,17 +305,18 @@ class AllotmentMixin(_Trainer):
         assert batch.tokens_N is not None
         judge = self.allotment.success_reward
         values_N = rewards_N if judge is None else batch.rewards_NF[:, self.reward_func_names.index(judge)]
-        scored = values_N.isfinite().nonzero()[:, 0].tolist()
+        scored_N = values_N.isfinite()
+        scored, values_n = scored_N.nonzero()[:, 0].tolist(), values_N[scored_N].double().cpu().numpy()
         if not scored:
             self._nothing_scored(plan)
             return
         if not self._steps_told:
-            checks.warn_of_rewards(values_N[scored].tolist(), self.planner, self.allotment)
+            checks.warn_of_rewards(values_n.tolist(), self.planner, self.allotment)
         outcome = self.planner.tell(
             plan,
-            values_N[scored].double().cpu().numpy(),
+            values_n,
             layout.group_ids(scored),
-            scores=None if scores_NK is None else scores_NK[scored].double().cpu().numpy(),
+            scores=None if scores_NK is None else scores_NK[scored_N].double().cpu().numpy(),
             allow_missing_groups=True,
         )
         figures = step_figures(plan, batch.candidates, outcome, self._threshold, self._estimator)
