@@ -140,6 +140,18 @@ def test_the_count_under_a_normal_belief_is_a_binomial_mixture(mean, variance, t
     assert belief.count_cdf(np.array([count]), np.array([trials]))[0] == pytest.approx(expected, abs=1e-5)
 
 
+@pytest.mark.parametrize("steepness", [2.0, 2.1, 4.0, 4.1])
+@pytest.mark.parametrize("trials", [8, 32, 256])
+def test_a_count_gets_as_many_nodes_as_its_distribution_is_steep(trials, steepness):
+    variance = steepness * 8 / trials
+    for mean in (-3.0, 0.0, 1.0):
+        for count in (0, trials // 3, trials - 1):
+            belief = Posterior(np.array([mean, mean]), np.array([variance, 0.1 * variance]))
+            expected = normal_expectation(lambda g, k=count: stats.binom.cdf(k, trials, expit(g)), mean, variance)
+            got = belief.count_cdf(np.array([count, count]), np.array([trials, 1 + trials // 2]))[0]
+            assert got == pytest.approx(expected, abs=3e-6)
+
+
 def test_the_count_of_a_certain_prompt_is_certain():
     belief = Posterior(np.array([-800.0, 800.0, 800.0]), np.zeros(3))
     np.testing.assert_array_equal(belief.count_cdf(np.array([0, 7, 8]), np.full(3, 8)), [1, 0, 1])

@@ -135,7 +135,7 @@ class GridPosterior(Posterior):
         with np.errstate(divide="ignore"):  # a weight of 0 stays 0
             return GridPosterior.of(self.logits, np.log(self.weights) + likelihood_QK)
 
-    def _expect(self, function: Callable[[FloatArray], FloatArray], few: bool = False) -> FloatArray:
+    def _expect(self, function: Callable[[FloatArray], FloatArray], steep: float | FloatArray) -> FloatArray:
         return np.asarray((function(self.logits) * self.weights).sum(axis=1), dtype=np.float64)
 
 
