@@ -15,7 +15,7 @@ import pytest
 
 from allotment.cli.main import main, parse
 from allotment.registry import PLANNERS as REGISTERED
-from allotment.run_logs.directory import one_writer
+from allotment.run_logs.one_writer import one_writer
 from allotment.trainers.trl.config import TRLTrainConfig
 
 PLANNERS, SEEDS = ("uniform", "vip"), (0, 1)

@@ -12,7 +12,8 @@ from allotment.cli.main import main
 from allotment.compare import Comparison, running
 from allotment.errors import OutOfMemoryError, RunDirectoryError, StateError, memory_explained
 from allotment.lab.config import TrainConfig
-from allotment.run_logs.directory import RunDirectory, one_writer
+from allotment.run_logs.directory import RunDirectory
+from allotment.run_logs.one_writer import one_writer
 from allotment.state import load_state, save_state
 
 SETTINGS = {"steps": 5, "prompts_per_step": 8, "evaluate_every": 5, "checkpoint_every": 2}

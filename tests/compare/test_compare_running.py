@@ -12,7 +12,7 @@ from allotment.compare import Comparison, running
 from allotment.compare.running import Ended, on_processes, train
 from allotment.errors import RunDirectoryError
 from allotment.lab.config import TrainConfig
-from allotment.run_logs.directory import one_writer
+from allotment.run_logs.one_writer import one_writer
 
 TrainConfig(steps=6, prompts_per_step=4, evaluate_every=6, checkpoint_every=2)
 

@@ -14,7 +14,7 @@ from trl_cases import OURS, STOCK, dataset, figures, make, train
 from trl_killed import PROMPTS, RUN, whole
 
 from allotment.errors import AllotmentError, RunDirectoryError, StateError
-from allotment.run_logs.directory import TRAINER_LOCK, one_writer
+from allotment.run_logs.one_writer import TRAINER_LOCK, one_writer
 from allotment.state import load_state, save_state
 
 SHORT = {**RUN, "max_steps": 6, "save_steps": 2}

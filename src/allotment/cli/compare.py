@@ -23,7 +23,7 @@ from allotment.config import RunConfig
 from allotment.errors import AllotmentError, ConfigError
 from allotment.planning.contract import Capability, works_with
 from allotment.registry import TRAINERS
-from allotment.run_logs.directory import one_writer
+from allotment.run_logs.one_writer import one_writer
 from allotment.trainers import trainer_name
 
 

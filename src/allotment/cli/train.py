@@ -18,7 +18,8 @@ from rich.text import Text
 from allotment.config import Config, RunConfig
 from allotment.errors import ConfigError
 from allotment.registry import TRAINERS
-from allotment.run_logs.directory import RunDirectory, check_vacant, one_writer, saved_config
+from allotment.run_logs.directory import RunDirectory, check_vacant, saved_config
+from allotment.run_logs.one_writer import one_writer
 from allotment.sinks import SinkName, opened
 from allotment.trainers import trainer_of
 

@@ -15,7 +15,8 @@ from typing import Any
 
 from allotment.compare.figures import Job
 from allotment.errors import AllotmentError, ConfigError, memory_explained, needs_extra
-from allotment.run_logs.directory import RunDirectory, one_writer
+from allotment.run_logs.directory import RunDirectory
+from allotment.run_logs.one_writer import one_writer
 from allotment.trainers import trainer_of
 
 RESTARTS = 3

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from allotment.config import Config, RunConfig
-from allotment.disk import locked
 from allotment.errors import (
     AllotmentError,
     ConfigError,
@@ -24,12 +23,11 @@ from allotment.errors import (
 )
 from allotment.registry import TRAINERS
 from allotment.run_logs.files import append_rows, sync, whole_lines, write_atomically
+from allotment.run_logs.one_writer import not_made
 from allotment.state import State, load_state, save_state
 
 LOGS = ("metrics.jsonl", "rollouts.jsonl", "timing.jsonl")
 CHECKPOINT_KIND = "lab-checkpoint"
-LOCK, TRAINER_LOCK = ".lock", ".trainer.lock"
-"""In a directory while a process writes it; and while a trainer, of whoever made it, does."""
 
 
 class RunDirectory:
@@ -48,7 +46,7 @@ class RunDirectory:
             path.mkdir(parents=True, exist_ok=True)
             write_atomically(run.config_path, config.to_json())
         except OSError as error:
-            raise _not_made(error) from error
+            raise not_made(error) from error
         return run
 
     @classmethod
@@ -165,48 +163,6 @@ class RunDirectory:
             allowed="one JSON object a line, up to the checkpoint; only the last line may be cut short",
             fix="restore the file, or delete all logs and the checkpoint: --resume then starts again at step 0",
         )
-
-
-@contextmanager
-def one_writer(path: Path, wait_s: float = 0.0, *, lock: str = LOCK) -> Iterator[None]:
-    """Keep other processes out of a directory while it is written; it is made if need be, and not left behind empty.
-
-    ``lock``: the file in it by which they are kept out.
-
-    Raises:
-        RunDirectoryError: another process still holds it after ``wait_s`` seconds, or it cannot be made. A process that
-            dies, of whatever, holds nothing any more.
-    """
-    with ExitStack() as stack:
-        try:
-            if not path.exists():
-                path.mkdir(parents=True)
-                stack.callback(_remove_if_empty, path)
-            stack.enter_context(locked(path / lock, wait_s))
-        except BlockingIOError as error:
-            raise RunDirectoryError(
-                "another process is at work in this directory",
-                got=f"{path}: {error.strerror}",
-                allowed="one process in a run directory, one comparison in a folder, at a time",
-                fix="wait for it or stop it, or choose another --out or output_dir; what a dead process held is free",
-            ) from None
-        except OSError as error:
-            raise _not_made(error) from error
-        yield
-
-
-def _remove_if_empty(path: Path) -> None:
-    with suppress(OSError):
-        path.rmdir()
-
-
-def _not_made(error: OSError) -> RunDirectoryError:
-    return RunDirectoryError(
-        "cannot make the output directory",
-        got=error,
-        allowed="a folder, new or not, that may be written to",
-        fix="choose another --out",
-    )
 
 
 def check_vacant(path: Path) -> None:

@@ -64,7 +64,7 @@ class Session:
 
     def __init__(self, planner: Planner, settings: Settings, batch: Batch, *, std: bool, folder: Path | None) -> None:
         self.planner, self.settings, self.batch, self._std = planner, settings, batch, std
-        self._log = None if folder is None else RolloutLog(folder / "rollouts.jsonl")
+        self._log = None if folder is None else RolloutLog(folder / "rollouts.jsonl", alone=True)
         self._open: list[UnderWay] = []
         self._of_group: dict[int, tuple[UnderWay, PromptId]] = {}
         self._ahead = 0

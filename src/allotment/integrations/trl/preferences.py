@@ -32,8 +32,8 @@ from allotment.integrations.trl.prompts import PromptIdentity
 from allotment.methods.objectives.pairs import Pairs, preference_pairs
 from allotment.planning import Outcome
 from allotment.planning.planner import PLANNER_FILE
-from allotment.run_logs.directory import TRAINER_LOCK, one_writer
 from allotment.run_logs.figures import rollout_rows, step_figures
+from allotment.run_logs.one_writer import TRAINER_LOCK, one_writer
 from allotment.run_logs.rollout_log import RolloutLog
 from allotment.state import load_state, save_state
 from allotment.types import IntArray, Plan, PromptId

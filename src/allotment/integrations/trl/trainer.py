@@ -36,8 +36,8 @@ from allotment.planning import VIP, Planner, Uniform
 from allotment.planning.planner import PLANNER_FILE
 from allotment.planning.shortlist import shortlist
 from allotment.prompts.contents import content_hash
-from allotment.run_logs.directory import TRAINER_LOCK, one_writer
 from allotment.run_logs.figures import rollout_rows, step_figures
+from allotment.run_logs.one_writer import TRAINER_LOCK, one_writer
 from allotment.run_logs.rollout_log import RolloutLog
 from allotment.selection import Selector
 from allotment.state import load_state, save_state

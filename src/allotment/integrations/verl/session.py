@@ -78,7 +78,7 @@ class Session:
         """Rollouts of each group that was given no longer to come back: if verl gives it up, its budget returns."""
         self._told: dict[str, tuple[str, Plan]] = {}
         self._has_seen_rewards = False
-        self._log = RolloutLog(folder / "rollouts.jsonl")
+        self._log = RolloutLog(folder / "rollouts.jsonl", alone=True)
         self._figures: deque[dict[str, float]] = deque(maxlen=64)  # nobody takes them without the trainer hook
         self._seconds = 0.0
         self.step = 0
