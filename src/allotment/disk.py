@@ -22,6 +22,8 @@ with suppress(ImportError):  # only POSIX has it; elsewhere nothing is locked
     fcntl = import_module("fcntl")
 POLL_S = 0.05
 """Between two looks at a lock that another process holds."""
+_TOKEN = os.urandom(4).hex()
+"""Tells this process from one of the same number on a machine of the same name."""
 
 
 @contextmanager
@@ -50,7 +52,7 @@ def locked(file: Path, wait_s: float = 0.0) -> Iterator[None]:
         os.register_at_fork(after_in_child=let_go)
     try:
         os.ftruncate(descriptor, 0)
-        os.write(descriptor, f"process {os.getpid()} on {platform.node()}".encode())
+        os.write(descriptor, _this_process().encode())
         yield
     finally:
         if ours:  # else this is such a child
@@ -124,6 +126,15 @@ def _is_at(descriptor: int, file: Path) -> bool:
         return os.path.samestat(os.fstat(descriptor), os.stat(file))
     except FileNotFoundError:
         return False
+
+
+def is_held_here(file: Path) -> bool:
+    """Whether this process itself holds the lock on ``file``."""
+    return _holder(file) == _this_process()
+
+
+def _this_process() -> str:
+    return f"process {os.getpid()} on {platform.node()} ({_TOKEN})"
 
 
 def _holder(file: Path) -> str:

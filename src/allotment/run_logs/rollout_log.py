@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from allotment.errors import StateError
+from allotment.disk import is_held_here
+from allotment.errors import RunDirectoryError, StateError
 from allotment.run_logs.files import append_rows, read_log, sync, to_jsonl, write_atomically
 from allotment.run_logs.one_writer import TRAINER_LOCK, one_writer
 
@@ -33,9 +34,14 @@ class RolloutLog:
         self._alone, self._lock = alone, ExitStack()
 
     def _keep_others_out(self) -> None:
-        if self._alone:
+        if not self._alone:
+            return
+        try:
             self._lock.enter_context(one_writer(self.path.parent, lock=TRAINER_LOCK))
-        self._alone = False
+            self._alone = False
+        except RunDirectoryError:
+            if not is_held_here(self.path.parent / TRAINER_LOCK):
+                raise  # else an earlier log of this process has it still; the next line asks again
 
     def _start(self) -> None:
         """Before the first line: a log that an earlier run left is kept under another name."""
