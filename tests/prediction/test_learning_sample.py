@@ -6,7 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from allotment.prediction import HierarchicalPredictor, hierarchy
-from allotment.prediction.hierarchy import SCORED, Batch
+from allotment.prediction.hierarchy import ALL_UNTIL, SCORED, Batch, Hierarchy
+from allotment.prediction.settings import Settings
 
 PROMPTS = 3 * SCORED
 LEARNT = {"prompt_variance": 2.0, "unseen_variance": 2.0, "prompt_drift": 4.0}
@@ -74,6 +75,33 @@ def test_as_much_is_learnt_as_from_all(embedded, monkeypatch):
         assert abs(np.log(one / other)) < np.log(factor), name
     assert (some._model.members[some._model.member.best].scale > 0) == embedded
     one, other = some.predict(range(PROMPTS)), everyone.predict(range(PROMPTS))
+    assert np.abs(one.success_probability() - other.success_probability()).mean() < 0.01
+
+
+@pytest.mark.parametrize("epoch", [1, 5, 10, 12])
+def test_candidate_kernels_take_even_turns_whatever_the_length_of_an_epoch(epoch):
+    model = Hierarchy(Settings(), rank=4)
+    heard, steps = np.zeros(len(model.members)), 400
+    for model.step in range(ALL_UNTIL, ALL_UNTIL + epoch * steps, epoch):
+        weight, members = model._heard()
+        assert members[0] == model.member.best
+        assert len(set(members)) == len(members)
+        heard[members] += weight
+    others = np.delete(heard, model.member.best) / steps
+    np.testing.assert_allclose(others, 1.0, atol=0.1)
+    model.step = ALL_UNTIL - 1
+    assert sorted(model._heard()[1]) == list(range(len(model.members)))
+
+
+@pytest.mark.parametrize("seed", [3, 4])
+def test_as_much_is_learnt_in_turn_as_from_all_kernels(monkeypatch, seed):
+    x, rounds = world(seed, embedded=True, steps=40)
+    in_turn = run(x, rounds)
+    monkeypatch.setattr(hierarchy, "ALL_UNTIL", 1000)
+    together = run(x, rounds)
+    assert not np.array_equal(*(each._model.member.evidence for each in (in_turn, together)))
+    assert all(each._model.members[each._model.member.best].scale > 0 for each in (in_turn, together))
+    one, other = in_turn.predict(range(PROMPTS)), together.predict(range(PROMPTS))
     assert np.abs(one.success_probability() - other.success_probability()).mean() < 0.01
 
 
