@@ -65,7 +65,7 @@ class Posterior:
 
     def power_moment(self, successes: int, failures: int) -> FloatArray:
         """[Q] ``E[p^successes (1 - p)^failures]``: the expected probability of that sequence of outcomes."""
-        return self._expect(lambda g: expit(g) ** successes * expit(-g) ** failures, max((successes + failures) / 8, 1))
+        return self._expect(lambda g: expit(g) ** successes * expit(-g) ** failures, 1e3)  # one rule for all powers
 
     def plug_in_probability(self) -> FloatArray:
         """[Q] ``sigmoid(mean)``: the prediction of the paper (VIP section 5.1), which ignores the variance."""

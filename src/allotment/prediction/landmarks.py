@@ -98,8 +98,11 @@ class Features:
     """
 
     def __init__(self, place: Callable[[], FloatArray], rows: Callable[[int], FloatArray]) -> None:
-        self._place, self.rows = place, cache(rows)
-        """From a bandwidth to [2 + M, Q] coefficients of level (1), drift (0) and the features' weights."""
+        self._place, self._rows = place, cache(rows)
+
+    def rows(self, bandwidth: int) -> FloatArray:
+        """[2 + M, Q] coefficients of level (1), drift (0) and the features' weights."""
+        return self._rows(bandwidth)
 
     @cached_property
     def place(self) -> FloatArray:
