@@ -93,7 +93,7 @@ class Features:
     """Features of Q prompts: those of a bandwidth are computed when they are first asked for.
 
     Args:
-        place: gives what :attr:`place` is.
+        place: what gives :attr:`place`.
         rows: from a bandwidth to what :meth:`rows` gives.
     """
 

@@ -59,7 +59,7 @@ class PromptIdentity:
             )
 
     def of(self, rows: Sequence[Row]) -> list[PromptId]:
-        """[N] the ids of rows as the data loader gives them, with :data:`ROW` where the data set is map-style.
+        """[N] the ids of rows as the data loader gives them, with their place where the data set is map-style.
 
         Raises:
             InvalidInputError: the named column of a stream holds something else than an int or a string, is missing, or
