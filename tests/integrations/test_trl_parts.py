@@ -189,6 +189,8 @@ def test_a_prompt_keeps_its_id_in_any_order_and_selection_and_behind_any_transfo
     assert numbered[3] == {"prompt": "same", ROW: 3}
     assert numbered.__getitems__([3, 3, 0]) == [{"prompt": "same", ROW: i} for i in (3, 3, 0)]
     assert PromptIdentity(hidden, None).of([numbered[3], numbered[3]]) == [ids[3], ids[3]]
+    with pytest.raises(ConfigError, match="without their place"):
+        PromptIdentity(hidden, None).of([{"prompt": "same"}])
 
 
 def test_how_many_different_prompts_there_are():

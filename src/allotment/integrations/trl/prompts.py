@@ -64,9 +64,17 @@ class PromptIdentity:
         Raises:
             InvalidInputError: the named column of a stream holds something else than an int or a string, is missing, or
                 stands for two different prompts.
+            ConfigError: rows of a map-style data set have lost their place.
         """
         if (places := places_of(rows)) is not None:
             return self.at(places)
+        if self.stored is not None:
+            raise ConfigError(
+                "rows of a map-style data set come without their place",
+                got=f"columns {', '.join(map(str, rows[0]))}",
+                allowed="rows as the adapter's data loader gives them",
+                fix="leave get_train_dataloader and the data collator as TRL has them",
+            )
         if self.column is None:
             return [content_hash(dict(row)) for row in rows]
         ids = [_checked(row.get(self.column), self.column) for row in rows]
