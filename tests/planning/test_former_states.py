@@ -100,7 +100,7 @@ def test_the_default_planner_goes_on_with_the_same_plans():
     for step, former in load_state(DATA / "former_vip_next", kind="plans").items():
         np.testing.assert_array_equal(steps[step]["counts"], former["counts"])
         for field in former:
-            np.testing.assert_allclose(steps[step][field], former[field], rtol=1e-6, atol=1e-6)
+            np.testing.assert_allclose(steps[step][field], former[field], rtol=1e-7, atol=1e-7)
 
 
 @pytest.mark.parametrize("name", SEVERAL_ROUNDS)

@@ -116,7 +116,7 @@ class Ledger:
         if (rows_n < 0).any():
             raise refusals.stranger(groups[int(rows_n.argmin())], plan)
         told = Outcome(entry.prompt_ids, entry.planned, rewards_n, rows_n, scores_nk, lengths_n, answers_n)
-        outcome = entry.followed_by(told) if len(entry.rows_N) else told
+        outcome = entry.followed_by(told)
         if (outcome.missing < 0).any():
             raise refusals.too_many(outcome)
         return outcome

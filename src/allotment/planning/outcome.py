@@ -75,7 +75,8 @@ class Outcome:
         InvalidInputError where one part has scores, lengths or answers and the other has not, or sketches differ.
         """
         if not len(self.rows_N) or not len(later.rows_N):
-            return replace(self if len(self.rows_N) else later, planned=self.planned)
+            whole = self if len(self.rows_N) else later
+            return whole if whole.planned is self.planned else replace(whole, planned=self.planned)
         columns: dict[str, Any] = {}
         for name in _OPTIONAL:
             own, new = getattr(self, name), getattr(later, name)

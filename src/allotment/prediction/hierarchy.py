@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from allotment.prediction.binomial import BatchPrior, cholesky, drift_evidence, solved, squared_norms, whitened
-from allotment.prediction.landmarks import Features
+from allotment.prediction.landmarks import LEVEL_ONLY, Features
 from allotment.prediction.settings import Settings, log_normal_grid, members
 from allotment.prompts.ids import PromptTable
 from allotment.types import FloatArray, IntArray, PromptId
@@ -45,8 +45,6 @@ ALL_UNTIL, IN_TURN = 16, 5
 """For so many steps all candidate Gaussian processes are scored; then each at every fifth step, where what it gains on
 the best counts five times. All of them would take half of a step."""
 GOLDEN_RATIO = 0.6180339887498949
-LEVEL_ONLY = np.array([[1.0], [0.0]])
-"""Coefficients of c and d (0 here) of a prompt."""
 VALUE, PRECISION, LEVEL, STEP = range(4)
 """Columns of a prompt's record: its likelihood, the level and the step at the last visit."""
 Belief = tuple[FloatArray, FloatArray]
@@ -248,10 +246,9 @@ class Hierarchy:
     def _heard(self) -> tuple[int, list[int]]:
         """How much their gain counts, and the members that are scored at this step, the best first."""
         best, count = self.member.best, len(self.members)
-        if self.step < ALL_UNTIL:
-            return 1, [best, *(j for j in range(count) if j != best)]
-        turn = int(self.step * math.sqrt(2) % 1 * IN_TURN)  # in step with no epoch
-        return IN_TURN, [best, *(j for j in range(turn, count, IN_TURN) if j != best)]
+        turns = 1 if self.step < ALL_UNTIL else IN_TURN
+        turn = int(self.step * math.sqrt(2) % 1 * turns)  # in step with no epoch
+        return turns, [best, *(j for j in range(turn, count, turns) if j != best)]
 
     def absorb(self, batch: Batch, sites: Sites) -> None:
         """Learn from a step's outcomes, as the Gaussian likelihoods that ``sites`` makes of them; let a step pass."""

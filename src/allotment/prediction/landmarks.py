@@ -19,6 +19,8 @@ SMALL_POOL = 16_384
 BLOCK_ROWS = 256
 """Prompts whose features are computed at once where they are kept: always so many, so that the last bits of a matrix
 product do not depend on when prompts were registered."""
+LEVEL_ONLY = np.array([[1.0], [0.0]])
+"""Coefficients of level and drift (0 here) of a prompt."""
 EIGENVALUE_FLOOR = 1e-8
 """Directions of the landmarks' kernel below this share of the largest are left out: duplicates, or a wide kernel."""
 
@@ -79,7 +81,7 @@ class Landmarks:
     def rows(self, squares_MQ: FloatArray, bandwidth: int) -> FloatArray:
         """[2 + M, Q] coefficients of level (1), drift (0) and the features' weights, from squared distances."""
         rows_FQ = np.empty((2 + self.rank, squares_MQ.shape[1]))
-        rows_FQ[:2] = [[1.0], [0.0]]
+        rows_FQ[:2] = LEVEL_ONLY
         np.matmul(self.maps[bandwidth], _kernel(squares_MQ, self.bandwidths[bandwidth]), out=rows_FQ[2:])
         return rows_FQ
 
